@@ -1,0 +1,41 @@
+# Words that a person and CI both type. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow lint types format bench clean
+
+help:  ## show these words
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+# one stamp file: installing again happens only when the project or its pins change
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (at most 4 minutes)
+	$(BIN)/retrodict demo --out runs/demo
+
+test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (at most 12 minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed  ## the trained bars: about an hour on two cores
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed  ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed  ## mypy
+	$(BIN)/mypy
+
+format: $(VENV)/installed  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed  ## the four tasks of the benchmark, one JSON line each
+	$(BIN)/retrodict bench --tasks two_moons,gaussian_linear,gaussian_mixture,slcp --simulations 10000 --observations 1-10 --json
+
+clean:  ## remove what was installed and written
+	rm -rf $(VENV) runs

@@ -1,0 +1,23 @@
+"""Words for the shapes that walk through the house.
+
+`d` is the number of scalar elements of a model (its *tokens*), `n` a number of rows.
+"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import jax
+import jax.random as jr
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+
+
+Tokens: TypeAlias = Float[Array, " d"]
+Roles: TypeAlias = Int[Array, " d"]
+Scalar: TypeAlias = Float[Array, ""]
+Key: TypeAlias = PRNGKeyArray | int
+Values: TypeAlias = Mapping[str, ArrayLike]
+
+
+def as_key(key: Key) -> PRNGKeyArray:
+    """A key from `jax.random`, or a plain integer taken for a seed."""
+    return jr.key(key) if isinstance(key, int) else jax.numpy.asarray(key)

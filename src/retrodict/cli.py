@@ -1,0 +1,245 @@
+"""The command line: `retrodict demo | train | sample | bench`. Nothing is computed here.
+
+Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
+instead. A wrong argument exits with code 2 and one line that says what to type instead.
+"""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+
+from retrodict._errors import DataError, FileError, RetrodictError, listed
+
+
+app = typer.Typer(
+    help="Turn a simulator round: one generative model, any question.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object and nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def main() -> None:
+    """The entry point of the `retrodict` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command and returns its exit code: 0, or 2 for a wrong argument or file, or 130 for Ctrl-C."""
+    import click
+
+    from retrodict import use_all_cores
+
+    use_all_cores()
+    try:
+        app(arguments, standalone_mode=False, prog_name="retrodict")
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return 130
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "retrodict"
+        return _refuse(f"{error.format_message().rstrip('.')}; see `{command} --help`")
+    except RetrodictError as error:
+        return _refuse(str(error))
+    return 0
+
+
+def _refuse(sentence: str) -> int:
+    print(f"retrodict: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("runs/demo"),
+    thorough: Annotated[bool, typer.Option("--thorough", help="Spend up to 20 minutes instead of 4.")] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The main job: what a century of pelts says about lynx and hare."""
+    from retrodict import demo as job
+
+    summary = job.run(out, thorough=thorough, seed=seed, progress=not as_json)
+    print(json.dumps(summary) if as_json else job.tell(summary, out))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The model file to write.")],
+    task: Annotated[str | None, typer.Option(help="One of the benchmark's tasks, for instance two_moons.")] = None,
+    problem: Annotated[str | None, typer.Option(help="A problem of your own, FILE.py:NAME.")] = None,
+    simulations: Annotated[int, typer.Option(help="How many rows to simulate.")] = 10_000,
+    steps: Annotated[int | None, typer.Option(help="Gradient steps; by default what the simulations are worth.")] = None,
+    query: Annotated[
+        Literal["joint", "posterior", "likelihood", "unconditional"], typer.Option(help="What the model can be asked.")
+    ] = "joint",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Simulate, train one model, and write it to a file."""
+    import retrodict as rd
+
+    if (task is None) == (problem is None):
+        raise DataError("train needs one of --task NAME and --problem FILE.py:NAME")
+    chosen = rd.tasks.get(task).problem if task is not None else _problem(str(problem))
+    sims = rd.simulate(chosen, simulations, key=seed)
+    makers = {"joint": rd.joint, "posterior": rd.posterior, "likelihood": rd.likelihood}
+    model = makers.get(query, rd.unconditional)(sims.layout, key=seed)
+    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, progress=not as_json)
+    rd.save(model, out)
+    told = {
+        "model": str(out),
+        "simulations": {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed},
+        "steps": int(history.step[-1]),
+        "validation_loss": history.best,
+        "seconds": history.seconds,
+        "ended": history.ended,
+    }
+    text = (
+        f"{sims.drawn} simulations ({sims.n_failed} failed), {told['steps']} steps in {history.seconds:.0f} s "
+        f"({history.ended}), validation loss {history.best:.4f}; wrote {out}"
+    )
+    print(json.dumps(told) if as_json else text)
+
+
+@app.command()
+def sample(
+    model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
+    given: Annotated[
+        str, typer.Option(help="What is known: JSON such as '{\"x\": [0.1, null]}', or a .json or .npz file.")
+    ] = "{}",
+    of: Annotated[str | None, typer.Option(help="What to ask, names with commas; by default all that is not given.")] = None,
+    n: Annotated[int, typer.Option(help="How many draws.")] = 1000,
+    out: Annotated[Path | None, typer.Option(help="A .npz file for the draws.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask a trained model: draws of what is not known, given what is."""
+    import retrodict as rd
+    from retrodict.saving import write_npz
+    from retrodict.summary import summarize
+
+    names = None if of is None else [name.strip() for name in of.split(",")]
+    draws = rd.load(model).sample(n, given=_given(given), of=names, key=seed)
+    if out is not None:
+        write_npz(out, draws)
+    summary = summarize(draws)
+    if as_json:
+        print(json.dumps({"n": n, "summary": summary, "draws": None if out is None else str(out)}))
+        return
+    print(table(summary))
+    print(f"{n} draws" + (f"; wrote {out}" if out is not None else ""))
+
+
+@app.command()
+def bench(
+    tasks: Annotated[str, typer.Option(help="Names with commas.")] = "two_moons,gaussian_linear,gaussian_mixture,slcp",
+    simulations: Annotated[int, typer.Option(help="Rows to simulate for each task.")] = 10_000,
+    observations: Annotated[str, typer.Option(help="Observations, such as 1-10 or 1,3,5.")] = "1-10",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """How far the posteriors of one fixed configuration are from the references."""
+    from retrodict import bench as benchmark
+    from retrodict import tasks as known
+
+    names, which = [name.strip() for name in tasks.split(",")], _numbers(observations)
+    for name in names:
+        known.get(name)  # a wrong name is told before anything is trained
+    for name in names:
+        row = benchmark.run(name, simulations=simulations, observations=which, seed=seed, progress=not as_json)
+        if as_json:
+            print(json.dumps(row.to_json()), flush=True)
+        else:
+            print(
+                f"{row.task:18} C2ST mlp {row.c2st_mlp.mean:.3f} (sd {row.c2st_mlp.sd:.3f})  rf {row.c2st_rf.mean:.3f}  "
+                f"train {row.train_seconds:.0f} s  {benchmark.DRAWS} draws {row.sample_seconds:.2f} s  "
+                f"log_prob of {benchmark.DENSITIES} {row.log_prob_seconds:.2f} s",
+                flush=True,
+            )
+
+
+def table(summary: Mapping[str, Mapping[str, float]]) -> str:
+    """A summary as aligned text, one row per element."""
+    width = max(len(name) for name in summary)
+    head = " " * width + "".join(f"{column:>11}" for column in next(iter(summary.values())))
+    rows = (f"{name:{width}}" + "".join(f"{value:11.4g}" for value in row.values()) for name, row in summary.items())
+    return "\n".join([head, *rows])
+
+
+def _problem(where: str) -> Any:
+    file, _, name = where.rpartition(":")
+    if not file or not name:
+        raise DataError(f"--problem takes FILE.py:NAME, got '{where}'")
+    if not Path(file).is_file():
+        raise FileError(f"there is no file '{file}' to take the problem '{name}' from")
+    spec = importlib.util.spec_from_file_location("_retrodict_problem", file)
+    if spec is None or spec.loader is None:
+        raise FileError(f"'{file}' is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [key for key, value in vars(module).items() if type(value).__name__ == "Problem"]
+    if name not in found:
+        raise DataError(f"'{file}' has no problem '{name}'; it has {listed(found) or 'none'}")
+    return vars(module)[name]
+
+
+def _given(text: str) -> dict[str, Any]:
+    file = Path(text)
+    if text.lstrip().startswith("{"):
+        source, content = "--given", text
+    elif not file.is_file():
+        raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
+    elif file.suffix == ".npz":
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError) as error:
+            raise FileError(f"'{text}' is no .npz file of plain arrays: {error}") from error
+    else:
+        source, content = f"'{text}'", file.read_text(errors="replace")
+    try:
+        found = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{source} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
+    return {name: np.asarray(_nulls(value), np.float32) for name, value in found.items()}
+
+
+def _nulls(value: Any) -> Any:
+    """JSON has no NaN: null says that an element was not observed."""
+    if isinstance(value, list):
+        return [_nulls(v) for v in value]
+    if value is None:
+        return np.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"--given takes numbers, lists of numbers and null, got {value!r}")
+    return value
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        parts = [part.split("-") for part in text.split(",")]
+        found = [k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)]
+    except ValueError:
+        found = []
+    if not found:
+        raise DataError(f"--observations takes numbers such as 1-10 or 1,3,5, got '{text}'")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""The main job: what the Hudson's Bay Company's pelts, 1900 to 1920, say about lynx and hare.
+
+One joint model of the eight parameters and the 42 counts, trained on simulations from the prior, is asked
+
+    1  the posterior         parameters given all counts
+    2  a forecast            the counts of 1911 to 1920 given those of 1900 to 1910
+    3  missing data          parameters and six lynx counts given the other 36
+    4  the likelihood        counts given the posterior means, beside the true simulator's
+    5  an unconditional draw parameters and counts, beside the prior predictive
+
+The posterior is about ten times narrower than the prior in every direction, so few simulations from the prior look
+like the data. Two focused rounds follow: the prior is truncated to an ellipsoid that holds what the model before said,
+first given the counts up to 1910 (for the forecast), then given the 36 counts (for 1, 3 and 4; whoever knows six
+counts more lies inside). Inside the ellipsoid the posterior is the same, so that no correction is needed.
+
+The likelihood is tractable here, so the exact answers are known, by NUTS, and stand beside the model's.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrodict import plots, report
+from retrodict._errors import FileError
+from retrodict.estimators import Generative, joint
+from retrodict.roles import AbstractRoleLaw, Mixture, Query, random_roles
+from retrodict.saving import save, write_npz, write_whole
+from retrodict.simulate import Simulations, simulate
+from retrodict.summary import summarize
+from retrodict.tasks import lynx_hare
+from retrodict.tokens import ask
+from retrodict.training import History, fit
+from retrodict.truncation import truncate
+from retrodict.variables import Layout
+
+
+Draws = Mapping[str, np.ndarray]
+YEARS = np.asarray(lynx_hare.YEARS)
+PARAMETERS = list(lynx_hare.PARAMETERS)
+SPECIES = ["hare", "lynx"]
+BARS = {False: (0.35, 0.8, 1.2), True: (0.2, 0.9, 1.1)}  # of the distance of means, and of the ratio of sds
+
+
+@dataclass(frozen=True)
+class Round:
+    """How much one round simulates and trains."""
+
+    simulations: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The three rounds, how many draws each answer has, and the mass that a truncated prior holds."""
+
+    wide: Round
+    forecast: Round
+    focused: Round
+    draws: int = 10_000
+    mass: float = 0.999
+
+
+QUICK = Plan(Round(60_000, 6_000), Round(60_000, 4_000), Round(100_000, 7_000))
+THOROUGH = Plan(Round(200_000, 30_000), Round(200_000, 20_000), Round(400_000, 60_000), draws=20_000)
+
+
+@dataclass
+class Job:
+    """What the rounds leave behind."""
+
+    models: dict[str, Generative] = field(default_factory=dict)
+    histories: dict[str, History] = field(default_factory=dict)
+    simulations: dict[str, dict[str, int]] = field(default_factory=dict)
+    truncations: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan: Plan | None = None) -> dict[str, Any]:
+    """Does the main job, writes everything into `out`, and returns what `summary.json` holds.
+
+    Raises:
+        FileError: the folder cannot be made or written.
+    """
+    begun = time.perf_counter()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{out}': {error.strerror}") from error
+    plan = plan or (THOROUGH if thorough else QUICK)
+    job = train(plan, seed=seed, progress=progress)
+    asked = time.perf_counter()
+    answers = {name: answer(job, plan.draws, seed, *which) for name, which in ANSWERED_BY.items()}
+    job.seconds["answers"] = time.perf_counter() - asked
+    draws = answers["focused"]
+    summary: dict[str, Any] = {
+        "posterior": summarize(draws["posterior"]),
+        "forecast": _of_years(summarize(draws["forecast"]), lynx_hare.FORECAST),
+        "missing": _missing_only(summarize(draws["missing"])),
+        "one_round": {name: summarize(answers["one_round"][name]) for name in ("posterior", "forecast", "missing")},
+        "comparison": {name: compare(found["posterior"]) for name, found in answers.items()},
+        "simulations": job.simulations,
+        "truncations": job.truncations,
+        "plan": asdict(plan),
+        "seed": seed,
+    }
+    for name, model in job.models.items():
+        save(model, out / ("model.safetensors" if name == "wide" else f"model-{name}.safetensors"))
+    write_npz(out / "draws.npz", {f"{q}.{name}": v for q, found in draws.items() for name, v in found.items()})
+    figures = draw(job, draws, out)
+    job.seconds["total"] = time.perf_counter() - begun
+    summary["seconds"] = job.seconds
+    write_whole(out / "summary.json", json.dumps(summary, indent=1).encode())
+    write_page(out, summary, figures, thorough=thorough)
+    return summary
+
+
+ANSWERED_BY = {  # which model answers the posterior, missing data and likelihood; the forecast; the unconditional
+    "one_round": ("wide", "wide"),
+    "focused": ("focused", "forecast"),
+}
+
+
+def questions() -> dict[str, dict[str, np.ndarray]]:
+    """What is given in questions 1 to 3: NaN is not observed."""
+    everything = {"hare": np.asarray(lynx_hare.HARE, np.float32), "lynx": np.asarray(lynx_hare.LYNX, np.float32)}
+    later, hidden = np.arange(len(YEARS)) >= lynx_hare.FORECAST, np.isin(np.arange(len(YEARS)), lynx_hare.MISSING)
+    past = {name: np.where(later, np.nan, counts) for name, counts in everything.items()}
+    return {
+        "posterior": everything,
+        "forecast": past,
+        "missing": {**everything, "lynx": np.where(hidden, np.nan, everything["lynx"])},
+    }
+
+
+def train(plan: Plan, *, seed: int, progress: bool) -> Job:
+    """The wide round and the two focused ones."""
+    job, problem, given = Job(), lynx_hare.problem(), questions()
+    rounds = (("wide", plan.wide, None), ("forecast", plan.forecast, "forecast"), ("focused", plan.focused, "missing"))
+    model: Generative | None = None
+    for number, (name, budget, focus) in enumerate(rounds):
+        begun, here = time.perf_counter(), problem
+        if focus is not None and model is not None:
+            here = truncate(problem, model, given=given[focus], mass=plan.mass, key=seed + 100 + number)
+            prior: Any = here.prior
+            job.truncations[name] = {"cut_off": prior.cut_off, "prior_mass": prior.prior_mass}
+        sims = simulate(here, budget.simulations, key=seed + number)
+        job.simulations[name] = _counts(sims)
+        job.seconds[f"{name}: simulating"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        untrained = joint(sims.layout, roles=law(sims.layout, name), key=seed + number)
+        model, job.histories[name] = fit(untrained, sims, key=seed + number, steps=budget.steps, progress=progress)
+        job.models[name] = model
+        job.seconds[f"{name}: training"] = time.perf_counter() - begun
+    return job
+
+
+def law(layout: Layout, name: str) -> AbstractRoleLaw:
+    """Random roles for half of the rows, and for the others the questions that will be asked of this round."""
+    given = questions()
+
+    def query(which: str, of: list[str]) -> Query:
+        return Query(tuple(ask(layout, given[which], of).roles[0].tolist()))
+
+    past = [query("forecast", SPECIES), query("forecast", PARAMETERS)]
+    near = [query("posterior", PARAMETERS), query("missing", [*PARAMETERS, "lynx"])]
+    chosen = {"wide": past + near, "forecast": past, "focused": near}[name]
+    return Mixture((random_roles(), *chosen), (0.5, *[0.5 / len(chosen)] * len(chosen)))
+
+
+def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws]:
+    """Draws for the five questions, the first, third and fourth by the model `near`, the second by `past`."""
+    given, focused = questions(), job.models[near]
+    posterior = focused.sample(n, given=given["posterior"], key=seed + 1)
+    means = {name: np.float32(posterior[name].mean()) for name in PARAMETERS}
+    repeated = {name: np.full(n, value) for name, value in means.items()}
+    problem = lynx_hare.problem()
+    prior = simulate(problem, n, key=seed + 7)
+    return {
+        "posterior": posterior,
+        "forecast": job.models[past].sample(n, given=given["forecast"], of=SPECIES, key=seed + 2),
+        "missing": focused.sample(n, given=given["missing"], of=[*PARAMETERS, "lynx"], key=seed + 3),
+        "likelihood": focused.sample(n, given=means, key=seed + 4),
+        "simulator": {name: np.asarray(v) for name, v in lynx_hare.pelts(seed + 5, repeated).items()},
+        "unconditional": job.models["wide"].sample(n, key=seed + 6),
+        "prior": {name: prior[name] for name in prior},
+    }
+
+
+def compare(posterior: Draws) -> dict[str, dict[str, float]]:
+    """For each parameter, how far its mean is from the exact one in exact sds, and the ratio of the sds."""
+    exact = lynx_hare.exact()["full"]["parameters"]
+    return {
+        name: {
+            "distance": float((posterior[name].mean() - exact[name]["mean"]) / exact[name]["sd"]),
+            "ratio": float(posterior[name].std() / exact[name]["sd"]),
+            "exact_mean": exact[name]["mean"],
+            "exact_sd": exact[name]["sd"],
+        }
+        for name in PARAMETERS
+    }
+
+
+def draw(job: Job, draws: Mapping[str, Draws], out: Path) -> dict[str, Path]:
+    """The figures, as PNG files in `out`."""
+    observed, split = questions()["posterior"], int(YEARS[lynx_hare.FORECAST - 1])
+    hidden = list(lynx_hare.MISSING)
+    figures = {
+        "posterior": plots.corner({"model": draws["posterior"]}, names=PARAMETERS, truth=_exact_means()),
+        "forecast": plots.forecast(YEARS, observed, {s: draws["forecast"][s] for s in SPECIES}, split, log=True),
+        "missing": plots.missing(
+            {"lynx": observed["lynx"][hidden]},
+            {"lynx": draws["missing"]["lynx"][:, hidden]},
+            labels=[str(year) for year in YEARS[hidden]],
+        ),
+        "likelihood": plots.overlay(
+            YEARS, {"model": _series(draws["likelihood"]), "simulator": _series(draws["simulator"])}, log=True
+        ),
+        "unconditional": plots.overlay(
+            YEARS, {"model": _series(draws["unconditional"]), "prior predictive": _series(draws["prior"])}, log=True
+        ),
+        "losses": plots.losses(job.histories["focused"]),
+    }
+    return {name: plots.save(figure, out / f"{name}.png") for name, figure in figures.items()}
+
+
+def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path], *, thorough: bool) -> Path:
+    """The report, one self-contained page."""
+    columns = ["parameter", "mean", "sd", "q05", "q50", "q95", "exact mean", "exact sd", "distance / sd", "sd ratio"]
+    compared = summary["comparison"]["focused"]
+
+    def rows(posterior: Mapping[str, Mapping[str, float]], found: Mapping[str, Mapping[str, float]]) -> list[list[Any]]:
+        keys = ("exact_mean", "exact_sd", "distance", "ratio")
+        return [[name, *posterior[name].values(), *(found[name][key] for key in keys)] for name in PARAMETERS]
+
+    key = report.Table(
+        columns, rows(summary["posterior"], compared), "The posterior given all 42 counts, beside NUTS on the same model."
+    )
+    one = report.Table(
+        columns,
+        rows(summary["one_round"]["posterior"], summary["comparison"]["one_round"]),
+        "The same from one round of simulations over the whole prior.",
+    )
+    counts = [[name, c["drawn"], c["kept"], c["failed"]] for name, c in summary["simulations"].items()]
+    cut = "; ".join(
+        f"{name}: {100 * t['cut_off']:.2f} % of the posterior cut off, {t['prior_mass']:.2g} of the prior kept"
+        for name, t in summary["truncations"].items()
+    )
+    seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
+    sections = [report.Section(title, [report.Text(text), _picture(figures[name], title)]) for name, title, text in PAGE]
+    sections.append(
+        report.Section(
+            "How it was done",
+            [
+                report.Text(__doc__.split("\n\n", 1)[1].strip()),
+                report.Table(["round", "drawn", "kept", "failed"], counts, f"Simulations. Truncated priors: {cut}."),
+                report.Text(FAILURES),
+                one,
+                _picture(figures["losses"], "Losses of the focused round"),
+            ],
+        )
+    )
+    lead = "Parameters, forecast, missing counts, likelihood and prior of one Lotka-Volterra model, from one generative model."
+    return report.write_report(
+        out / "report.html",
+        "Lynx and hare, 1900 to 1920",
+        sections,
+        lead=lead,
+        key_figures=key,
+        footnote=f"{'thorough' if thorough else 'quick'} run, seed {summary['seed']}; {seconds}.",
+    )
+
+
+PAGE = (  # figure, title, what it shows
+    ("posterior", "The posterior of all eight parameters", "Given all 42 counts; lines mark the exact posterior means."),
+    ("forecast", "A forecast of 1911 to 1920", "Given 1900 to 1910 only, beside what happened (hollow)."),
+    ("missing", "Six lynx counts that were hidden", "What the model says they were, beside what they were."),
+    ("likelihood", "The likelihood", "Counts given the posterior means, by the model and by the true simulator."),
+    ("unconditional", "Nothing given", "Counts drawn from the model, beside the prior predictive."),
+)
+FAILURES = (
+    "A simulation fails when its equations are too stiff for the solver or a count is too small for a number. Failed "
+    "runs are counted and kept out of training. Observed counts are finite, so the run behind them did not fail: the "
+    "posterior given them is untouched; only draws of the prior and the likelihood are those of runs that end well."
+)
+
+
+def tell(summary: Mapping[str, Any], out: Path) -> str:
+    """What the command prints: the posterior, how far it is from the exact one, and where everything lies."""
+    found, one = summary["comparison"]["focused"], summary["comparison"]["one_round"]
+    lines = [f"{'':11}{'mean':>9}{'sd':>9}{'q05':>9}{'q95':>9} | {'exact':>9}{'sd':>9} | distance/sd  sd ratio | one round"]
+    for name in PARAMETERS:
+        p, c, o = summary["posterior"][name], found[name], one[name]
+        lines.append(
+            f"{name:11}{p['mean']:9.4g}{p['sd']:9.3g}{p['q05']:9.4g}{p['q95']:9.4g} | {c['exact_mean']:9.4g}"
+            f"{c['exact_sd']:9.3g} | {c['distance']:+11.2f}{c['ratio']:10.2f} | {o['distance']:+.2f} {o['ratio']:.2f}"
+        )
+    failed = sum(c["failed"] for c in summary["simulations"].values())
+    drawn = sum(c["drawn"] for c in summary["simulations"].values())
+    lines.append(f"{drawn} simulations, {failed} failed; {summary['seconds']['total']:.0f} s")
+    lines.append(f"report: {out / 'report.html'}; figures, draws.npz, summary.json and model.safetensors beside it")
+    return "\n".join(lines)
+
+
+def _counts(sims: Simulations) -> dict[str, int]:
+    return {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed}
+
+
+def _series(draws: Draws) -> dict[str, np.ndarray]:
+    return {name: draws[name] for name in SPECIES}
+
+
+def _exact_means() -> dict[str, float]:
+    return {name: row["mean"] for name, row in lynx_hare.exact()["full"]["parameters"].items()}
+
+
+def _picture(file: Path, title: str) -> report.Picture:
+    return report.Picture(str(file), caption=title, alt=title)
+
+
+def _of_years(summary: dict[str, Any], first: int) -> dict[str, Any]:
+    return {name: row for name, row in summary.items() if int(name.split("[")[1].rstrip("]")) >= first}
+
+
+def _missing_only(summary: dict[str, Any]) -> dict[str, Any]:
+    wanted = {*PARAMETERS, *(f"lynx[{i}]" for i in lynx_hare.MISSING)}
+    return {name: row for name, row in summary.items() if name in wanted}

@@ -1,0 +1,9 @@
+"""Estimators: a layout, a network and a path that together answer questions."""
+
+from retrodict.estimators._generative import SAMPLER as SAMPLER
+from retrodict.estimators._generative import Generative as Generative
+from retrodict.estimators._generative import Record as Record
+from retrodict.estimators._generative import joint as joint
+from retrodict.estimators._generative import likelihood as likelihood
+from retrodict.estimators._generative import posterior as posterior
+from retrodict.estimators._generative import unconditional as unconditional

@@ -1,0 +1,100 @@
+"""The residual MLP with adaptive layer normalization, OneFlowSBI's network (arXiv 2601.22951, section 2.2).
+
+    h = W [values; latent?; given?]                               all tokens in one vector
+    h <- h + gain(t) * MLP((1 + scale(t)) * LayerNorm(h) + shift(t))        `depth` times
+    prediction = V silu(LayerNorm(h))
+
+scale, shift and gain are linear in an embedding of the time. That embedding is narrow: a wide one would make the
+modulation cost as much as the blocks. V starts at zero, so that an untrained network says nothing.
+"""
+
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from retrodict._errors import DataError
+from retrodict._types import Roles, Scalar, Tokens
+from retrodict.nets._base import AbstractArchitecture, AbstractNet
+from retrodict.roles import GIVEN, LATENT
+from retrodict.variables import Layout
+
+
+TIME_WIDTH = 64
+FASTEST = 100.0  # radians per unit of time: finer than that the path has no structure
+
+
+@dataclass(frozen=True)
+class ResMLP(AbstractArchitecture):
+    """A residual MLP of `depth` blocks, each `width` wide."""
+
+    width: int = 256
+    depth: int = 3
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.depth < 1:
+            raise DataError(f"ResMLP needs a positive width and depth, got width={self.width}, depth={self.depth}")
+
+    def build(self, layout: Layout, *, key: PRNGKeyArray) -> AbstractNet:
+        return _ResMLP(layout.size, self.width, self.depth, key=key)
+
+
+class _Block(eqx.Module):
+    modulate: eqx.nn.Linear
+    enter: eqx.nn.Linear
+    leave: eqx.nn.Linear
+
+    def __init__(self, width: int, *, key: PRNGKeyArray) -> None:
+        key_modulate, key_enter, key_leave = jr.split(key, 3)
+        self.modulate = _zero(eqx.nn.Linear(TIME_WIDTH, 3 * width, key=key_modulate))
+        self.enter = _scaled(eqx.nn.Linear(width, width, key=key_enter), key_enter)
+        self.leave = _scaled(eqx.nn.Linear(width, width, key=key_leave), key_leave)
+
+    def __call__(self, h: Float[Array, " w"], time: Float[Array, " e"]) -> Float[Array, " w"]:
+        scale, shift, gain = jnp.split(self.modulate(time), 3)
+        inner = self.leave(jax.nn.silu(self.enter((1.0 + scale) * _normalize(h) + shift)))
+        return h + (1.0 + gain) * inner
+
+
+class _ResMLP(AbstractNet):
+    enter: eqx.nn.Linear
+    time: eqx.nn.Linear
+    blocks: tuple[_Block, ...]
+    leave: eqx.nn.Linear
+
+    def __init__(self, size: int, width: int, depth: int, *, key: PRNGKeyArray) -> None:
+        key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
+        self.enter = _scaled(eqx.nn.Linear(3 * size, width, key=key_enter), key_enter)
+        self.time = _scaled(eqx.nn.Linear(TIME_WIDTH, TIME_WIDTH, key=key_time), key_time)
+        self.blocks = tuple(_Block(width, key=k) for k in keys)
+        self.leave = _zero(eqx.nn.Linear(width, size, key=key_leave))
+
+    def __call__(self, values: Tokens, roles: Roles, time: Scalar) -> Tokens:
+        h = self.enter(jnp.concatenate([values, roles == LATENT, roles == GIVEN]))
+        e = jax.nn.silu(self.time(_waves(time)))
+        for block in self.blocks:
+            h = block(h, e)
+        return self.leave(jax.nn.silu(_normalize(h)))
+
+
+def _waves(time: Scalar) -> Float[Array, " e"]:
+    frequencies = jnp.geomspace(1.0, FASTEST, TIME_WIDTH // 2)
+    return jnp.concatenate([jnp.sin(frequencies * time), jnp.cos(frequencies * time)])
+
+
+def _normalize(h: Float[Array, " w"]) -> Float[Array, " w"]:
+    h = h - jnp.mean(h)
+    return h * jax.lax.rsqrt(jnp.mean(h**2) + 1e-5)
+
+
+def _scaled(linear: eqx.nn.Linear, key: PRNGKeyArray) -> eqx.nn.Linear:
+    """Weights of variance 1 / fan-in and no bias, so that every layer starts with outputs of order one."""
+    weight = jr.normal(key, linear.weight.shape) / jnp.sqrt(linear.weight.shape[1])
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (weight, jnp.zeros_like(linear.bias)))
+
+
+def _zero(linear: eqx.nn.Linear) -> eqx.nn.Linear:
+    return jax.tree.map(jnp.zeros_like, linear)

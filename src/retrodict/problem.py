@@ -1,0 +1,178 @@
+"""Problems: what a scientist brings, a prior and a simulator.
+
+A prior is a mapping from a parameter's name to a `numpyro` distribution, or to a function of earlier parameters that
+returns one; a simulator turns one draw of the parameters into one draw of the data:
+
+    prior      {"rate": dist.LogNormal(0, 0.5), "level": lambda rate: dist.Normal(rate, 1)}
+    simulator  simulate(key, rate, level) -> {"counts": array}          a JAX function
+"""
+
+import abc
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from retrodict._errors import DataError, RetrodictError, listed, unknown
+from retrodict.variables import Layout, Variable, bounds_of
+
+
+Draw = dict[str, Array]
+Simulator = Callable[..., Mapping[str, Any]]
+
+
+class AbstractPrior(abc.ABC):
+    """A distribution over the parameters, drawn one at a time and batched by `jax.vmap`."""
+
+    @property
+    @abc.abstractmethod
+    def variables(self) -> tuple[Variable, ...]:
+        """The parameters with their shapes and supports."""
+
+    @abc.abstractmethod
+    def draw(self, key: PRNGKeyArray) -> Draw:
+        """One draw of every parameter."""
+
+    @abc.abstractmethod
+    def log_prob(self, values: Mapping[str, Array]) -> Array:
+        """The log density of one value of every parameter."""
+
+
+class Prior(AbstractPrior):
+    """A product of named distributions, each of which may depend on the parameters before it.
+
+    Raises:
+        RetrodictError: an entry is no distribution, depends on a later parameter, or has a support that moves.
+    """
+
+    def __init__(self, distributions: Mapping[str, Any]) -> None:
+        if not distributions:
+            raise DataError("a problem needs at least one parameter in its prior")
+        self.distributions = dict(distributions)
+        seen: list[str] = []
+        for name, entry in self.distributions.items():
+            for parent in _parents(entry):
+                if parent not in seen:
+                    earlier = listed(seen) if seen else "nothing"
+                    raise RetrodictError(
+                        f"the prior of '{name}' depends on '{parent}', but only {earlier} comes before it"
+                    )
+            seen.append(name)
+
+    @functools.cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        draws, rows = [self.draw(jax.random.key(seed)) for seed in (0, 1)], []
+        for name, entry in self.distributions.items():
+            first, second = (bounds_of(self._at(entry, draw).support, name) for draw in draws)
+            if first != second:
+                raise RetrodictError(
+                    f"the support of '{name}' moves with {listed(_parents(entry))}; give it a fixed support "
+                    "(draw a fraction of the interval, and scale it in the simulator)"
+                )
+            rows.append(Variable(name, tuple(draws[0][name].shape), *first, kind="parameter"))
+        return tuple(rows)
+
+    def draw(self, key: PRNGKeyArray) -> Draw:
+        values: Draw = {}
+        for name, entry in self.distributions.items():
+            key, subkey = jax.random.split(key)
+            values[name] = jnp.asarray(self._at(entry, values).sample(subkey), float)
+        return values
+
+    def log_prob(self, values: Mapping[str, Array]) -> Array:
+        terms = (jnp.sum(self._at(e, values).log_prob(values[name])) for name, e in self.distributions.items())
+        return functools.reduce(jnp.add, terms)
+
+    @staticmethod
+    def _at(entry: Any, values: Mapping[str, Array]) -> Any:
+        found = entry if hasattr(entry, "log_prob") else entry(**{p: values[p] for p in _parents(entry)})
+        if not hasattr(found, "log_prob"):
+            raise RetrodictError(f"a prior is a numpyro distribution or a function that returns one, got {found!r}")
+        return found
+
+
+def _parents(entry: Any) -> list[str]:
+    if hasattr(entry, "log_prob"):
+        return []
+    if not callable(entry):
+        raise RetrodictError(f"a prior is a numpyro distribution or a function that returns one, got {entry!r}")
+    return list(inspect.signature(entry).parameters)
+
+
+class NumpySimulator:
+    """A simulator in plain NumPy, `f(rng, **parameters) -> {name: array}`, run one row after the other."""
+
+    def __init__(self, function: Callable[..., Mapping[str, Any]]) -> None:
+        self.function = function
+
+    def __call__(self, key: PRNGKeyArray, **parameters: Array) -> dict[str, np.ndarray]:
+        # every row's generator comes from the row's own key, so that no two rows ever share a stream
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        values = self.function(rng, **{name: np.asarray(value) for name, value in parameters.items()})
+        return {name: np.asarray(value) for name, value in values.items()}
+
+
+def numpy_simulator(function: Callable[..., Mapping[str, Any]]) -> NumpySimulator:
+    """Wraps `f(rng, **parameters) -> {name: array}`, where `rng` is a `numpy.random.Generator`."""
+    return NumpySimulator(function)
+
+
+class Problem:
+    """A prior and a simulator.
+
+    Args:
+        prior: name to `numpyro` distribution, or to a function of earlier parameters that returns one.
+        simulator: `simulator(key, **parameters) -> {name: array}`, one draw in and one out.
+        supports: for data that live on a half-line or an interval, name to `numpyro` constraint; the others are real.
+
+    Raises:
+        RetrodictError: the prior or the simulator is not of that form.
+    """
+
+    def __init__(
+        self,
+        prior: Mapping[str, Any] | AbstractPrior,
+        simulator: Simulator,
+        *,
+        supports: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.prior = prior if isinstance(prior, AbstractPrior) else Prior(prior)
+        self.simulator = simulator
+        self.supports = dict(supports or {})
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The parameters of the prior, then the data as one trial run of the simulator shows them."""
+        parameters = self.prior.variables
+        key = jax.random.key(0)
+        if isinstance(self.simulator, NumpySimulator):
+            data: Mapping[str, Any] = self.simulator(key, **self.prior.draw(key))
+        else:
+            data = jax.eval_shape(lambda k: self.run(k, self.prior.draw(k)), key)
+        if not isinstance(data, Mapping):
+            raise RetrodictError(f"a simulator returns a mapping from name to array, got {type(data).__name__}")
+        for name in self.supports:
+            if name not in data:
+                raise DataError(unknown("`supports`", name, data, owner="this simulator returns"))
+        both = [name for name in data if name in {v.name for v in parameters}]
+        if both:
+            raise DataError(f"{listed(both)} would be both a parameter and data: give the data another name")
+        rows = [
+            Variable(name, tuple(value.shape), *self._ends(name), kind="data")
+            for name, value in ((name, data[name]) for name in data)
+        ]
+        return Layout((*parameters, *rows))
+
+    def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
+        """One run of the simulator, as floating-point arrays."""
+        return {k: jnp.asarray(v, float) for k, v in self.simulator(key, **parameters).items()}
+
+    def _ends(self, name: str) -> tuple[Any, Any]:
+        if name not in self.supports:
+            return -np.inf, np.inf
+        return bounds_of(self.supports[name], name)

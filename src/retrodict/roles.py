@@ -1,0 +1,147 @@
+"""Roles: what is given, what is asked, what is left out.
+
+In any question each token has one of three roles:
+
+    GIVEN    observed, held at its value
+    LATENT   to be inferred
+    ABSENT   neither asked nor known: integrated out
+
+A *law* of roles draws an assignment `(d,)` for one training row. A model answers the questions that its law makes
+likely: `Posterior` alone trains a posterior; `RandomRoles` trains one model that answers them all (OneFlowSBI,
+Nautiyal et al. 2026, arXiv 2601.22951, section 2.1 of which mixes posterior, likelihood and random partial masks).
+"""
+
+import abc
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from retrodict._errors import DataError, FileError
+from retrodict._types import Roles
+from retrodict.variables import Layout
+
+
+ABSENT, LATENT, GIVEN = 0, 1, 2
+
+
+class AbstractRoleLaw(abc.ABC):
+    """A distribution over assignments of roles; every draw has at least one latent token."""
+
+    @abc.abstractmethod
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        """One assignment of roles, `(d,)` integers."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and settings, for the model file."""
+        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Posterior(AbstractRoleLaw):
+    """Data given, parameters latent."""
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        return jnp.where(layout.is_parameter, LATENT, GIVEN)
+
+
+@dataclass(frozen=True)
+class Likelihood(AbstractRoleLaw):
+    """Parameters given, data latent."""
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        return jnp.where(layout.is_parameter, GIVEN, LATENT)
+
+
+@dataclass(frozen=True)
+class Unconditional(AbstractRoleLaw):
+    """Everything latent."""
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        return jnp.full(layout.size, LATENT)
+
+
+@dataclass(frozen=True)
+class Partial(AbstractRoleLaw):
+    """Every unit given with probability p ~ U(0, 1), and of the others absent with probability q.
+
+    A unit is a token or, with probability `whole`, a whole variable (all of its tokens share one draw), since that is
+    how people ask. q ~ U(0, 1) with probability `absent`, and 0 otherwise. An assignment with nothing latent becomes
+    the one with everything latent.
+    """
+
+    whole: float = 0.25
+    absent: float = 0.3
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        key_p, key_q, key_some, key_whole, key_given, key_absent = jr.split(key, 6)
+        units = jnp.where(jr.bernoulli(key_whole, self.whole), layout.owner, jnp.arange(layout.size))
+        given = jr.uniform(key_given, (layout.size,))[units] < jr.uniform(key_p)
+        q = jnp.where(jr.bernoulli(key_some, self.absent), jr.uniform(key_q), 0.0)
+        left_out = jr.uniform(key_absent, (layout.size,))[units] < q
+        roles = jnp.where(given, GIVEN, jnp.where(left_out, ABSENT, LATENT))
+        return jnp.where(jnp.any(roles == LATENT), roles, LATENT)
+
+
+@dataclass(frozen=True)
+class Query(AbstractRoleLaw):
+    """One fixed question: `roles` names GIVEN (2), LATENT (1) or ABSENT (0) per token."""
+
+    roles: tuple[int, ...]
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        if len(self.roles) != layout.size:
+            raise DataError(f"the query has roles for {len(self.roles)} elements; this layout has {layout.size}")
+        return jnp.asarray(self.roles)
+
+
+@dataclass(frozen=True)
+class Mixture(AbstractRoleLaw):
+    """One of several laws, drawn afresh for every row with the probabilities `weights`."""
+
+    laws: tuple[AbstractRoleLaw, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.laws) != len(self.weights) or min(self.weights) < 0 or not np.isclose(sum(self.weights), 1.0):
+            raise DataError(
+                f"a mixture of {len(self.laws)} laws needs as many weights that add up to 1, got {self.weights}"
+            )
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        key_which, key_roles = jr.split(key)
+        which = jr.choice(key_which, len(self.laws), p=jnp.asarray(self.weights))
+        # all laws draw from the same key: only one of the draws is used
+        return jnp.stack([law.draw(key_roles, layout) for law in self.laws])[which]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": "Mixture", "laws": [law.to_json() for law in self.laws], "weights": list(self.weights)}
+
+
+def random_roles(alpha: float = 0.15, beta: float = 0.15, partial: Partial | None = None) -> Mixture:
+    """The posterior with probability `alpha`, the likelihood with `beta`, partial assignments for the rest."""
+    return Mixture((Posterior(), Likelihood(), partial or Partial()), (alpha, beta, 1.0 - alpha - beta))
+
+
+_LAWS: dict[str, type[AbstractRoleLaw]] = {
+    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Query)
+}
+
+
+def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
+    """The inverse of `to_json`.
+
+    Raises:
+        FileError: the name is none of this version's laws.
+    """
+    settings = dict(found)
+    name = settings.pop("name")
+    if name == "Mixture":
+        return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
+    if name not in _LAWS:
+        raise FileError(f"the file names the law of roles '{name}', which this version does not know")
+    return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

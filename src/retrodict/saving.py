@@ -1,0 +1,193 @@
+"""Models on disk: one safetensors file, arrays plus one JSON manifest in its metadata.
+
+The manifest names everything that is no array (layout, network, path, law of roles, record), so that loading builds
+the model from this version's own classes and reads numbers into it. Nothing in the file is ever executed. A file is
+written beside its final place and moved there in one step: whatever goes wrong, the old file survives.
+"""
+
+import dataclasses
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from retrodict import estimators
+from retrodict import paths as _paths
+from retrodict._errors import FileError, RetrodictError
+from retrodict.estimators import Generative, Record
+from retrodict.nets import architecture_from_json
+from retrodict.roles import law_from_json
+from retrodict.variables import Layout
+
+
+SCHEMA = 1
+PACKAGES = ("retrodict", "jax", "equinox", "numpy")
+
+
+def save(model: Generative, file: str | os.PathLike[str]) -> Path:
+    """Writes a model to one file, all or nothing, and returns its path.
+
+    Raises:
+        FileError: the file cannot be written, or the path is not made of this package's parts; a file that was there
+            before is unchanged.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
+    arrays = {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in leaves}
+    content = to_bytes(arrays, metadata={"retrodict": json.dumps(_manifest(model))})
+    return write_whole(Path(file), content)
+
+
+def load(file: str | os.PathLike[str]) -> Generative:
+    """Reads a model that `save` wrote; nothing in the file is executed.
+
+    Raises:
+        FileError: the file is not there, truncated, of another kind, or of a newer version.
+    """
+    arrays, manifest = _read(Path(file))
+    try:
+        model = _skeleton(manifest)
+    except FileError:
+        raise
+    except (RetrodictError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"'{file}' has a manifest that does not describe a model ({error}); it is damaged") from error
+    leaves, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
+    found = []
+    for where, leaf in leaves:
+        array = arrays.get(jax.tree_util.keystr(where))
+        if array is None or array.shape != leaf.shape:
+            came = "nothing" if array is None else f"the shape {array.shape}"
+            raise FileError(
+                f"'{file}' is damaged: {jax.tree_util.keystr(where)} should have the shape {leaf.shape}, found {came}"
+            )
+        found.append(jnp.asarray(array, leaf.dtype))
+    return eqx.combine(jax.tree_util.tree_unflatten(tree, found), model)
+
+
+def write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Writes named arrays as `.npz`, all or nothing.
+
+    Raises:
+        FileError: the file cannot be written.
+    """
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return write_whole(file, buffer.getvalue())
+
+
+def write_whole(file: Path, content: bytes) -> Path:
+    """Writes all of `content` to `file` or leaves what was there.
+
+    Raises:
+        FileError: the disk is full, the folder is missing or read-only, ...
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}.", delete=False) as handle:
+            temporary = Path(handle.name)
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise FileError(
+            f"cannot write '{file}': {error.strerror}; what was there before is unchanged"
+        ) from error
+    return file
+
+
+def _manifest(model: Generative) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "layout": model.layout.to_json(),
+        "net": model.architecture.to_json(),
+        "path": _path_to_json(model.path),
+        "roles": model.law.to_json(),
+        "balanced": model.balanced,
+        "record": dataclasses.asdict(model.record),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _skeleton(manifest: dict[str, Any]) -> Generative:
+    """A model with the right shapes; its numbers are still to be read."""
+    model = estimators.joint(
+        Layout.from_json(manifest["layout"]),
+        net=architecture_from_json(manifest["net"]),
+        path=_path_from_json(manifest["path"]),
+        roles=law_from_json(manifest["roles"]),
+        balanced=manifest["balanced"],
+    )
+    return dataclasses.replace(model, record=Record(**manifest["record"]))
+
+
+def _path_to_json(path: _paths.Path) -> dict[str, Any]:
+    parts = {"schedule": path.schedule, "time_law": path.time_law}
+    for part in (*parts.values(), path.parameterization):
+        if part is not getattr(_paths, getattr(part, "__name__", ""), None) and type(part).__module__ != _paths.__name__:
+            raise FileError(f"{part} is not one of retrodict's own; a file can name only these, so it cannot be saved")
+    return {
+        **{
+            name: {"name": type(part).__name__, **{f.name: getattr(part, f.name) for f in dataclasses.fields(part)}}
+            for name, part in parts.items()
+        },
+        "parameterization": path.parameterization.__name__,
+        "span": list(path.span),
+    }
+
+
+def _path_from_json(found: dict[str, Any]) -> _paths.Path:
+    def part(settings: dict[str, Any]) -> Any:
+        settings = dict(settings)
+        return _known(settings.pop("name"))(**settings)
+
+    return _paths.Path(
+        part(found["schedule"]), _known(found["parameterization"]), part(found["time_law"]), tuple(found["span"])
+    )
+
+
+def _known(name: str) -> Any:
+    """One of the classes and functions that `paths` itself defines; a file may name nothing else."""
+    thing = getattr(_paths, name, None)
+    if thing is None or getattr(thing, "__module__", None) != _paths.__name__:
+        raise FileError(f"the file names the path '{name}', which this version does not know")
+    return thing
+
+
+def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise FileError(f"there is no model file '{file}'")
+    try:
+        with safe_open(file, framework="numpy") as handle:
+            metadata = handle.metadata() or {}
+            arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FileError(f"'{file}' is truncated or no model file: {error}") from error
+    if "retrodict" not in metadata:
+        raise FileError(f"'{file}' is a safetensors file, but not one that retrodict wrote")
+    try:
+        manifest = json.loads(metadata["retrodict"])
+        schema = int(manifest["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileError(f"'{file}' has a manifest that cannot be read ({error}); it is damaged") from error
+    if schema > SCHEMA:
+        wrote = manifest.get("versions", {}).get("retrodict", "a newer version")
+        raise FileError(
+            f"'{file}' was written by retrodict {wrote} (schema {schema}); this version reads up to {SCHEMA}: update it"
+        )
+    return arrays, manifest

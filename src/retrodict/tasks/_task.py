@@ -1,0 +1,73 @@
+"""Tasks: problems of which the answer is known.
+
+A task is a `Problem` with observations, numbered k = 1, 2, ..., the parameters that made them, and draws of the exact
+posterior given each of them. The three are read when they are asked for, never before.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Array
+
+from retrodict._errors import DataError
+from retrodict.problem import Problem
+
+
+Rows = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem with numbered observations of which the posterior is known.
+
+    Attributes:
+        name: what `tasks.get` calls it.
+        problem: the prior and the simulator.
+        observations: reads all observations, name to `(K, *shape)`.
+        truths: reads the parameters that made them, name to `(K, *shape)`.
+        references: reads the reference posteriors, name to `(K, draws, *shape)`.
+        log_likelihood: the log density of one draw of the data given one draw of the parameters, every variable
+            passed by its name; `None` where no formula is known.
+    """
+
+    name: str
+    problem: Problem
+    observations: Callable[[], Rows]
+    truths: Callable[[], Rows]
+    references: Callable[[], Rows]
+    log_likelihood: Callable[..., Array] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of observations, K."""
+        return len(next(iter(self.observations().values())))
+
+    def observation(self, k: int = 1) -> dict[str, np.ndarray]:
+        """The k-th observation, name to `(*shape,)`; `DataError` if there is no such k."""
+        return self._row(self.observations, k)
+
+    def true_parameters(self, k: int = 1) -> dict[str, np.ndarray]:
+        """The parameters that made the k-th observation; `DataError` if there is no such k, or nobody knows them."""
+        return self._row(self.truths, k)
+
+    def reference(self, k: int = 1) -> dict[str, np.ndarray]:
+        """Draws `(n, *shape)` of the posterior given the k-th observation.
+
+        Raises:
+            DataError: there is no such k, or the task has no stored draws.
+            FileError: the file that holds them is not here, or is damaged.
+        """
+        return self._row(self.references, k)
+
+    def _row(self, read: Callable[[], Rows], k: int) -> dict[str, np.ndarray]:
+        try:
+            index = operator.index(k)
+        except TypeError:
+            index = 0
+        # asked first: a wrong k should not cost the reading of a file, nor be blamed on it
+        if not 1 <= index <= self.count:
+            numbers = f"k = 1 to {self.count}" if self.count > 1 else "k = 1"
+            raise DataError(f"the observations of '{self.name}' have the numbers {numbers}, got {k!r}")
+        return {name: rows[index - 1] for name, rows in read().items()}

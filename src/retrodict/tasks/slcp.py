@@ -1,0 +1,58 @@
+"""SLCP, simple likelihood and complex posterior: four points of one plane Gaussian.
+
+    m = (theta_0, theta_1),   s_1 = theta_2^2,   s_2 = theta_3^2,   rho = tanh theta_4
+    S = [[s_1^2, rho s_1 s_2], [rho s_1 s_2, s_2^2]] + e I,   e = 1e-6
+    x = four draws of N(m, S), one after the other
+
+S = L L' with L lower triangular, and its last element squared is det S / S_11, where
+
+    det S = s_1^2 s_2^2 / cosh^2 theta_4 + e (s_1^2 + s_2^2) + e^2
+
+has no difference of large numbers in it: 1 - tanh^2 = 1 / cosh^2.
+"""
+
+import math
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from retrodict.problem import Problem
+from retrodict.tasks._sbibm import sbibm_task
+from retrodict.tasks._task import Task
+
+
+POINTS, JITTER = 4, 1e-6
+
+
+def _cholesky(theta: Float[Array, "5"]) -> tuple[Array, Array, Array]:
+    """L_11, L_21 and L_22."""
+    s_1, s_2 = theta[2] ** 2, theta[3] ** 2
+    first = jnp.sqrt(s_1**2 + JITTER)
+    determinant = (s_1 * s_2 / jnp.cosh(theta[4])) ** 2 + JITTER * (s_1**2 + s_2**2) + JITTER**2
+    return first, jnp.tanh(theta[4]) * s_1 * s_2 / first, jnp.sqrt(determinant) / first
+
+
+def simulate(key: PRNGKeyArray, theta: Float[Array, "5"]) -> dict[str, Array]:
+    """One draw of `x` (8,), four points in the plane, given `theta` (5,)."""
+    l_11, l_21, l_22 = _cholesky(theta)
+    z = jr.normal(key, (POINTS, 2))
+    points = theta[:2] + jnp.stack([l_11 * z[:, 0], l_21 * z[:, 0] + l_22 * z[:, 1]], axis=1)
+    return {"x": points.ravel()}
+
+
+def log_likelihood(theta: Float[Array, "5"], x: Float[Array, "8"]) -> Float[Array, ""]:
+    """log p(x | theta)."""
+    l_11, l_21, l_22 = _cholesky(theta)
+    offset = x.reshape(POINTS, 2) - theta[:2]
+    z_0 = offset[:, 0] / l_11
+    z_1 = (offset[:, 1] - l_21 * z_0) / l_22
+    return -0.5 * jnp.sum(z_0**2 + z_1**2) - POINTS * (jnp.log(l_11 * l_22) + math.log(2 * math.pi))
+
+
+def task() -> Task:
+    """theta ~ U(-3, 3)^5, x (8,); the task of sbibm, after Papamakarios et al. 2019."""
+    import numpyro.distributions as dist
+
+    prior = {"theta": dist.Uniform(-3.0, 3.0).expand((5,)).to_event(1)}
+    return sbibm_task("slcp", Problem(prior, simulate), log_likelihood)

@@ -1,0 +1,231 @@
+"""Training: `fit(model, sims)` returns a new model, `model` is unchanged.
+
+    AdamW, a linear warm-up and a cosine to zero, gradients clipped by their global norm
+    theta_ema <- d theta_ema + (1 - d) theta,  d = min(0.999, (1 + step) / (10 + step))
+
+Whole chunks of steps run in one dispatch with the data on the device. After each chunk the averaged weights meet the
+whole validation set, every row under the same roles, times and noise each time (common random numbers), so that two
+validation losses differ by what the network learned and not by luck. The best averaged weights are what is returned.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from retrodict._devices import everywhere, shared
+from retrodict._errors import DataError, TrainingError
+from retrodict._types import Key, as_key
+from retrodict.estimators import Generative, Record
+from retrodict.progress import Progress
+from retrodict.scaling import Scaling
+from retrodict.tokens import flatten
+
+
+CHUNK = 250  # steps per dispatch
+VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
+LEAST = 20  # rows below which nothing can be learned or validated
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What happened: losses by step, the step whose weights were kept, and why training ended.
+
+    `ended` is "finished", "no progress" (early stopping) or "interrupted" (Ctrl-C).
+    """
+
+    step: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    best_step: int
+    seconds: float
+    ended: str
+
+    @property
+    def best(self) -> float:
+        """The lowest validation loss."""
+        return float(self.validation.min())
+
+
+def fit(
+    model: Generative,
+    sims: Mapping[str, Any],
+    *,
+    key: Key,
+    steps: int | None = None,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    validation_fraction: float = 0.05,
+    patience: int | None = None,
+    progress: bool = True,
+) -> tuple[Generative, History]:
+    """Trains on simulations `{name: (n, *shape)}` and returns a new model with its history.
+
+    A model that was trained before keeps its scaling and goes on from its weights.
+
+    Args:
+        steps: gradient steps; by default `default_steps(n)`.
+        patience: steps without a better validation loss after which training ends; by default a third of `steps`.
+
+    Raises:
+        DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.
+        TrainingError: the loss is not a number.
+    """
+    rows = _rows(model, sims)
+    total = default_steps(len(rows)) if steps is None else steps
+    _check(steps=total, batch_size=batch_size)
+    key_split, key_validation, key_train = jr.split(as_key(key), 3)
+    rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
+    order = rng.permutation(len(rows))
+    held_out = max(LEAST // 4, round(validation_fraction * len(rows)))
+    if not model.trained:
+        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, rows[order[held_out:]]))
+    scaled = np.asarray(model.scaling.forward(rows))
+    trainer = _Trainer(model, scaled[order[held_out:]], scaled[order[:held_out]], total, batch_size, learning_rate)
+    weights, history = trainer.run(key_train, key_validation, rng, patience or max(total // 3, CHUNK), shown=progress)
+    record = Record(
+        simulations=model.record.simulations + len(rows),
+        steps=model.record.steps + int(history.step[-1]),
+        seconds=model.record.seconds + history.seconds,
+        validation_loss=history.best,
+    )
+    weights = jax.tree.map(jnp.asarray, jax.device_get(weights))  # free of the devices that training shared
+    return dataclasses.replace(model, net=eqx.combine(weights, model.net), record=record), history
+
+
+def default_steps(n: int) -> int:
+    """How many steps `n` simulations are worth."""
+    return 16_000
+
+
+class _Trainer:
+    """One training run: compiled steps, and the loop over chunks of them."""
+
+    def __init__(
+        self,
+        model: Generative,
+        train: np.ndarray,
+        validation: np.ndarray,
+        steps: int,
+        batch_size: int,
+        learning_rate: float,
+    ) -> None:
+        import optax  # half a second to import, and only this room needs it
+
+        warm_up = min(500, max(1, steps // 10))
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, max(steps, warm_up + 1))
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+        self.model, self.steps = model, steps
+        self.batch_size = min(batch_size, len(train))
+        self.train, self.validation = (everywhere(rows, rows=self.batch_size) for rows in (train, validation))
+        weights, self.static = eqx.partition(model.net, eqx.is_inexact_array)
+        self.initial = everywhere(weights, rows=self.batch_size)
+        self.chunk = jax.jit(self._chunk, donate_argnums=0)
+        self.validate = jax.jit(self._validate)
+
+    def run(
+        self,
+        key_train: PRNGKeyArray,
+        key_validation: PRNGKeyArray,
+        rng: np.random.Generator,
+        patience: int,
+        *,
+        shown: bool,
+    ) -> tuple[Any, History]:
+        """The best averaged weights, and the history."""
+        copy = partial(jax.tree.map, jnp.copy)  # what a chunk is given is donated to it
+        carry = (copy(self.initial), copy(self.initial), self.optimizer.init(self.initial), jnp.zeros((), int))
+        carry, key_train, key_validation = everywhere((carry, key_train, key_validation), rows=self.batch_size)
+        log: list[tuple[int, float, float]] = []
+        best, best_step, done, ended = self.initial, 0, 0, "finished"
+        lowest, begun = float("inf"), time.monotonic()
+        with Progress("training", self.steps, shown=shown) as progress:
+            try:
+                while done < self.steps:
+                    length = min(CHUNK, self.steps - done)
+                    which = shared(self._batches(rng, length), axis=1)
+                    carry, losses = self.chunk(carry, self.train, which, jr.fold_in(key_train, done))
+                    done += length
+                    loss, held_out = float(losses.mean()), float(self.validate(carry[1], self.validation, key_validation))
+                    if not (np.isfinite(loss) and np.isfinite(held_out)):
+                        raise TrainingError(
+                            f"the training loss is {loss:g} after {done} steps: lower `learning_rate`, "
+                            "or look for extreme values in the simulations"
+                        )
+                    log.append((done, loss, held_out))
+                    if held_out < lowest:
+                        lowest, best_step, best = held_out, done, copy(carry[1])
+                    progress.at(done, f"loss {loss:.4f}, validation {held_out:.4f}")
+                    if done - best_step >= patience:
+                        ended = "no progress"
+                        break
+            except KeyboardInterrupt:
+                if not log:
+                    raise
+                ended = "interrupted"
+        columns = (np.asarray(column) for column in zip(*log, strict=True))
+        return best, History(*columns, best_step=best_step, seconds=time.monotonic() - begun, ended=ended)
+
+    def _batches(self, rng: np.random.Generator, steps: int) -> np.ndarray:
+        """`(steps, batch)` indices: every row once before any row twice."""
+        n, wanted = len(self.train), steps * self.batch_size
+        shuffles = [rng.permutation(n) for _ in range(-(-wanted // n))]
+        return np.concatenate(shuffles)[:wanted].reshape(steps, self.batch_size).astype(np.int32)
+
+    def _loss(self, weights: Any, rows: Float[Array, "b d"], key: PRNGKeyArray) -> Float[Array, ""]:
+        model = dataclasses.replace(self.model, net=eqx.combine(weights, self.static))
+        key_time, key_rows = jr.split(key)
+        # one time from each of b equal slices: the same law with less noise
+        u = (jnp.arange(len(rows)) + jr.uniform(key_time, (len(rows),))) / len(rows)
+        return jnp.mean(jax.vmap(model.loss)(rows, jr.split(key_rows, len(rows)), u))
+
+    def _chunk(
+        self, carry: Any, rows: Float[Array, "n d"], which: Int[Array, "s b"], key: PRNGKeyArray
+    ) -> tuple[Any, Float[Array, " s"]]:
+        def step(carry: Any, row: tuple[Array, Array]) -> tuple[Any, Array]:
+            (weights, average, state, count), (batch, key) = carry, row
+            loss, slope = jax.value_and_grad(self._loss)(weights, rows[batch], key)
+            update, state = self.optimizer.update(slope, state, weights)
+            weights = jax.tree.map(jnp.add, weights, update)
+            decay = jnp.minimum(0.999, (1.0 + count) / (10.0 + count))
+            average = jax.tree.map(lambda a, w: decay * a + (1.0 - decay) * w, average, weights)
+            return (weights, average, state, count + 1), loss
+
+        return jax.lax.scan(step, carry, (which, jr.split(key, len(which))))
+
+    def _validate(self, weights: Any, rows: Float[Array, "n d"], key: PRNGKeyArray) -> Float[Array, ""]:
+        def one(key: PRNGKeyArray) -> Array:
+            # the order of rows is random, so that slices of time meet rows at random too
+            return self._loss(weights, jr.permutation(key, rows), key)
+
+        return jnp.mean(jax.lax.map(one, jr.split(key, VALIDATION_DRAWS)))
+
+
+def _rows(model: Generative, sims: Mapping[str, Any]) -> np.ndarray:
+    if not isinstance(sims, Mapping):
+        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
+    rows = flatten(model.layout, sims, model.layout.names, where="the simulations")
+    bad = ~np.isfinite(rows)
+    if bad.any():
+        names = sorted({model.layout.variables[i].name for i in model.layout.owner[bad.any(axis=0)]})
+        raise DataError(
+            f"{int(bad.any(axis=1).sum())} of {len(rows)} simulations are not finite (in {', '.join(names)}); "
+            "take these rows out: `rd.simulate` does so and counts them"
+        )
+    if len(rows) < LEAST:
+        raise DataError(f"training needs at least {LEAST} simulations, got {len(rows)}")
+    return rows
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise DataError(f"`{name}` must be a positive whole number, got {number!r}")

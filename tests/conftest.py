@@ -1,0 +1,81 @@
+"""Small problems that several tests share."""
+
+import os
+
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+
+
+def simulate_counts(key, rate, noise):
+    return {"counts": rate + noise * jax.random.normal(key, (3,))}
+
+
+@pytest.fixture(scope="session")
+def problem():
+    """A rate, a noise, three counts."""
+    return rd.Problem(prior={"rate": dist.LogNormal(0.0, 0.5), "noise": dist.Uniform(0.5, 1.5)}, simulator=simulate_counts)
+
+
+@pytest.fixture(scope="session")
+def sims(problem):
+    return rd.simulate(problem, 500, key=0)
+
+
+@pytest.fixture(scope="session")
+def model(sims):
+    """A model after a handful of steps: enough for every test that is not about how good it is."""
+    return rd.fit(rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=1, steps=20, batch_size=32, progress=False)[0]
+
+
+@pytest.fixture
+def x64():
+    """Double precision, for tests of mathematics."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+class Gaussian:
+    """A joint Gaussian of tokens with everything known in closed form, by the theory of conditional Gaussians."""
+
+    def __init__(self, d, seed):
+        rng = np.random.default_rng(seed)
+        factor = rng.normal(size=(d, d))
+        scales = np.exp(rng.normal(0.0, 0.5, d))
+        cov = factor @ factor.T + 0.2 * d * np.eye(d)
+        spread = scales / np.sqrt(np.diag(cov))
+        self.cov = cov * spread[:, None] * spread
+        self.mean = rng.normal(size=d)
+
+    def draw(self, n, seed):
+        return np.random.default_rng(seed).multivariate_normal(self.mean, self.cov, size=n).astype(np.float32)
+
+    def condition(self, latent, given, values):
+        """Mean and covariance of tokens `latent` given tokens `given` at `values`; all others integrated out."""
+        cross = self.cov[np.ix_(latent, given)]
+        gain = np.linalg.solve(self.cov[np.ix_(given, given)], cross.T).T if len(given) else np.zeros((len(latent), 0))
+        mean = self.mean[latent] + gain @ (values - self.mean[given])
+        return mean, self.cov[np.ix_(latent, latent)] - gain @ cross.T
+
+
+@pytest.fixture(scope="session")
+def gaussian_layout():
+    from retrodict.variables import Layout, Variable
+
+    return Layout((Variable("a"), Variable("b", (2,)), Variable("c", (3,), kind="data")))
+
+
+def exact_guess(path, x_t, t, mean, std):
+    """E[x1 | x_t] and E[x0 | x_t] for x1 ~ N(mean, std^2), x0 ~ N(0, 1)."""
+    alpha, sigma = path.schedule(t)
+    gain = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
+    data = mean + gain * (x_t - alpha * mean)
+    return rd.paths.Guess(data, (x_t - alpha * data) / jnp.where(sigma == 0, 1.0, sigma))

@@ -1,0 +1,162 @@
+"""The one model class, without and with a little training.
+
+An untrained network says nothing, and then the model is exactly Gaussian in scaled tokens: a closed form for the whole
+way from values through supports, scaling, roles, solver and back.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.stats import norm
+
+import retrodict as rd
+from retrodict.scaling import Scaling
+from retrodict.solvers import Dopri5, Heun, RK4
+
+
+@pytest.fixture(scope="module")
+def silent(sims):
+    """Untrained, but scaled to the simulations."""
+    model = rd.joint(sims.layout)
+    rows = np.concatenate([sims[name].reshape(sims.kept, -1) for name in sims.layout.names], axis=1)
+    return dataclasses.replace(model, scaling=Scaling.fit(sims.layout, rows))
+
+
+def token_values(model, values):
+    return np.concatenate([np.asarray(values[n]).reshape(len(values[n]), -1) for n in model.layout.names], axis=1)
+
+
+def test_a_silent_model_draws_the_scaled_gaussian(silent):
+    draws = silent.sample(20_000, key=3)
+    z = np.asarray(silent.scaling.forward(token_values(silent, draws)))
+    # 20,000 draws: means within 5 / sqrt(n), variances within 5 sqrt(2 / n), false-alarm rate 6e-7 for each of 30
+    np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=5 / np.sqrt(20_000))
+    np.testing.assert_allclose(np.cov(z.T), np.eye(5), atol=5 * np.sqrt(2 / 20_000))
+
+
+@pytest.mark.parametrize("solver", [None, RK4(20), Dopri5(rtol=1e-6, atol=1e-6)], ids=["default", "RK4", "Dopri5"])
+def test_a_silent_model_has_the_scaled_gaussian_density(silent, sims, solver):
+    values = {name: sims[name][:40] for name in ("rate", "noise")}
+    z = silent.scaling.forward(token_values(silent, {**values, "counts": sims["counts"][:40]}))[:, :2]
+    slope = silent.scaling.log_slope(silent.scaling.forward(token_values(silent, sims)[:40]))[:, :2]
+    exact = np.sum(norm.logpdf(z) - slope, axis=1)
+    found = silent.log_prob(values, given={"counts": sims["counts"][0]}, solver=solver)
+    np.testing.assert_allclose(found, exact, atol=2e-2)  # second order on a grid of 32 steps: a hundredth of a nat
+
+
+def test_log_prob_is_minus_infinity_outside(silent):
+    found = silent.log_prob({"noise": np.asarray([0.4, 1.0, 1.6]), "rate": np.asarray([1.0, -1.0, 1.0])})
+    np.testing.assert_array_equal(np.isinf(found), [True, True, True])
+    assert np.isfinite(silent.log_prob({"noise": np.asarray([1.0])})).all()
+
+
+def test_shapes_and_names(model, sims):
+    given = {"counts": sims["counts"][0]}
+    draws = model.sample(7, given=given, key=0)
+    assert {name: value.shape for name, value in draws.items()} == {"rate": (7,), "noise": (7,)}
+    assert list(model.sample(7, given=given, of=["noise"], key=0)) == ["noise"]
+    assert model.sample(7, of="counts", key=0)["counts"].shape == (7, 3)
+    many = model.sample(7, given=rd.Batch({"counts": sims["counts"][:4]}), key=0)
+    assert many["rate"].shape == (4, 7)
+
+
+def test_nan_means_not_observed(model, sims):
+    """NaN where nothing is asked equals leaving it out; where it is asked it is drawn and the rest comes back as given."""
+    counts = sims["counts"][0].copy()
+    counts[1] = np.nan
+    draws = model.sample(50, given={"counts": counts}, of=["rate", "counts"], key=0)
+    np.testing.assert_array_equal(draws["counts"][:, [0, 2]], np.broadcast_to(counts[[0, 2]], (50, 2)))
+    assert np.isfinite(draws["counts"]).all()
+    assert len(np.unique(draws["counts"][:, 1])) == 50
+    everything = {"counts": np.full(3, np.nan)}
+    blind = model.sample(50, given=everything, of=["rate"], key=0)["rate"]
+    np.testing.assert_array_equal(blind, model.sample(50, of=["rate"], key=0)["rate"])
+
+
+def test_what_is_absent_has_no_influence(model, sims):
+    """Neither value nor gradient: the network sees zeros there, whatever lies in memory."""
+    roles = jnp.asarray([1, 0, 2, 2, 0])
+    z = jnp.asarray([0.3, -1.0, 0.5, 0.1, 2.0])
+    slope = jax.jacfwd(lambda z: model.flow(z, roles, jnp.asarray(0.5)))(z)
+    np.testing.assert_array_equal(slope[:, [1, 4]], 0.0)
+    np.testing.assert_array_equal(slope[1:], 0.0)
+
+
+def test_a_row_of_log_prob_does_not_depend_on_its_neighbors(model, sims):
+    given = {"counts": sims["counts"][0]}
+    values = {name: sims[name][:20] for name in ("rate", "noise")}
+    for solver in (None, Dopri5()):
+        together = model.log_prob(values, given=given, solver=solver)
+        alone = [model.log_prob({k: v[i : i + 1] for k, v in values.items()}, given=given, solver=solver)[0] for i in (0, 7)]
+        # the same arithmetic in another order of vectors: a few units in the last place of single precision
+        np.testing.assert_allclose(together[[0, 7]], alone, atol=2e-5)
+
+
+def test_paired_rows_equal_one_by_one(model, sims):
+    values = {name: sims[name][:5] for name in ("rate", "noise")}
+    paired = model.log_prob(values, given=rd.Batch({"counts": sims["counts"][:5]}))
+    single = [
+        model.log_prob({k: v[i : i + 1] for k, v in values.items()}, given={"counts": sims["counts"][i]})[0] for i in range(5)
+    ]
+    np.testing.assert_allclose(paired, single, atol=2e-5)
+
+
+def test_a_batch_answers_each_observation(silent, model, sims):
+    """Observation b of a batch has the law of asking for b alone (means of 4,000 draws within 6 standard errors)."""
+    both = model.sample(4000, given=rd.Batch({"counts": sims["counts"][:2]}), key=5)["rate"]
+    for b in range(2):
+        alone = model.sample(4000, given={"counts": sims["counts"][b]}, key=9)["rate"]
+        error = np.hypot(both[b].std(), alone.std()) / np.sqrt(4000)
+        assert abs(both[b].mean() - alone.mean()) < 6 * error
+
+
+def test_batches_may_miss_different_elements(model, sims):
+    counts = sims["counts"][:3].copy()
+    counts[0, 1] = counts[2, 0] = np.nan
+    draws = model.sample(6, given=rd.Batch({"counts": counts}), of=["rate", "counts"], key=0)
+    assert draws["counts"].shape == (3, 6, 3)
+    seen = ~np.isnan(counts)
+    np.testing.assert_array_equal(draws["counts"][:, 0][seen], counts[seen])
+
+
+def test_one_seed_one_answer(model, sims):
+    ask = {"given": {"counts": sims["counts"][0]}, "solver": Heun(5)}
+    first, again, other = (model.sample(9, key=k, **ask)["rate"] for k in (1, jax.random.key(1), 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
+
+
+def test_draws_never_leave_the_support(model, sims):
+    """A million of them, from a model that has hardly learned anything."""
+    draws = model.sample(1_000_000, given={"counts": 20.0 * np.ones(3)}, solver=rd.solvers.Euler(3), key=0)
+    assert (draws["rate"] > 0).all()
+    assert ((draws["noise"] >= 0.5) & (draws["noise"] <= 1.5)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "law"), [(rd.posterior, "Posterior"), (rd.likelihood, "Likelihood"), (rd.unconditional, "Unconditional")]
+)
+def test_the_other_three_are_the_same_class(make, law, sims):
+    model = make(sims.layout)
+    assert type(model) is type(rd.joint(sims.layout))
+    assert type(model.law).__name__ == law
+
+
+def test_balanced_weights_are_those_of_oneflow(sims):
+    """lambda_theta = d_y / d_theta = 3 / 2 for parameters, 1 for data."""
+    np.testing.assert_allclose(rd.joint(sims.layout, balanced=True)._weights(), [1.5, 1.5, 1.0, 1.0, 1.0])
+    np.testing.assert_allclose(rd.joint(sims.layout)._weights(), 1.0)
+
+
+def test_the_loss_looks_at_latent_tokens_only(model, sims):
+    """Against the module's own definition, written out once more with numpy for one fixed assignment."""
+    fixed = dataclasses.replace(model, law=rd.roles.Query((1, 1, 2, 2, 0)), balanced=False)
+    z, key, u = jnp.asarray([0.3, -1.0, 0.5, 0.1, 2.0]), jax.random.key(0), jnp.asarray(0.4)
+    x0 = jax.random.normal(jax.random.split(key)[1], (5,))
+    z_t = np.asarray([*(0.4 * z[:2] + 0.6 * x0[:2]), 0.5, 0.1, 0.0], np.float32)
+    said = fixed.predict(jnp.asarray(z_t), jnp.asarray([1, 1, 2, 2, 0]), u)
+    exact = np.mean((np.asarray(said)[:2] - np.asarray(z - x0)[:2]) ** 2)
+    np.testing.assert_allclose(fixed.loss(z, key, u), exact, rtol=1e-5)

@@ -1,0 +1,97 @@
+"""The house itself: which room may import which, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+SOURCE = Path(__file__).parent.parent / "src" / "retrodict"
+WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no world, a net not what it is asked)
+    "paths": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
+    "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators", "paths"},
+    "likelihood": {"variables", "tokens", "nets", "roles", "estimators"},
+    "nets": {"paths", "solvers", "estimators", "scaling"},
+    "diagnostics": {"estimators", "nets", "paths", "plots", "report", "training"},
+    "variables": {"tokens", "nets", "estimators", "paths"},
+}
+FLOORS = {
+    **dict.fromkeys(["_types", "_errors"], 1),
+    **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress"], 2),
+    **dict.fromkeys(["tokens", "scaling", "roles", "solvers", "likelihood", "problem", "simulate", "tasks"], 3),
+    "nets": 4,
+    "estimators": 5,
+    **dict.fromkeys(["training", "saving", "bench", "truncation"], 6),
+    **dict.fromkeys(["report", "plots", "demo"], 7),
+    "cli": 8,
+}
+
+
+def imports():
+    """Every (room, file, imported room) of the package."""
+    for file in SOURCE.rglob("*.py"):
+        room = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("retrodict"):
+                whole = node.module == "retrodict"
+                names = [f"retrodict.{a.name}" for a in node.names] if whole else [node.module]
+            elif isinstance(node, ast.Import):
+                names = [a.name for a in node.names if a.name.startswith("retrodict.")]
+            for name in names:
+                yield room, file, name.split(".")[1]
+
+
+@pytest.mark.parametrize("room", WALLS)
+def test_a_wall_holds(room):
+    through = {other for here, _, other in imports() if here == room} & WALLS[room]
+    assert not through, f"{room} imports {through}"
+
+
+def test_every_arrow_points_down():
+    rooms = {here for here, _, _ in imports()} - {"__init__"}
+    assert rooms <= set(FLOORS), f"rooms without a floor: {rooms - set(FLOORS)}"
+    up = {(here, other) for here, _, other in imports() if FLOORS.get(here, 9) < FLOORS.get(other, 0)}
+    assert not up, f"arrows that point up: {up}"
+
+
+def test_diagnostics_never_draw():
+    for room, file, _ in imports():
+        if room == "diagnostics":
+            assert "matplotlib" not in file.read_text()
+
+
+def test_nothing_reads_a_pickle():
+    for file in SOURCE.rglob("*.py"):
+        assert "import pickle" not in file.read_text()
+        assert "allow_pickle=True" not in file.read_text()
+
+
+HEAVY = {"diffrax", "optax", "sklearn", "matplotlib", "typer", "rich", "numpyro", "flowjax", "scipy.stats", "safetensors"}
+
+
+def test_importing_pulls_in_nothing_heavy():
+    code = f"import sys, retrodict; print(sorted({HEAVY!r} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before = subprocess.run(
+        [sys.executable, "-c", f"import sys, jax, equinox; print(sorted({HEAVY!r} & set(sys.modules)))"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert out == before
+
+
+def seconds(module):
+    """Processor seconds of a process that imports a module and ends: the median of seven."""
+    code = f"import {module}, resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
+    return [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(7)
+    ]
+
+
+def test_importing_costs_little_more_than_jax():
+    """The median ratio of seven pairs, taken in turn, is at most 1.6."""
+    ratios = sorted(b / a for a, b in zip(seconds("jax"), seconds("retrodict"), strict=True))
+    assert ratios[3] < 1.6, ratios

@@ -1,0 +1,148 @@
+"""Model files: what comes back is what went in, and nothing that is no model file is believed."""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import signal
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save as to_bytes
+
+import retrodict as rd
+from retrodict import saving
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    return rd.save(model, tmp_path / "model.safetensors")
+
+
+def test_a_model_survives_the_disk(model, file, sims):
+    again = rd.load(file)
+    ask = {"given": {"counts": sims["counts"][0]}, "key": 0}
+    np.testing.assert_array_equal(model.sample(9, **ask)["rate"], again.sample(9, **ask)["rate"])
+    values = {"rate": sims["rate"][:3], "noise": sims["noise"][:3]}
+    np.testing.assert_array_equal(model.log_prob(values), again.log_prob(values))
+    for field in ("layout", "architecture", "law", "record", "balanced"):
+        assert getattr(model, field) == getattr(again, field)
+
+
+def test_training_goes_on_from_a_file(file, sims):
+    model, _ = rd.fit(rd.load(file), sims, key=0, steps=10, batch_size=32, progress=False)
+    assert model.record.steps == 30
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"path": rd.paths.flow_matching(power=1.5)},
+        {"roles": rd.roles.random_roles(0.3, 0.1)},
+        {"net": rd.nets.ResMLP(8, 2), "balanced": True},
+    ],
+    ids=["path", "roles", "net"],
+)
+def test_every_setting_is_in_the_file(settings, sims, tmp_path):
+    model = rd.joint(sims.layout, **settings)
+    again = rd.load(rd.save(model, tmp_path / "m"))
+    assert jax.tree.structure(model) == jax.tree.structure(again)
+
+
+def test_the_manifest_is_plain_json(file):
+    from safetensors import safe_open
+
+    with safe_open(file, framework="numpy") as handle:
+        manifest = json.loads(handle.metadata()["retrodict"])
+    assert manifest["schema"] == 1
+    assert {"layout", "net", "path", "roles", "record", "versions"} <= set(manifest)
+
+
+def rewrite(file, change):
+    """The same file with its manifest changed."""
+    arrays, manifest = saving._read(file)
+    change(manifest)
+    file.write_bytes(to_bytes(arrays, metadata={"retrodict": json.dumps(manifest)}))
+    return file
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: f.unlink(), "there is no model file"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated or no model file"),
+        (lambda f: f.write_bytes(f.read_bytes()[:50]), "is truncated or no model file"),
+        (lambda f: f.write_bytes(b""), "is truncated or no model file"),
+        (lambda f: f.write_text("hello " * 100), "is truncated or no model file"),
+        (lambda f: f.write_bytes(pickle.dumps(Bomb())), "is truncated or no model file"),
+        (lambda f: f.write_bytes(to_bytes({"a": np.zeros(2)})), "but not one that retrodict wrote"),
+        (lambda f: rewrite(f, lambda m: m.update(schema=2)), "schema 2.*reads up to 1: update it"),
+        (lambda f: rewrite(f, lambda m: m.pop("schema")), "manifest that cannot be read"),
+        (lambda f: rewrite(f, lambda m: m.pop("layout")), "does not describe a model"),
+        (lambda f: rewrite(f, lambda m: m["net"].update(name="Oracle")), "names the network 'Oracle'"),
+        (lambda f: rewrite(f, lambda m: m["net"].update(width=32)), "is damaged: .* should have the shape"),
+        (lambda f: rewrite(f, lambda m: m["roles"].update(name="Whim")), "names the law of roles 'Whim'"),
+        (lambda f: rewrite(f, lambda m: m["path"]["schedule"].update(name="jnp")), "names the path 'jnp'"),
+    ],
+)
+def test_what_is_no_model_file_is_refused(file, spoil, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spoil(file)
+    with pytest.raises(rd.FileError, match=message):
+        rd.load(file)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.fixture
+def full_disk():
+    """A real refusal of the operating system in the middle of a write: no file may grow beyond 4 kB."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_old_file(model, file, tmp_path, request):
+    before = file.read_bytes()
+    assert len(before) > 4096
+    request.getfixturevalue("full_disk")
+    with pytest.raises(rd.FileError, match=r"cannot write .*: File too large; what was there before is unchanged"):
+        rd.save(model, file)
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_a_read_only_disk_leaves_the_old_file(model, file, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    before = file.read_bytes()
+    monkeypatch.setattr(saving.os, "replace", refuse)
+    with pytest.raises(rd.FileError, match=r"Read-only file system; what was there before is unchanged"):
+        rd.save(model, file)
+    assert file.read_bytes() == before
+    assert os.listdir(tmp_path) == [file.name]
+
+
+def test_a_missing_folder_is_told(model, tmp_path):
+    with pytest.raises(rd.FileError, match="No such file or directory"):
+        rd.save(model, tmp_path / "nowhere" / "model.safetensors")
+
+
+def test_a_path_of_ones_own_cannot_be_named_in_a_file(sims, tmp_path):
+    class Bent(rd.paths.AbstractSchedule):
+        def __call__(self, t):
+            return t**2, 1.0 - t
+
+    path = rd.paths.Path(Bent(), rd.paths.velocity, rd.paths.PowerLaw())
+    with pytest.raises(rd.FileError, match="not one of retrodict's own"):
+        rd.save(rd.joint(sims.layout, path=path), tmp_path / "m")

@@ -1,0 +1,94 @@
+"""Every solver against an equation with a known solution, and the order of each by halving its step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import retrodict as rd
+from retrodict.solvers import RK4, AdamsBashforth, Dopri5, Euler, Heun, Midpoint, Power, Tsit5
+
+
+pytestmark = pytest.mark.usefixtures("x64")
+ORDERS = {Euler: 1, Midpoint: 2, Heun: 2, AdamsBashforth: 2, RK4: 4}
+X0 = np.asarray([1.0, -2.0])
+
+
+def slope(x, t):
+    """dx/dt = cos(t) x, whose solution is x0 exp(sin t)."""
+    return jnp.cos(t) * x
+
+
+def error(solver, start=0.0, end=1.0):
+    exact = X0 * jnp.exp(jnp.sin(end) - jnp.sin(start))
+    return float(jnp.max(jnp.abs(solver(slope, X0, start, end) - exact)))
+
+
+@pytest.mark.parametrize("grid", [Power(1.0), Power(2.0)], ids=["uniform", "dense"])
+@pytest.mark.parametrize("kind", ORDERS, ids=lambda kind: kind.__name__)
+def test_halving_the_step_gains_the_order(kind, grid):
+    coarse, fine = error(kind(20, grid)), error(kind(40, grid))
+    # the leading term of the error falls by 2^order; the next one is 1/20 of it at most
+    assert np.log2(coarse / fine) == pytest.approx(ORDERS[kind], abs=0.25)
+
+
+@pytest.mark.parametrize("kind", ORDERS, ids=lambda kind: kind.__name__)
+def test_time_runs_backwards_too(kind):
+    assert error(kind(40), start=1.0, end=0.0) < 4 * error(kind(40)) + 1e-6
+
+
+@pytest.mark.parametrize("kind", [Dopri5, Tsit5], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("span", [(0.0, 1.0), (1.0, 0.0)])
+def test_an_adaptive_solver_keeps_its_tolerance(kind, span):
+    # local errors of 1e-8 over a few tens of steps
+    assert error(kind(rtol=1e-8, atol=1e-8), *span) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [Dopri5, Tsit5], ids=lambda kind: kind.__name__)
+def test_a_row_does_not_depend_on_its_neighbors(kind):
+    """A stiff neighbor must not change the steps of an easy row."""
+
+    def solve(rate):
+        return kind()(lambda x, t: -rate * x, jnp.ones(()), 0.0, 1.0)
+
+    alone = jax.vmap(solve)(jnp.asarray([1.0, 1.0]))[0]
+    beside = jax.vmap(solve)(jnp.asarray([1.0, 80.0]))[0]
+    assert alone == beside
+
+
+@pytest.mark.parametrize("kind", [Dopri5, Tsit5], ids=lambda kind: kind.__name__)
+def test_too_many_steps_give_nan_and_not_a_hang(kind):
+    found = kind(max_steps=4, rtol=1e-10, atol=1e-10)(slope, X0, 0.0, 1.0)
+    assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("kind", ORDERS, ids=lambda kind: kind.__name__)
+def test_the_number_of_evaluations_is_what_it_says(kind):
+    calls = []
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return slope(x, t)
+
+    solver = kind(5)
+    jax.block_until_ready(solver(counted, X0, 0.0, 1.0))
+    jax.effects_barrier()
+    assert len(calls) == solver.evaluations
+
+
+def test_a_state_may_be_a_pytree():
+    found = RK4(40)(lambda s, t: {"x": slope(s["x"], t), "t": jnp.ones(())}, {"x": X0, "t": jnp.zeros(())}, 0.0, 1.0)
+    np.testing.assert_allclose(found["t"], 1.0, rtol=1e-12)
+
+
+def test_a_grid_is_increasing_and_ends_at_the_ends():
+    times = Power(2.0).times(7, 0.0, 1.0)
+    assert times[0] == 0.0
+    assert times[-1] == 1.0
+    assert (np.diff(times) > 0).all()
+    np.testing.assert_array_equal(Power(2.0).times(7, 1.0, 0.0), times[::-1])
+
+
+def test_no_step_is_refused():
+    with pytest.raises(rd.QueryError, match="at least one step, got steps=0"):
+        Euler(0)

@@ -1,0 +1,224 @@
+"""The benchmark tasks: simulator, likelihood and stored posterior must tell one and the same story."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import retrodict as rd
+from retrodict.tasks import _sbibm
+
+
+# task, elements of theta, elements of x, low and high end of the prior
+TASKS = [
+    ("gaussian_linear", 10, 10, -np.inf, np.inf),
+    ("gaussian_mixture", 2, 2, -10.0, 10.0),
+    ("slcp", 5, 8, -3.0, 3.0),
+    ("two_moons", 2, 2, -1.0, 1.0),
+]
+NAMES = [row[0] for row in TASKS]
+
+# The two Metropolis tests compare 90 figures with 0 by |z| < 5, which false alarms exceed with probability 5.7e-7 each
+# and 5e-5 together; the seeds are fixed, so that a pass stays a pass. A scale that is 10 % wrong makes |z| about 6.
+LIMIT = 5.0
+
+
+def metropolis(log_density, start, *, key, steps=50):
+    """Random-walk Metropolis on every row of `start` (n, d), with steps of all sizes from .001 to 10.
+
+    It leaves exp(log_density(row, index)) alone, whatever it is: rows that were drawn from it are drawn from it still.
+    """
+    rows = jnp.arange(len(start))
+    density = jax.vmap(log_density)
+
+    def move(state, key):
+        x, score = state
+        key_size, key_step, key_accept = jax.random.split(key, 3)
+        size = 10.0 ** jax.random.uniform(key_size, (len(x), 1), minval=-3.0, maxval=1.0)
+        proposal = x + size * jax.random.normal(key_step, x.shape)
+        new = density(proposal, rows)
+        accept = jnp.log(jax.random.uniform(key_accept, (len(x),))) < new - score
+        return (jnp.where(accept[:, None], proposal, x), jnp.where(accept, new, score)), None
+
+    begin = (start, density(start, rows))
+    end, _ = jax.jit(lambda state: jax.lax.scan(move, state, jax.random.split(key, steps)))(begin)
+    return begin, end
+
+
+def z_of_change(begin, end):
+    """z of the mean change of every element, of its square and of the log density."""
+    change = [
+        np.column_stack([np.asarray(x, float), np.asarray(x, float) ** 2, np.asarray(score, float)])
+        for x, score in (begin, end)
+    ]
+    difference = change[1] - change[0]
+    return difference.mean(0) / (difference.std(0) / np.sqrt(len(difference)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_simulator_draws_from_the_likelihood(name):
+    task = rd.tasks.get(name)
+    sims = rd.simulate(task.problem, 5000, key=0)
+    assert sims.n_failed == 0
+    theta = jnp.asarray(sims["theta"])
+
+    def log_density(x, i):
+        return task.log_likelihood(theta[i], x)
+
+    begin, end = metropolis(log_density, jnp.asarray(sims["x"]), key=jax.random.key(1))
+    assert np.mean(np.any(begin[0] != end[0], axis=1)) > 0.95  # the test has power only where rows move
+    assert np.abs(z_of_change(begin, end)).max() < LIMIT
+
+
+@pytest.mark.parametrize(("name", "low", "high"), [(row[0], row[3], row[4]) for row in TASKS])
+def test_the_reference_draws_from_the_posterior(name, low, high):
+    task = rd.tasks.get(name)
+    x = jnp.asarray(task.observation(1)["x"])
+
+    def log_posterior(theta, _):
+        score = task.log_likelihood(theta, x) + task.problem.prior.log_prob({"theta": theta})
+        return jnp.where(jnp.all((theta > low) & (theta < high)), score, -jnp.inf)
+
+    begin, end = metropolis(log_posterior, jnp.asarray(task.reference(1)["theta"]), key=jax.random.key(1))
+    assert np.isfinite(begin[1]).all()
+    assert np.mean(np.any(begin[0] != end[0], axis=1)) > 0.95
+    assert np.abs(z_of_change(begin, end)).max() < LIMIT
+
+
+@pytest.mark.parametrize(("name", "theta_size", "x_size", "low", "high"), TASKS)
+def test_contract(name, theta_size, x_size, low, high):
+    task = rd.tasks.get(name)
+    assert task.name == name
+    assert task.count == 10
+    assert task.problem.layout.names == ["theta", "x"]
+    theta = task.problem.layout["theta"]
+    assert theta.shape == (theta_size,)
+    np.testing.assert_array_equal(theta.ends, ([low] * theta_size, [high] * theta_size))
+    assert task.problem.layout["x"].shape == (x_size,)
+    for k in range(1, 11):
+        x, truth, draws = task.observation(k)["x"], task.true_parameters(k)["theta"], task.reference(k)["theta"]
+        assert (x.shape, truth.shape, draws.shape) == ((x_size,), (theta_size,), (10_000, theta_size))
+        assert x.dtype == truth.dtype == draws.dtype == np.float32
+        assert np.all((truth > low) & (truth < high))
+        assert np.all((draws > low) & (draws < high))
+        assert np.isfinite(task.log_likelihood(jnp.asarray(truth), jnp.asarray(x)))
+    assert not np.array_equal(task.observation(1)["x"], task.observation(2)["x"])
+    with pytest.raises(ValueError, match="read-only"):
+        task.observation(1)["x"][0] = 0.0
+
+
+def test_gaussian_linear_has_its_closed_form():
+    # theta | x ~ N(x/2, .05 I): 100 means and 100 variances, |z| < 5.5 has a false-alarm rate of 200 * 3.8e-8 < 1e-5
+    task = rd.tasks.get("gaussian_linear")
+    for k in range(1, 11):
+        draws = np.asarray(task.reference(k)["theta"], float)
+        z_mean = (draws.mean(0) - task.observation(k)["x"] / 2) / np.sqrt(0.05 / len(draws))
+        z_variance = (draws.var(0) / 0.05 - 1) / np.sqrt(2 / len(draws))
+        assert np.abs(z_mean).max() < 5.5
+        assert np.abs(z_variance).max() < 5.5
+
+
+def test_gaussian_mixture_has_its_closed_form():
+    # far from the ends of the prior, P(|theta - x| < r) is the mean of 1 - exp(-r^2 / 2s^2) over s = 1 and s = .1;
+    # Kolmogorov-Smirnov, p > 1e-6 for each of at most ten observations: resolves .026, and a box that ends 2.8 away .002
+    task = rd.tasks.get("gaussian_mixture")
+    inner = [k for k in range(1, 11) if np.abs(task.observation(k)["x"]).max() < 7.2]
+    assert len(inner) == 3
+    for k in inner:
+        r = np.linalg.norm(task.reference(k)["theta"].astype(float) - task.observation(k)["x"], axis=1)
+        found = stats.kstest(r, lambda r: 1 - (np.exp(-(r**2) / 2) + np.exp(-50 * r**2)) / 2)
+        assert found.pvalue > 1e-6
+
+
+def test_two_moons_has_its_closed_form():
+    # theta to (m, the sign of theta_0 + theta_1) keeps volume, so that the posterior of p = x - m is the law of the
+    # noise, r ~ N(.1, .01) and a ~ U(-pi/2, pi/2), with both signs alike, where neither the fold at m_0 = .25 nor the
+    # ends of the prior cut anything off; Kolmogorov-Smirnov, p > 1e-6 for twice ten observations at most
+    task, whole = rd.tasks.get("two_moons"), 0
+    for k in range(1, 11):
+        x, theta = task.observation(k)["x"].astype(float), task.reference(k)["theta"].astype(float)
+        if x[0] > 0.25 or np.abs(theta).max() > 0.98:
+            continue
+        whole += 1
+        p = x - np.stack([0.25 - np.abs(theta.sum(1)) / np.sqrt(2), (theta[:, 1] - theta[:, 0]) / np.sqrt(2)], axis=1)
+        assert stats.kstest(np.hypot(*p.T), stats.norm(0.1, 0.01).cdf).pvalue > 1e-6
+        assert stats.kstest(np.arctan2(p[:, 1], p[:, 0]), stats.uniform(-np.pi / 2, np.pi).cdf).pvalue > 1e-6
+        assert abs(np.mean(theta.sum(1) > 0) - 0.5) < 5 * 0.5 / np.sqrt(len(theta))
+    assert whole == 8
+
+
+@pytest.mark.parametrize(("name", "center", "reach"), [("two_moons", 0.0, 1.0), ("gaussian_mixture", 2.0, 8.0)])
+def test_densities_integrate_to_one(name, center, reach):
+    # a sum over cells is exact to rounding where the density is smooth; the two ends of the arc of two moons, .3 long,
+    # are not, and each may lose or gain half a cell of 1e-3: 1 % bounds both
+    theta, axis = jnp.array([0.3, -0.5]) + center, jnp.linspace(-reach, reach, 2001)
+    first, second = jnp.meshgrid(axis, axis)
+    x = jnp.stack([first.ravel(), second.ravel()], axis=1) + center
+    task = rd.tasks.get(name)
+    total = jnp.exp(jax.jit(jax.vmap(lambda one: task.log_likelihood(theta, one)))(x)).sum() * (axis[1] - axis[0]) ** 2
+    assert float(total) == pytest.approx(1.0, abs=0.01 if name == "two_moons" else 1e-3)
+
+
+def test_slcp_is_four_points_of_one_gaussian():
+    sims = rd.simulate(rd.tasks.get("slcp").problem, 100, key=3)
+    log_likelihood = jax.jit(jax.vmap(rd.tasks.get("slcp").log_likelihood))(sims["theta"], sims["x"])
+    for theta, x, found in zip(sims["theta"].astype(float), sims["x"].astype(float), log_likelihood, strict=True):
+        s_1, s_2, rho = theta[2] ** 2, theta[3] ** 2, np.tanh(theta[4])
+        covariance = np.array([[s_1**2, rho * s_1 * s_2], [rho * s_1 * s_2, s_2**2]]) + 1e-6 * np.eye(2)
+        truth = stats.multivariate_normal(theta[:2], covariance).logpdf(x.reshape(4, 2)).sum()
+        # x is stored in float32: near a scale of 1e-3 its rounding by 1e-7 is 1e-4 of a z, which enters squared
+        assert float(found) == pytest.approx(truth, rel=1e-3, abs=1e-2)
+
+
+def test_unknown_names_are_told_apart():
+    assert rd.tasks.names() == sorted([*NAMES, "lynx_hare"])
+    with pytest.raises(rd.DataError, match=r"names 'two_moon'.*Did you mean 'two_moons'\?"):
+        rd.tasks.get("two_moon")
+
+
+@pytest.mark.parametrize("k", [0, 11, -1, 1.5, "1"])
+def test_numbers_out_of_range(k):
+    task = rd.tasks.get("two_moons")
+    for ask in (task.observation, task.true_parameters, task.reference):
+        with pytest.raises(rd.DataError, match="'two_moons' have the numbers k = 1 to 10"):
+            ask(k)
+
+
+def test_references_are_found_where_the_environment_says(monkeypatch, tmp_path):
+    file = _sbibm.reference_file("slcp")
+    assert file.parts[-3:] == ("data", "sbibm", "slcp.npz")
+    monkeypatch.setenv("RETRODICT_DATA", str(file.parents[1]))
+    assert _sbibm.reference_file("slcp") == file
+    monkeypatch.setenv("RETRODICT_DATA", str(tmp_path))
+    with pytest.raises(rd.FileError, match=r"'slcp' is not here: RETRODICT_DATA is .* holds no sbibm/slcp.npz"):
+        rd.tasks.get("slcp").reference(1)
+
+
+def test_references_are_missed_outside_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.delenv("RETRODICT_DATA", raising=False)
+    monkeypatch.setattr(_sbibm, "__file__", str(tmp_path / "retrodict" / "tasks" / "_sbibm.py"))
+    with pytest.raises(rd.FileError, match="set RETRODICT_DATA to the folder `data` of a checkout"):
+        rd.tasks.get("slcp").reference(1)
+    assert rd.tasks.get("slcp").observation(1)["x"].shape == (8,)  # these need no checkout
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_damaged_references_say_so(monkeypatch, tmp_path, damage):
+    monkeypatch.setenv("RETRODICT_DATA", str(tmp_path))
+    file = tmp_path / "sbibm" / "slcp.npz"
+    file.parent.mkdir()
+    np.savez(file, **{"reference" if damage == "cut" else "samples": np.zeros((10, 50, 5), np.float32)})
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(rd.FileError, match="should hold an array `reference`"):
+        rd.tasks.get("slcp").reference(1)
+
+
+def test_importing_the_tasks_imports_no_distributions():
+    code = "import sys, retrodict.tasks; print([m for m in ('numpyro', 'scipy.stats') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,93 @@
+"""Makes `src/retrodict/tasks/lynx_hare_exact.json`: the exact answers to three questions about hares and lynxes.
+
+    python tools/exact_lynx_hare.py [--draws 5000] [--only full forecast missing] [--out FILE]
+
+Each question is a run of NUTS, four chains of `--draws` after the warm-up: two to five minutes on one core.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from retrodict.tasks import lynx_hare
+from retrodict.tasks._nuts import convergence
+
+
+OUT = Path(lynx_hare.__file__).with_name("lynx_hare_exact.json")
+Asked = dict[str, tuple[int, ...]]
+
+
+def questions() -> dict[str, tuple[dict[str, np.ndarray], Asked]]:
+    """What is given, and the years of each species that are asked for."""
+    counts = {"hare": np.array(lynx_hare.HARE, np.float32), "lynx": np.array(lynx_hare.LYNX, np.float32)}
+    later = tuple(range(lynx_hare.FORECAST, len(lynx_hare.YEARS)))
+    return {
+        "full": (counts, {}),
+        "forecast": ({name: hide(row, later) for name, row in counts.items()}, {"hare": later, "lynx": later}),
+        "missing": (
+            {"hare": counts["hare"], "lynx": hide(counts["lynx"], lynx_hare.MISSING)},
+            {"lynx": lynx_hare.MISSING},
+        ),
+    }
+
+
+def hide(row: np.ndarray, years: tuple[int, ...]) -> np.ndarray:
+    """The row with NaN in these years."""
+    return np.where(np.isin(np.arange(len(row)), years), np.nan, row)
+
+
+def summary(draws: np.ndarray) -> dict[str, Any]:
+    """Six figures of every column of `(n, ...)` draws, rounded to six digits."""
+    x = np.asarray(draws, np.float64)
+    figures = {"mean": x.mean(0), "sd": x.std(0), "log_mean": np.log(x).mean(0), "log_sd": np.log(x).std(0)}
+    figures |= {f"q{q:02d}": np.quantile(x, q / 100, axis=0) for q in (5, 50, 95)}
+    return {name: np.vectorize(lambda v: float(f"{v:.6g}"))(figure).tolist() for name, figure in figures.items()}
+
+
+def answer(given: dict[str, np.ndarray], asked: Asked, *, seed: int, draws: int) -> dict[str, Any]:
+    """The posterior of the parameters with its r_hat and ess, and of the counts asked for."""
+    key_chains, key_pelts = jax.random.split(jax.random.key(seed))
+    begun = time.perf_counter()
+    chains = lynx_hare.exact_chains(given, key_chains, draws=draws)
+    seconds = time.perf_counter() - begun
+    found = convergence(chains)
+    worst = max(f["r_hat"] for f in found.values()), min(f["ess"] for f in found.values())
+    print(f"  {seconds:.0f} s, largest r_hat {worst[0]:.4f}, smallest ess {worst[1]:.0f}", flush=True)
+    if not (worst[0] < lynx_hare.MAX_R_HAT and worst[1] > lynx_hare.MIN_ESS):
+        raise SystemExit("not converged: nothing was written")
+    flat = {name: chain.ravel() for name, chain in chains.items()}
+    row: dict[str, Any] = {
+        "parameters": {
+            name: {**summary(value), "r_hat": round(found[name]["r_hat"], 5), "ess": round(found[name]["ess"])}
+            for name, value in flat.items()
+        }
+    }
+    counts = lynx_hare.pelts(key_pelts, flat) if asked else {}
+    for name, years in asked.items():
+        row[name] = {"index": list(years), **summary(np.asarray(counts[name])[:, list(years)])}
+    return row
+
+
+def main() -> None:
+    """Runs the questions asked for and writes their answers into the file, beside those that it holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--draws", type=int, default=5000, help="of each of the four chains")
+    parser.add_argument("--only", nargs="+", choices=list(questions()), default=list(questions()))
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    table = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    for seed, (name, (given, asked)) in enumerate(questions().items()):
+        if name in options.only:
+            print(name, flush=True)
+            table[name] = answer(given, asked, seed=seed, draws=options.draws)
+    options.out.write_text(json.dumps({name: table[name] for name in questions() if name in table}, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
