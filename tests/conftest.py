@@ -21,7 +21,9 @@ def simulate_counts(key, rate, noise):
 @pytest.fixture(scope="session")
 def problem():
     """A rate, a noise, three counts."""
-    return rd.Problem(prior={"rate": dist.LogNormal(0.0, 0.5), "noise": dist.Uniform(0.5, 1.5)}, simulator=simulate_counts)
+    return rd.Problem(
+        prior={"rate": dist.LogNormal(0.0, 0.5), "noise": dist.Uniform(0.5, 1.5)}, simulator=simulate_counts
+    )
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,9 @@ def sims(problem):
 @pytest.fixture(scope="session")
 def model(sims):
     """A model after a handful of steps: enough for every test that is not about how good it is."""
-    return rd.fit(rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=1, steps=20, batch_size=32, progress=False)[0]
+    return rd.fit(
+        rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=1, steps=20, batch_size=32, progress=False
+    )[0]
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ from retrodict import cli
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     file = tmp_path_factory.mktemp("cli") / "m.safetensors"
-    code = cli.run(["train", "--task", "two_moons", "--simulations", "200", "--steps", "10", "--out", str(file), "--json"])
+    code = cli.run(
+        ["train", "--task", "two_moons", "--simulations", "200", "--steps", "10", "--out", str(file), "--json"]
+    )
     assert code == 0
     return file
 
@@ -20,7 +22,7 @@ def test_train_says_what_it_did(trained, capsys, tmp_path):
     out = tmp_path / "m.safetensors"
     arguments = ["train", "--task", "two_moons", "--simulations", "100", "--steps", "5", "--out", str(out)]
     assert cli.run(arguments) == 0
-    assert f"100 simulations (0 failed), 5 steps in" in (text := capsys.readouterr().out)
+    assert "100 simulations (0 failed), 5 steps in" in (text := capsys.readouterr().out)
     assert text.rstrip().endswith(f"wrote {out}")
     assert cli.run([*arguments, "--query", "posterior", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -43,7 +45,10 @@ def test_a_problem_of_ones_own(tmp_path, capsys):
 def test_sample_answers_and_writes(trained, capsys, tmp_path):
     out = tmp_path / "draws.npz"
     given = '{"x": [0.1, null]}'
-    assert cli.run(["sample", str(trained), "--given", given, "--of", "theta", "--n", "50", "--out", str(out), "--json"]) == 0
+    assert (
+        cli.run(["sample", str(trained), "--given", given, "--of", "theta", "--n", "50", "--out", str(out), "--json"])
+        == 0
+    )
     told = json.loads(capsys.readouterr().out)
     with np.load(out) as draws:
         assert draws["theta"].shape == (50, 2)
@@ -67,18 +72,27 @@ WRONG = {
     "an unknown command": (["trian"], "No such command 'trian'"),
     "an unknown option": (["bench", "--taks", "x"], "No such option: --taks"),
     "a missing option": (["train"], "Missing option '--out'"),
-    "no number": (["bench", "--simulations", "many"], "'many' is not a valid int"),
+    "no number": (["bench", "--simulations", "many"], "Invalid value for '--simulations'"),
     "no problem": (["train", "--out", "m"], "train needs one of --task NAME and --problem FILE.py:NAME"),
     "an unknown task": (["train", "--out", "m", "--task", "two_mons"], "Did you mean 'two_moons'?"),
     "an unknown task of many": (["bench", "--tasks", "slcp,moons"], "'moons'"),
-    "a problem without a name": (["train", "--out", "m", "--problem", "p.py"], "--problem takes FILE.py:NAME, got 'p.py'"),
+    "a problem without a name": (
+        ["train", "--out", "m", "--problem", "p.py"],
+        "--problem takes FILE.py:NAME, got 'p.py'",
+    ),
     "a problem without a file": (["train", "--out", "m", "--problem", "no.py:p"], "there is no file 'no.py'"),
-    "observations": (["bench", "--observations", "all"], "--observations takes numbers such as 1-10 or 1,3,5, got 'all'"),
+    "observations": (
+        ["bench", "--observations", "all"],
+        "--observations takes numbers such as 1-10 or 1,3,5, got 'all'",
+    ),
     "an observation out of range": (["bench", "--tasks", "slcp", "--observations", "12"], "12"),
     "no model": (["sample", "no.safetensors"], "there is no model file 'no.safetensors'"),
     "given is no JSON": (["sample", "MODEL", "--given", "{x: 1}"], "--given is not JSON"),
     "given is no file": (["sample", "MODEL", "--given", "x.json"], "there is no file 'x.json'"),
-    "given has text": (["sample", "MODEL", "--given", '{"x": ["a", 1]}'], "takes numbers, lists of numbers and null, got 'a'"),
+    "given has text": (
+        ["sample", "MODEL", "--given", '{"x": ["a", 1]}'],
+        "takes numbers, lists of numbers and null, got 'a'",
+    ),
     "given has a wrong name": (["sample", "MODEL", "--given", '{"y": 1}'], "`given` names 'y'"),
     "given has a wrong shape": (["sample", "MODEL", "--given", '{"x": [1]}'], "must have the shape (2,), got (1,)"),
     "nowhere to write": (["sample", "MODEL", "--out", "no/where.npz"], "cannot write 'no/where.npz'"),

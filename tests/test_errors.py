@@ -85,10 +85,13 @@ CASES = {
         f"`values` names 'rat'; this model has {NAMES}. Did you mean 'rate'?"),
     "a density of what is given": (
         lambda m, s: m.log_prob({"rate": np.ones(2)}, given={"rate": 1.0}), QUERY,
-        "'rate' is both in `values` and in `given`; a density is of what is not given"),
+        "'rate' has an element that is both asked and given; ask for what is not given"),
     "a density of NaN": (
         lambda m, s: m.log_prob({"rate": np.asarray([1.0, np.nan])}), DATA,
-        "`values` has NaN; a density is asked of every element: use `given` and leave names out"),
+        "`values` has NaN in some rows only; NaN leaves an element out, in every row or in none"),
+    "a mask of a wrong shape": (
+        lambda m, s: m.sample(3, of={"counts": [True]}, key=0), QUERY,
+        "`of` maps 'counts' to the elements that are asked, booleans of the shape (3,), got bool of the shape (1,)"),
     "a density without rows": (
         lambda m, s: m.log_prob({"rate": 1.0}), DATA, "'rate' in `values` must have the shape (n,), got ()"),
     "densities of different lengths": (
@@ -101,12 +104,13 @@ CASES = {
         lambda m, s: m.sample(3, solver=rd.solvers.Euler(0), key=0), QUERY,
         "a solver needs at least one step, got steps=0"),
     "a variable is missing in training": (
-        fit(counts=None), DATA, "the simulations lacks 'counts'; it has 'rate', 'noise'"),
+        fit(counts=None), DATA, "'counts' is missing in the simulations, which have 'rate', 'noise'"),
     "a shape in training": (
         fit(rate=np.ones((500, 2))), DATA, "'rate' in the simulations must have the shape (n,), got (500, 2)"),
     "rows that do not match in training": (
         fit(rate=np.ones(499)), DATA,
-        "every variable in the simulations needs the same number of rows, got {'rate': 499, 'noise': 500, 'counts': 500}"),
+        "every variable in the simulations needs the same number of rows, got {'rate': 499, 'noise': 500, "
+        "'counts': 500}"),
     "NaN in training": (
         lambda m, s: fit(counts=with_nan(s))(m, s), DATA,
         "2 of 500 simulations are not finite (in counts); take these rows out: `rd.simulate` does so and counts them"),
@@ -130,7 +134,7 @@ CASES = {
         "none of 9 simulations ended with finite data: check the simulator on one draw"),
     "a simulator that returns no mapping": (
         lambda m, s: rd.Problem({"a": dist.Normal()}, lambda key, a: a).layout, ROOT,
-        "a simulator returns a mapping from name to array, got ArrayImpl"),
+        "a simulator returns a mapping from name to array, got an array"),
     "a name for two things": (
         lambda m, s: rd.Problem({"a": dist.Normal()}, lambda key, a: {"a": a}).layout, DATA,
         "'a' would be both a parameter and data: give the data another name"),

@@ -69,7 +69,18 @@ def test_nothing_reads_a_pickle():
         assert "allow_pickle=True" not in file.read_text()
 
 
-HEAVY = {"diffrax", "optax", "sklearn", "matplotlib", "typer", "rich", "numpyro", "flowjax", "scipy.stats", "safetensors"}
+HEAVY = {
+    "diffrax",
+    "optax",
+    "sklearn",
+    "matplotlib",
+    "typer",
+    "rich",
+    "numpyro",
+    "flowjax",
+    "scipy.stats",
+    "safetensors",
+}
 
 
 def test_importing_pulls_in_nothing_heavy():

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import exact_guess
 
 import retrodict as rd
+from conftest import exact_guess
 
 
 MEAN, STD = 1.5, 0.7

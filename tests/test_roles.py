@@ -81,7 +81,12 @@ def test_the_mixture_has_its_weights(gaussian_layout):
 
 @pytest.mark.parametrize(
     "law",
-    [rd.roles.Posterior(), rd.roles.Partial(0.1, 0.2), rd.roles.Query((0, 1, 2, 2, 2, 1)), rd.roles.random_roles(0.2, 0.3)],
+    [
+        rd.roles.Posterior(),
+        rd.roles.Partial(0.1, 0.2),
+        rd.roles.Query((0, 1, 2, 2, 2, 1)),
+        rd.roles.random_roles(0.2, 0.3),
+    ],
     ids=lambda law: type(law).__name__,
 )
 def test_a_law_survives_json(law):

@@ -9,7 +9,9 @@ from retrodict.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 
-LAYOUT = Layout((Variable("p", low=0.0), Variable("q", (2,), -3.0, 3.0), Variable("y", kind="data"), Variable("w", kind="data")))
+LAYOUT = Layout(
+    (Variable("p", low=0.0), Variable("q", (2,), -3.0, 3.0), Variable("y", kind="data"), Variable("w", kind="data"))
+)
 
 
 @pytest.fixture(scope="module")

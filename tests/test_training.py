@@ -14,14 +14,15 @@ def fit(sims, **settings):
     return rd.fit(rd.joint(sims.layout, net=NET), sims, progress=False, **{"key": 0, "batch_size": 32, **settings})
 
 
-def test_the_loss_falls_and_the_model_given_is_unchanged(sims):
+def test_the_loss_falls_and_the_model_given_is_unchanged(sims, monkeypatch):
+    monkeypatch.setattr(training, "CHUNK", 100)
     before = rd.joint(sims.layout, net=NET)
     model, history = rd.fit(before, sims, key=0, steps=600, batch_size=32, progress=False)
-    # prediction of the silent network has loss near one per token in scaled units: 1 / v on average, about 1.57
-    assert history.validation[-1] < 0.9 * history.validation[0] or history.validation[0] < 1.3
+    # common random numbers: a hundredth is far more than chance
+    assert history.validation[-1] < history.validation[0] - 0.01
     assert not before.trained
     assert model.trained
-    assert np.isnan(before.record.validation_loss)
+    assert before.record.validation_loss is None
     assert model.record.validation_loss == history.best
 
 
@@ -42,14 +43,19 @@ def test_training_goes_on_where_it_stopped(sims):
 
 def test_early_stopping_keeps_the_best(sims, monkeypatch):
     """A validation loss that only rises: training ends after `patience` steps with the first weights."""
-    losses = iter(range(100))
+    losses, begin = iter(range(100)), training._Trainer.__init__
+
+    def init(self, *args):
+        begin(self, *args)
+        self.validate = lambda *_: next(losses)
+
     monkeypatch.setattr(training, "CHUNK", 10)
-    monkeypatch.setattr(training._Trainer, "_validate", lambda self, weights, rows, key: 1.0)
-    monkeypatch.setattr(training.jax, "jit", lambda f, **_: (lambda *a: float(next(losses))) if "lambda" in repr(f) else f)
-    _, history = fit(sims, steps=100, patience=30)
+    monkeypatch.setattr(training._Trainer, "__init__", init)
+    model, history = fit(sims, steps=100, patience=30)
     assert history.ended == "no progress"
     assert history.best_step == 10
     assert history.step[-1] == 40
+    assert model.record.validation_loss == 0.0
 
 
 @pytest.fixture
@@ -81,16 +87,21 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cure(sims):
         fit(sims, steps=500, learning_rate=1e30)
 
 
+def new_trainer(sims):
+    train, validation = np.ones((50, 5), np.float32), np.zeros((20, 5), np.float32)
+    return training._Trainer(rd.joint(sims.layout, net=NET), train, validation, 10, 8, 1e-3)
+
+
 def test_validation_compares_like_with_like(sims):
     """Common random numbers: the same weights have the same validation loss, to the last bit."""
-    trainer = training._Trainer(rd.joint(sims.layout, net=NET), np.ones((50, 5), "f"), np.zeros((20, 5), "f"), 10, 8, 1e-3)
+    trainer = new_trainer(sims)
     key = training.as_key(0)
     first, again = (trainer.validate(trainer.initial, trainer.validation, key) for _ in range(2))
     assert first == again
 
 
 def test_batches_use_every_row_before_any_twice(sims):
-    trainer = training._Trainer(rd.joint(sims.layout, net=NET), np.ones((50, 5), "f"), np.zeros((20, 5), "f"), 10, 8, 1e-3)
+    trainer = new_trainer(sims)
     flat = trainer._batches(np.random.default_rng(0), 25).ravel()
     for epoch in range(4):
         assert sorted(flat[50 * epoch : 50 * (epoch + 1)]) == list(range(50))

@@ -6,7 +6,6 @@ from retrodict import paths as paths
 from retrodict import roles as roles
 from retrodict import solvers as solvers
 from retrodict import tasks as tasks
-from retrodict._devices import use_all_cores as use_all_cores
 from retrodict._errors import DataError as DataError
 from retrodict._errors import FileError as FileError
 from retrodict._errors import QueryError as QueryError

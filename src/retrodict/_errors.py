@@ -1,10 +1,10 @@
 """The errors a user can meet, each one sentence with what was expected, what came and what to do.
 
-    RetrodictError (a ValueError)
-    ├── DataError       values of a wrong name, shape or type, or not finite where they must be
-    ├── QueryError      a question that this model cannot answer
-    ├── TrainingError   training that cannot go on
-    └── FileError       a file that cannot be written, or is not what it should be
+RetrodictError (a ValueError)
+├── DataError       values of a wrong name, shape or type, or not finite where they must be
+├── QueryError      a question that this model cannot answer
+├── TrainingError   training that cannot go on
+└── FileError       a file that cannot be written, or is not what it should be
 """
 
 import difflib

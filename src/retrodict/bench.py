@@ -41,7 +41,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one task; seconds are of the second call, after compilation, but for training, which includes it."""
+    """The result of one task; seconds are those of a second call, but for training, which includes compilation."""
 
     task: str
     simulations: int
@@ -106,4 +106,3 @@ def _seconds(call: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun
-

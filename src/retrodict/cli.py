@@ -21,8 +21,8 @@ app = typer.Typer(
     help="Turn a simulator round: one generative model, any question.",
     add_completion=False,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
 )
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export the parent of its errors of usage
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -35,25 +35,17 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code: 0, or 2 for a wrong argument or file, or 130 for Ctrl-C."""
-    import click
-
-    from retrodict import use_all_cores
-
-    use_all_cores()
     try:
-        app(arguments, standalone_mode=False, prog_name="retrodict")
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except (click.exceptions.Abort, KeyboardInterrupt):
+        # without arguments the most useful thing to say is which commands there are
+        found = app(arguments or ["--help"], standalone_mode=False, prog_name="retrodict")
+    except (typer.Abort, KeyboardInterrupt):
         return 130
-    except click.UsageError as error:
+    except UsageError as error:
         command = error.ctx.command_path if error.ctx else "retrodict"
         return _refuse(f"{error.format_message().rstrip('.')}; see `{command} --help`")
     except RetrodictError as error:
         return _refuse(str(error))
-    return 0
+    return found if isinstance(found, int) else 0
 
 
 def _refuse(sentence: str) -> int:
@@ -81,7 +73,7 @@ def train(
     task: Annotated[str | None, typer.Option(help="One of the benchmark's tasks, for instance two_moons.")] = None,
     problem: Annotated[str | None, typer.Option(help="A problem of your own, FILE.py:NAME.")] = None,
     simulations: Annotated[int, typer.Option(help="How many rows to simulate.")] = 10_000,
-    steps: Annotated[int | None, typer.Option(help="Gradient steps; by default what the simulations are worth.")] = None,
+    steps: Annotated[int, typer.Option(help="Gradient steps.")] = 10_000,
     query: Annotated[
         Literal["joint", "posterior", "likelihood", "unconditional"], typer.Option(help="What the model can be asked.")
     ] = "joint",
@@ -95,8 +87,7 @@ def train(
         raise DataError("train needs one of --task NAME and --problem FILE.py:NAME")
     chosen = rd.tasks.get(task).problem if task is not None else _problem(str(problem))
     sims = rd.simulate(chosen, simulations, key=seed)
-    makers = {"joint": rd.joint, "posterior": rd.posterior, "likelihood": rd.likelihood}
-    model = makers.get(query, rd.unconditional)(sims.layout, key=seed)
+    model = getattr(rd, query)(sims.layout, key=seed)
     model, history = rd.fit(model, sims, key=seed + 1, steps=steps, progress=not as_json)
     rd.save(model, out)
     told = {
@@ -120,7 +111,7 @@ def sample(
     given: Annotated[
         str, typer.Option(help="What is known: JSON such as '{\"x\": [0.1, null]}', or a .json or .npz file.")
     ] = "{}",
-    of: Annotated[str | None, typer.Option(help="What to ask, names with commas; by default all that is not given.")] = None,
+    of: Annotated[str | None, typer.Option(help="Names with commas; by default all that is not given.")] = None,
     n: Annotated[int, typer.Option(help="How many draws.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="A .npz file for the draws.")] = None,
     seed: Seed = 0,
@@ -164,8 +155,8 @@ def bench(
             print(json.dumps(row.to_json()), flush=True)
         else:
             print(
-                f"{row.task:18} C2ST mlp {row.c2st_mlp.mean:.3f} (sd {row.c2st_mlp.sd:.3f})  rf {row.c2st_rf.mean:.3f}  "
-                f"train {row.train_seconds:.0f} s  {benchmark.DRAWS} draws {row.sample_seconds:.2f} s  "
+                f"{row.task:18} C2ST mlp {row.c2st_mlp.mean:.3f}, rf {row.c2st_rf.mean:.3f}; "
+                f"train {row.train_seconds:.0f} s, {benchmark.DRAWS} draws {row.sample_seconds:.2f} s, "
                 f"log_prob of {benchmark.DENSITIES} {row.log_prob_seconds:.2f} s",
                 flush=True,
             )

@@ -48,25 +48,25 @@ BARS = {False: (0.35, 0.8, 1.2), True: (0.2, 0.9, 1.1)}  # of the distance of me
 
 @dataclass(frozen=True)
 class Round:
-    """How much one round simulates and trains."""
+    """How much one round simulates and trains, and the mass of the model before that its prior holds."""
 
     simulations: int
     steps: int
+    mass: float = 1.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The three rounds, how many draws each answer has, and the mass that a truncated prior holds."""
+    """The three rounds, and how many draws each answer has."""
 
     wide: Round
     forecast: Round
     focused: Round
     draws: int = 10_000
-    mass: float = 0.999
 
 
-QUICK = Plan(Round(60_000, 6_000), Round(60_000, 4_000), Round(100_000, 7_000))
-THOROUGH = Plan(Round(200_000, 30_000), Round(200_000, 20_000), Round(400_000, 60_000), draws=20_000)
+QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 8_000, 0.999))
+THOROUGH = Plan(Round(200_000, 16_000), Round(200_000, 20_000, 0.99), Round(600_000, 60_000, 0.999), draws=20_000)
 
 
 @dataclass
@@ -119,7 +119,12 @@ def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan
     return summary
 
 
-ANSWERED_BY = {  # which model answers the posterior, missing data and likelihood; the forecast; the unconditional
+WEIGHTS = {  # of random roles, the posterior, missing data, and the forecast's counts and parameters
+    "wide": (0.5, 0.15, 0.15, 0.1, 0.1),
+    "forecast": (0.25, 0.15, 0.25, 0.25, 0.1),
+    "focused": (0.0, 0.6, 0.4, 0.0, 0.0),
+}
+ANSWERED_BY = {  # which model answers the posterior and missing data, and which the forecast and the likelihood
     "one_round": ("wide", "wide"),
     "focused": ("focused", "forecast"),
 }
@@ -145,7 +150,7 @@ def train(plan: Plan, *, seed: int, progress: bool) -> Job:
     for number, (name, budget, focus) in enumerate(rounds):
         begun, here = time.perf_counter(), problem
         if focus is not None and model is not None:
-            here = truncate(problem, model, given=given[focus], mass=plan.mass, key=seed + 100 + number)
+            here = truncate(problem, model, given=given[focus], mass=budget.mass, key=seed + 100 + number)
             prior: Any = here.prior
             job.truncations[name] = {"cut_off": prior.cut_off, "prior_mass": prior.prior_mass}
         sims = simulate(here, budget.simulations, key=seed + number)
@@ -160,21 +165,25 @@ def train(plan: Plan, *, seed: int, progress: bool) -> Job:
 
 
 def law(layout: Layout, name: str) -> AbstractRoleLaw:
-    """Random roles for half of the rows, and for the others the questions that will be asked of this round."""
+    """How often a round trains random roles, and how often the questions that will be asked of it."""
     given = questions()
 
     def query(which: str, of: list[str]) -> Query:
         return Query(tuple(ask(layout, given[which], of).roles[0].tolist()))
 
-    past = [query("forecast", SPECIES), query("forecast", PARAMETERS)]
-    near = [query("posterior", PARAMETERS), query("missing", [*PARAMETERS, "lynx"])]
-    chosen = {"wide": past + near, "forecast": past, "focused": near}[name]
-    return Mixture((random_roles(), *chosen), (0.5, *[0.5 / len(chosen)] * len(chosen)))
+    laws = (
+        random_roles(),
+        query("posterior", PARAMETERS),
+        query("missing", [*PARAMETERS, "lynx"]),
+        query("forecast", SPECIES),
+        query("forecast", PARAMETERS),
+    )
+    return Mixture(laws, WEIGHTS[name])
 
 
 def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws]:
-    """Draws for the five questions, the first, third and fourth by the model `near`, the second by `past`."""
-    given, focused = questions(), job.models[near]
+    """Draws for the five questions: 1 and 3 by the model `near`, 2 and 4 by `past`, 5 by the wide one."""
+    given, focused, between = questions(), job.models[near], job.models[past]
     posterior = focused.sample(n, given=given["posterior"], key=seed + 1)
     means = {name: np.float32(posterior[name].mean()) for name in PARAMETERS}
     repeated = {name: np.full(n, value) for name, value in means.items()}
@@ -182,9 +191,9 @@ def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws
     prior = simulate(problem, n, key=seed + 7)
     return {
         "posterior": posterior,
-        "forecast": job.models[past].sample(n, given=given["forecast"], of=SPECIES, key=seed + 2),
+        "forecast": between.sample(n, given=given["forecast"], of=SPECIES, key=seed + 2),
         "missing": focused.sample(n, given=given["missing"], of=[*PARAMETERS, "lynx"], key=seed + 3),
-        "likelihood": focused.sample(n, given=means, key=seed + 4),
+        "likelihood": between.sample(n, given=means, key=seed + 4),
         "simulator": {name: np.asarray(v) for name, v in lynx_hare.pelts(seed + 5, repeated).items()},
         "unconditional": job.models["wide"].sample(n, key=seed + 6),
         "prior": {name: prior[name] for name in prior},
@@ -210,12 +219,13 @@ def draw(job: Job, draws: Mapping[str, Draws], out: Path) -> dict[str, Path]:
     observed, split = questions()["posterior"], int(YEARS[lynx_hare.FORECAST - 1])
     hidden = list(lynx_hare.MISSING)
     figures = {
-        "posterior": plots.corner({"model": draws["posterior"]}, names=PARAMETERS, truth=_exact_means()),
+        "posterior": plots.corner({"model": draws["posterior"]}, names=PARAMETERS),
         "forecast": plots.forecast(YEARS, observed, {s: draws["forecast"][s] for s in SPECIES}, split, log=True),
         "missing": plots.missing(
             {"lynx": observed["lynx"][hidden]},
             {"lynx": draws["missing"]["lynx"][:, hidden]},
-            labels=[str(year) for year in YEARS[hidden]],
+            labels={"lynx": [str(year) for year in YEARS[hidden]]},
+            xlabel="year",
         ),
         "likelihood": plots.overlay(
             YEARS, {"model": _series(draws["likelihood"]), "simulator": _series(draws["simulator"])}, log=True
@@ -238,7 +248,9 @@ def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path
         return [[name, *posterior[name].values(), *(found[name][key] for key in keys)] for name in PARAMETERS]
 
     key = report.Table(
-        columns, rows(summary["posterior"], compared), "The posterior given all 42 counts, beside NUTS on the same model."
+        columns,
+        rows(summary["posterior"], compared),
+        "The posterior given all 42 counts, beside NUTS on the same model.",
     )
     one = report.Table(
         columns,
@@ -251,7 +263,9 @@ def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path
         for name, t in summary["truncations"].items()
     )
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
-    sections = [report.Section(title, [report.Text(text), _picture(figures[name], title)]) for name, title, text in PAGE]
+    sections = [
+        report.Section(title, [report.Text(text), _picture(figures[name], title)]) for name, title, text in PAGE
+    ]
     sections.append(
         report.Section(
             "How it was done",
@@ -264,7 +278,7 @@ def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path
             ],
         )
     )
-    lead = "Parameters, forecast, missing counts, likelihood and prior of one Lotka-Volterra model, from one generative model."
+    lead = "What one generative model says of parameters, forecast, missing counts, likelihood and prior."
     return report.write_report(
         out / "report.html",
         "Lynx and hare, 1900 to 1920",
@@ -276,7 +290,11 @@ def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path
 
 
 PAGE = (  # figure, title, what it shows
-    ("posterior", "The posterior of all eight parameters", "Given all 42 counts; lines mark the exact posterior means."),
+    (
+        "posterior",
+        "The posterior of all eight parameters",
+        "Given all 42 counts; the exact figures stand in the table above.",
+    ),
     ("forecast", "A forecast of 1911 to 1920", "Given 1900 to 1910 only, beside what happened (hollow)."),
     ("missing", "Six lynx counts that were hidden", "What the model says they were, beside what they were."),
     ("likelihood", "The likelihood", "Counts given the posterior means, by the model and by the true simulator."),
@@ -292,7 +310,9 @@ FAILURES = (
 def tell(summary: Mapping[str, Any], out: Path) -> str:
     """What the command prints: the posterior, how far it is from the exact one, and where everything lies."""
     found, one = summary["comparison"]["focused"], summary["comparison"]["one_round"]
-    lines = [f"{'':11}{'mean':>9}{'sd':>9}{'q05':>9}{'q95':>9} | {'exact':>9}{'sd':>9} | distance/sd  sd ratio | one round"]
+    lines = [
+        f"{'':11}{'mean':>9}{'sd':>9}{'q05':>9}{'q95':>9} | {'exact':>9}{'sd':>9} | distance/sd  sd ratio | one round"
+    ]
     for name in PARAMETERS:
         p, c, o = summary["posterior"][name], found[name], one[name]
         lines.append(
@@ -312,10 +332,6 @@ def _counts(sims: Simulations) -> dict[str, int]:
 
 def _series(draws: Draws) -> dict[str, np.ndarray]:
     return {name: draws[name] for name in SPECIES}
-
-
-def _exact_means() -> dict[str, float]:
-    return {name: row["mean"] for name, row in lynx_hare.exact()["full"]["parameters"].items()}
 
 
 def _picture(file: Path, title: str) -> report.Picture:

@@ -14,7 +14,7 @@ Two equations, two unknowns: from `x_t` and a prediction follow the network's gu
 Were the data standard normal, the best prediction would be linear, and a network need only learn what is left:
 
     prediction = skip(t) x_t + out(t) F(into(t) x_t)
-    skip = (a alpha + b sigma) / v,    out = |a sigma - b alpha| / sqrt(v),    into = 1 / sqrt(v),    v = alpha^2 + sigma^2
+    skip = (a alpha + b sigma) / v,   out = |a sigma - b alpha| / sqrt(v),   into = 1 / sqrt(v),   v = alpha^2 + sigma^2
 
 These three are Karras et al.'s (2022) preconditioning, here for every row of the table at once. Flow matching, VP, VE
 and EDM are rows of one table: a schedule (alpha, sigma), a parameterization (a, b) and the law of the training times.
@@ -78,7 +78,7 @@ class AbstractTimeLaw(eqx.Module):
 
 
 class PowerLaw(AbstractTimeLaw):
-    """Density proportional to `t ** power`; 0 is uniform, more looks harder at the data's end (Wildberger et al., 2023)."""
+    """Density proportional to `t ** power`: 0 is uniform, more looks harder at the data (Wildberger et al., 2023)."""
 
     power: float = eqx.field(static=True, default=0.0)
 

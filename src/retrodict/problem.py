@@ -151,11 +151,13 @@ class Problem:
         parameters = self.prior.variables
         key = jax.random.key(0)
         if isinstance(self.simulator, NumpySimulator):
-            data: Mapping[str, Any] = self.simulator(key, **self.prior.draw(key))
+            found: Any = self.simulator(key, **self.prior.draw(key))
         else:
-            data = jax.eval_shape(lambda k: self.run(k, self.prior.draw(k)), key)
-        if not isinstance(data, Mapping):
-            raise RetrodictError(f"a simulator returns a mapping from name to array, got {type(data).__name__}")
+            found = jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key)
+        if not isinstance(found, Mapping):
+            kind = "an array" if hasattr(found, "shape") else type(found).__name__
+            raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
+        data = {name: np.zeros(np.shape(value)) for name, value in found.items()}
         for name in self.supports:
             if name not in data:
                 raise DataError(unknown("`supports`", name, data, owner="this simulator returns"))

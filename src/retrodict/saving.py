@@ -81,7 +81,7 @@ def write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
         FileError: the file cannot be written.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, **dict[str, Any](arrays))
     return write_whole(file, buffer.getvalue())
 
 
@@ -103,9 +103,7 @@ def write_whole(file: Path, content: bytes) -> Path:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise FileError(
-            f"cannot write '{file}': {error.strerror}; what was there before is unchanged"
-        ) from error
+        raise FileError(f"cannot write '{file}': {error.strerror}; what was there before is unchanged") from error
     return file
 
 
@@ -137,7 +135,10 @@ def _skeleton(manifest: dict[str, Any]) -> Generative:
 def _path_to_json(path: _paths.Path) -> dict[str, Any]:
     parts = {"schedule": path.schedule, "time_law": path.time_law}
     for part in (*parts.values(), path.parameterization):
-        if part is not getattr(_paths, getattr(part, "__name__", ""), None) and type(part).__module__ != _paths.__name__:
+        if (
+            part is not getattr(_paths, getattr(part, "__name__", ""), None)
+            and type(part).__module__ != _paths.__name__
+        ):
             raise FileError(f"{part} is not one of retrodict's own; a file can name only these, so it cannot be saved")
     return {
         **{

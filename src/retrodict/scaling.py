@@ -5,9 +5,11 @@
     z = (v - m) / s                            zero mean, unit variance over the training rows
 
 c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed
-them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the
-Gaussian with the same interquartile range. The log-determinant of the whole chain turns a density of z into a density of x.
+them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the Gaussian with the same
+interquartile range. The log-determinant of the whole chain turns a density of z into a density of x.
 """
+
+import functools
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -59,14 +61,16 @@ class Scaling(eqx.Module):
         if constant.size:
             owner = layout.variables[layout.owner[constant[0]]]
             raise DataError(
-                f"'{owner.name}' has an element that is the same in all {len(rows)} rows; leave it out of the simulator's output"
+                f"'{owner.name}' has an element that is the same in all {len(rows)} rows; "
+                "leave it out of the simulator's output"
             )
         heavy = (high - low) / width > HEAVY * GAUSSIAN_RANGE
         plain = (u - center) / width
         v = np.where(heavy, np.arcsinh(plain), plain)
-        std = v.std(axis=0)
-        arrays = (jnp.asarray(a, jnp.float32) for a in (center, width))
-        return cls(layout, *arrays, jnp.asarray(heavy), *(jnp.asarray(a, jnp.float32) for a in (v.mean(axis=0), std)))
+        single = functools.partial(jnp.asarray, dtype=jnp.float32)
+        return cls(
+            layout, single(center), single(width), jnp.asarray(heavy), single(v.mean(axis=0)), single(v.std(axis=0))
+        )
 
     def forward(self, x: ArrayLike) -> Float[Array, "*n d"]:
         """Tokens `(*n, d)` in the user's units to scaled ones."""

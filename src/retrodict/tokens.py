@@ -7,7 +7,7 @@ A question in names (`given`, `of`, NaN for what was not observed) becomes roles
 can be wrong with names, shapes and types is caught here, at the door.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Batch(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.arrays[name]
 
-    def __iter__(self):  # noqa: ANN204 - the mapping's own iterator
+    def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
 
     def __len__(self) -> int:
@@ -67,7 +67,7 @@ def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, 
     columns, rows = {}, {}
     for name in names:
         if name not in values:
-            raise DataError(f"{where} lacks '{name}'; it has {listed(values)}")
+            raise DataError(f"'{name}' is missing in {where}, which have {listed(values)}")
         variable, array = layout[name], as_numbers(values[name], f"'{name}' in {where}")
         if array.ndim == 0 or array.shape[1:] != variable.shape:
             raise DataError(f"'{name}' in {where} must have the shape {_shape('n', variable)}, got {array.shape}")
@@ -83,17 +83,17 @@ def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, 
 def unflatten(layout: Layout, tokens: Any, names: Iterable[str]) -> dict[str, Any]:
     """Arrays `(*batch, *shape)` by name from tokens `(*batch, d)`."""
     batch = tokens.shape[:-1]
-    return {name: tokens[..., layout.slices[name]].reshape(*batch, *layout[name].shape) for name in names}
+    return {name: tokens[..., layout.slices[name]].reshape((*batch, *layout[name].shape)) for name in names}
 
 
-def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | None) -> Question:
+def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
     """A question in names as roles and values per token.
 
-    `of` defaults to every variable that `given` does not name. NaN elements of a given variable are absent, or latent
-    where `of` names that variable too.
+    `of` defaults to every variable that `given` does not name; it may map a name to booleans `shape`, the elements that
+    are asked. NaN elements of a given variable are absent, or latent where `of` asks for them.
 
     Raises:
-        QueryError: a wrong name, or nothing left to ask.
+        QueryError: a wrong name, an element of `of` that is given as well, or nothing left to ask.
         DataError: a wrong shape or type, infinite numbers, or a value outside its support.
     """
     given = given if given is not None else {}
@@ -112,10 +112,12 @@ def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Non
     roles = np.full((m, layout.size), ABSENT, np.int32)
     values = np.zeros((m, layout.size), np.float32)
     for name in asked:
-        roles[:, layout.slices[name]] = LATENT
+        roles[:, layout.slices[name]] = np.where(_mask(layout[name], of), LATENT, ABSENT)
     for name, array in arrays.items():
         seen = ~np.isnan(array)
         block = layout.slices[name]
+        if isinstance(of, Mapping) and (seen & (roles[:, block] == LATENT)).any():
+            raise QueryError(f"'{name}' has an element that is both asked and given; ask for what is not given")
         roles[:, block] = np.where(seen, GIVEN, roles[:, block])
         values[:, block] = np.where(seen, array, 0.0)
         _check_support(layout[name], array[seen], np.nonzero(seen)[1])
@@ -132,6 +134,19 @@ def _asked(layout: Layout, of: Iterable[str]) -> tuple[str, ...]:
     if not wanted:
         raise QueryError(f"`of` is empty; name at least one of {listed(layout.names)}")
     return tuple(name for name in layout.names if name in wanted)
+
+
+def _mask(variable: Variable, of: Any) -> np.ndarray:
+    """Which elements of a variable are asked, flat."""
+    if not isinstance(of, Mapping):
+        return np.ones(variable.size, bool)
+    mask = np.asarray(of[variable.name])
+    if mask.dtype != bool or mask.shape != variable.shape:
+        raise QueryError(
+            f"`of` maps '{variable.name}' to the elements that are asked, booleans of the shape {variable.shape}, "
+            f"got {mask.dtype} of the shape {mask.shape}"
+        )
+    return mask.ravel()
 
 
 def _given(variable: Variable, value: Any, *, batched: bool) -> np.ndarray:

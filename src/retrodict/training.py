@@ -21,7 +21,6 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from retrodict._devices import everywhere, shared
 from retrodict._errors import DataError, TrainingError
 from retrodict._types import Key, as_key
 from retrodict.estimators import Generative, Record
@@ -30,6 +29,7 @@ from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
 
 
+STEPS = 10_000
 CHUNK = 250  # steps per dispatch
 VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
 LEAST = 20  # rows below which nothing can be learned or validated
@@ -60,9 +60,9 @@ def fit(
     sims: Mapping[str, Any],
     *,
     key: Key,
-    steps: int | None = None,
-    batch_size: int = 256,
-    learning_rate: float = 1e-3,
+    steps: int = STEPS,
+    batch_size: int = 512,
+    learning_rate: float = 2e-3,
     validation_fraction: float = 0.05,
     patience: int | None = None,
     progress: bool = True,
@@ -72,7 +72,7 @@ def fit(
     A model that was trained before keeps its scaling and goes on from its weights.
 
     Args:
-        steps: gradient steps; by default `default_steps(n)`.
+        steps: gradient steps; the learning rate falls to zero over them.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
 
     Raises:
@@ -80,8 +80,7 @@ def fit(
         TrainingError: the loss is not a number.
     """
     rows = _rows(model, sims)
-    total = default_steps(len(rows)) if steps is None else steps
-    _check(steps=total, batch_size=batch_size)
+    _check(steps=steps, batch_size=batch_size)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
     order = rng.permutation(len(rows))
@@ -89,21 +88,15 @@ def fit(
     if not model.trained:
         model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, rows[order[held_out:]]))
     scaled = np.asarray(model.scaling.forward(rows))
-    trainer = _Trainer(model, scaled[order[held_out:]], scaled[order[:held_out]], total, batch_size, learning_rate)
-    weights, history = trainer.run(key_train, key_validation, rng, patience or max(total // 3, CHUNK), shown=progress)
+    trainer = _Trainer(model, scaled[order[held_out:]], scaled[order[:held_out]], steps, batch_size, learning_rate)
+    weights, history = trainer.run(key_train, key_validation, rng, patience or max(steps // 3, CHUNK), shown=progress)
     record = Record(
         simulations=model.record.simulations + len(rows),
         steps=model.record.steps + int(history.step[-1]),
         seconds=model.record.seconds + history.seconds,
         validation_loss=history.best,
     )
-    weights = jax.tree.map(jnp.asarray, jax.device_get(weights))  # free of the devices that training shared
     return dataclasses.replace(model, net=eqx.combine(weights, model.net), record=record), history
-
-
-def default_steps(n: int) -> int:
-    """How many steps `n` simulations are worth."""
-    return 16_000
 
 
 class _Trainer:
@@ -125,9 +118,8 @@ class _Trainer:
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
         self.model, self.steps = model, steps
         self.batch_size = min(batch_size, len(train))
-        self.train, self.validation = (everywhere(rows, rows=self.batch_size) for rows in (train, validation))
-        weights, self.static = eqx.partition(model.net, eqx.is_inexact_array)
-        self.initial = everywhere(weights, rows=self.batch_size)
+        self.train, self.validation = jnp.asarray(train), jnp.asarray(validation)
+        self.initial, self.static = eqx.partition(model.net, eqx.is_inexact_array)
         self.chunk = jax.jit(self._chunk, donate_argnums=0)
         self.validate = jax.jit(self._validate)
 
@@ -143,7 +135,6 @@ class _Trainer:
         """The best averaged weights, and the history."""
         copy = partial(jax.tree.map, jnp.copy)  # what a chunk is given is donated to it
         carry = (copy(self.initial), copy(self.initial), self.optimizer.init(self.initial), jnp.zeros((), int))
-        carry, key_train, key_validation = everywhere((carry, key_train, key_validation), rows=self.batch_size)
         log: list[tuple[int, float, float]] = []
         best, best_step, done, ended = self.initial, 0, 0, "finished"
         lowest, begun = float("inf"), time.monotonic()
@@ -151,10 +142,13 @@ class _Trainer:
             try:
                 while done < self.steps:
                     length = min(CHUNK, self.steps - done)
-                    which = shared(self._batches(rng, length), axis=1)
+                    which = self._batches(rng, length)
                     carry, losses = self.chunk(carry, self.train, which, jr.fold_in(key_train, done))
                     done += length
-                    loss, held_out = float(losses.mean()), float(self.validate(carry[1], self.validation, key_validation))
+                    loss, held_out = (
+                        float(losses.mean()),
+                        float(self.validate(carry[1], self.validation, key_validation)),
+                    )
                     if not (np.isfinite(loss) and np.isfinite(held_out)):
                         raise TrainingError(
                             f"the training loss is {loss:g} after {done} steps: lower `learning_rate`, "
@@ -171,8 +165,8 @@ class _Trainer:
                 if not log:
                     raise
                 ended = "interrupted"
-        columns = (np.asarray(column) for column in zip(*log, strict=True))
-        return best, History(*columns, best_step=best_step, seconds=time.monotonic() - begun, ended=ended)
+        step, train, validation = (np.asarray(column) for column in zip(*log, strict=True))
+        return best, History(step, train, validation, best_step, time.monotonic() - begun, ended)
 
     def _batches(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         """`(steps, batch)` indices: every row once before any row twice."""

@@ -35,8 +35,8 @@ from retrodict.variables import Layout, Variable
 
 
 DRAWS = 10_000  # of the first posterior, half to choose the region and half to measure what it cuts off
-POOL = 100_000
-LEAST = 1_000  # effective points of the pool
+POOL = 200_000
+LEAST = 200  # effective points of the pool, which the steps then forget
 STEPS = 64
 
 

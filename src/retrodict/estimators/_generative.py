@@ -21,11 +21,10 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
 from jax.scipy.stats import norm
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict import supports
-from retrodict._devices import everywhere, shared
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.likelihood import pull_back
@@ -33,13 +32,13 @@ from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP
 from retrodict.paths import Path, flow_matching
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Posterior, Unconditional, random_roles
 from retrodict.scaling import Scaling
-from retrodict.solvers import AbstractSolver, AdamsBashforth
-from retrodict.tokens import Batch, Question, as_numbers, ask, flatten, unflatten
+from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint
+from retrodict.tokens import Batch, Question, ask, flatten, unflatten
 from retrodict.variables import Layout
 
 
-SAMPLER = AdamsBashforth(steps=20)
-INTEGRATOR = AdamsBashforth(steps=32)
+SAMPLER = AdamsBashforth(steps=16)
+INTEGRATOR = Midpoint(steps=24)
 ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
 
 
@@ -50,7 +49,7 @@ class Record:
     simulations: int = 0
     steps: int = 0
     seconds: float = 0.0
-    validation_loss: float = float("nan")
+    validation_loss: float | None = None
 
 
 class Generative(eqx.Module):
@@ -109,14 +108,15 @@ class Generative(eqx.Module):
         n: int,
         *,
         given: Mapping[str, Any] | None = None,
-        of: Iterable[str] | None = None,
+        of: Iterable[str] | Mapping[str, Any] | None = None,
         solver: AbstractSolver | None = None,
         key: Key,
     ) -> dict[str, np.ndarray]:
         """Draws of the variables `of`, `(n, *shape)` each, given the values `given`.
 
         NaN in `given` means not observed. `of` defaults to the variables that `given` does not name; those in neither
-        are integrated out. With `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
+        are integrated out. `of={name: mask}` asks for some elements only; the others come back as NaN. With
+        `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
 
         Raises:
             QueryError: a name that this model does not have, nothing left to ask, or `n` below 1.
@@ -138,12 +138,13 @@ class Generative(eqx.Module):
     ) -> np.ndarray:
         """Log density `(n,)` of values `(n, *shape)`, in the user's units, given the values `given`.
 
-        Variables in neither are integrated out. With `given=rd.Batch({...})` of n observations, row i of `values` is
-        paired with observation i. Outside the supports it is minus infinity.
+        Variables in neither are integrated out, and so are elements that are NaN in every row of `values`. With
+        `given=rd.Batch({...})` of n observations, row i of `values` is paired with observation i. Outside the supports
+        it is minus infinity.
 
         Raises:
             QueryError: a name that this model does not have, or one both asked and given.
-            DataError: a value of the wrong shape or type, or NaN where a density is asked.
+            DataError: a value of the wrong shape or type, or NaN in some rows only.
         """
         question, tokens = self._density_question(values, given)
         latent = question.roles[0] == LATENT
@@ -155,16 +156,16 @@ class Generative(eqx.Module):
     def _draw(self, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
         m, d = question.roles.shape
         size = min(ROWS, 1 << (m * n - 1).bit_length())
-        z, roles = self.scaling.forward(question.values), jnp.asarray(question.roles)
-        core, z, roles = everywhere((self._core(), z, roles), rows=size)
-        parts = []
+        z, where = self.scaling.forward(question.values), jnp.asarray(question.roles)
+        parts, core = [], self._core()
         for start in range(0, m * n, size):
-            which = shared((start + np.arange(size)) // n % m, axis=0) if m > 1 else None
-            noise = shared(jr.normal(jr.fold_in(key, start // size), (size, d)), axis=0)
-            parts.append(_solve_rows(core, solver, z, roles, noise, which))
+            which = (start + np.arange(size)) // n % m if m > 1 else None
+            noise = jr.normal(jr.fold_in(key, start // size), (size, d))
+            parts.append(_solve_rows(core, solver, z, where, noise, which))
         draws = np.concatenate([np.asarray(part) for part in parts])[: m * n]
-        observed = np.repeat(question.roles == GIVEN, n, axis=0)
-        return np.where(observed, np.repeat(question.values, n, axis=0), draws)
+        roles = np.repeat(question.roles, n, axis=0)
+        known = np.where(roles == GIVEN, np.repeat(question.values, n, axis=0), np.nan)
+        return np.where(roles == LATENT, draws, known)
 
     def _density_question(
         self, values: Mapping[str, Any], given: Mapping[str, Any] | None
@@ -174,12 +175,11 @@ class Generative(eqx.Module):
         for name in values:
             if name not in self.layout.names:
                 raise QueryError(unknown("`values`", name, self.layout.names))
-            if given is not None and name in given:
-                raise QueryError(f"'{name}' is both in `values` and in `given`; a density is of what is not given")
         tokens = flatten(self.layout, values, values, where="`values`")
-        if np.isnan(tokens).any():
-            raise DataError("`values` has NaN; a density is asked of every element: use `given` and leave names out")
-        question = ask(self.layout, given, values)
+        asked = ~np.isnan(tokens)
+        if (asked != asked[0]).any():
+            raise DataError("`values` has NaN in some rows only; NaN leaves an element out, in every row or in none")
+        question = ask(self.layout, given, unflatten(self.layout, asked[0], values))
         if isinstance(given, Batch) and len(question.roles) != len(tokens):
             raise DataError(
                 f"`values` has {len(tokens)} rows and the Batch {len(question.roles)} observations; "
@@ -192,18 +192,17 @@ class Generative(eqx.Module):
         directions = np.eye(d, dtype=np.float32)[question.roles[0] == LATENT]
         rows = np.where(question.roles == LATENT, tokens, question.values)
         size = min(ROWS // 8, 1 << (n - 1).bit_length())
-        core, directions = everywhere((self._core(), jnp.asarray(directions)), rows=size)
-        parts = []
+        parts, core = [], self._core()
         for start in range(0, n, size):
             which = np.arange(start, start + size) % n
-            z = shared(self.scaling.forward(rows[which]), axis=0)
-            roles = shared(np.broadcast_to(question.roles, (n, d))[which], axis=0)
-            parts.append(_density_rows(core, solver, z, roles, directions))
+            z = self.scaling.forward(rows[which])
+            roles = jnp.asarray(np.broadcast_to(question.roles, (n, d))[which])
+            parts.append(_density_rows(core, solver, z, roles, jnp.asarray(directions)))
         return np.concatenate([np.asarray(part) for part in parts])[:n]
 
     def _core(self) -> "Generative":
-        """The model without its record, which must not decide whether compiled code can be used again."""
-        return dataclasses.replace(self, record=Record())
+        """The model without what only training knows, which must not decide whether compiled code is used again."""
+        return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
 
 
 @eqx.filter_jit

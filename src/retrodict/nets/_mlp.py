@@ -92,8 +92,9 @@ def _normalize(h: Float[Array, " w"]) -> Float[Array, " w"]:
 
 def _scaled(linear: eqx.nn.Linear, key: PRNGKeyArray) -> eqx.nn.Linear:
     """Weights of variance 1 / fan-in and no bias, so that every layer starts with outputs of order one."""
-    weight = jr.normal(key, linear.weight.shape) / jnp.sqrt(linear.weight.shape[1])
-    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (weight, jnp.zeros_like(linear.bias)))
+    outputs, inputs = linear.weight.shape
+    weight = jr.normal(key, (outputs, inputs)) / jnp.sqrt(inputs)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (weight, jnp.zeros(outputs)))
 
 
 def _zero(linear: eqx.nn.Linear) -> eqx.nn.Linear:

@@ -34,5 +34,3 @@ def move(x: State, step: Array, slope: State) -> State:
 def blend(weights: tuple[float, ...], slopes: tuple[State, ...]) -> State:
     """The weighted sum of slopes, leaf by leaf."""
     return jax.tree.map(lambda *rises: sum(w * rise for w, rise in zip(weights, rises, strict=True)), *slopes)
-
-

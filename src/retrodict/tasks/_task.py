@@ -4,7 +4,6 @@ A task is a `Problem` with observations, numbered k = 1, 2, ..., the parameters 
 posterior given each of them. The three are read when they are asked for, never before.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -62,12 +61,8 @@ class Task:
         return self._row(self.references, k)
 
     def _row(self, read: Callable[[], Rows], k: int) -> dict[str, np.ndarray]:
-        try:
-            index = operator.index(k)
-        except TypeError:
-            index = 0
         # asked first: a wrong k should not cost the reading of a file, nor be blamed on it
-        if not 1 <= index <= self.count:
+        if not 1 <= k <= self.count:
             numbers = f"k = 1 to {self.count}" if self.count > 1 else "k = 1"
-            raise DataError(f"the observations of '{self.name}' have the numbers {numbers}, got {k!r}")
-        return {name: rows[index - 1] for name, rows in read().items()}
+            raise DataError(f"the observations of '{self.name}' have the numbers {numbers}, got {k}")
+        return {name: rows[k - 1] for name, rows in read().items()}
