@@ -10,11 +10,9 @@ escaped.
 """
 
 import base64
-import contextlib
 import html
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from retrodict._errors import DataError, FileError
+from retrodict.saving import write_whole
 
 
 # matplotlib is not needed to write a page without figures.
@@ -177,20 +176,8 @@ def write_report(
     parts += [section.to_html(anchor) for anchor, section in zip(anchors, sections, strict=True)]
     parts += [f"<footer>{Text(footnote).to_html()}</footer>\n"] if footnote else []
     page = _PAGE.format(title=_escaped(title), style=_STYLE, body="".join(parts))
-    _replace(path, page.encode(errors="replace"))
+    write_whole(path, page.encode(errors="replace"))
     return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes beside `path` and moves there, which is one step for the file system."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise FileError(f"the report '{path}' cannot be written: {error.strerror}") from error
 
 
 def _escaped(text: str) -> str:

@@ -1,0 +1,133 @@
+"""Corners: sets of draws over each other, every element against every other."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retrodict._errors import DataError, unknown
+from retrodict.plots._style import INK, MASSES, MOST, WIDTH, Numbers, colors, new_figure, styled
+from retrodict.summary import columns
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any
+
+
+@styled
+def corner(
+    samples: Mapping[str, Mapping[str, Numbers]],
+    *,
+    names: Sequence[str] | None = None,
+    truth: Mapping[str, Numbers] | None = None,
+) -> Figure:
+    """Several sets of draws over each other: histograms on the diagonal, 50 % and 90 % contours below it.
+
+    `samples` maps a label to a mapping from name to draws `(n,)` or `(n, *shape)`, the latter shown element by element
+    as `theta[0]`. `names` chooses variables or elements (default: those that all sets have); `truth` maps names to
+    values, shown as lines; what it has beyond the names shown is ignored.
+
+    Raises:
+        DataError: no draws, a name that a set lacks, or more than 12 elements.
+    """
+    if not samples:
+        raise DataError("a corner needs at least one set of draws, {label: {name: draws}}")
+    sets = {label: _elements(values) for label, values in samples.items()}
+    keys = _chosen(sets, names)
+    lines = _elements({name: np.asarray(value)[None] for name, value in (truth or {}).items()})
+    d = len(keys)
+    size = min(WIDTH, 1.6 + 1.35 * d)
+    figure = new_figure(size, size if d > 1 else 0.8 * size)
+    grid = figure.add_gridspec(d, d)
+    for i, j in zip(*np.tril_indices(d), strict=True):
+        ax = figure.add_subplot(grid[int(i), int(j)])
+        for (label, values), color in zip(sets.items(), colors(len(sets)), strict=True):
+            if i == j:
+                _histogram(ax, values[keys[i]], label, color)
+            else:
+                _contours(ax, values[keys[j]], values[keys[i]], color)
+        _frame(ax, keys[j], keys[i], sets, lines)
+        ax.label_outer()
+    handles, texts = figure.axes[0].get_legend_handles_labels()
+    if d > 1:
+        figure.legend(handles, texts, loc="upper right", title="contours: 50 % and 90 %", alignment="left")
+    else:
+        figure.legend(handles, texts, loc="outside upper center", ncols=len(texts))
+    return figure
+
+
+def _elements(values: Mapping[str, Numbers]) -> dict[str, np.ndarray]:
+    """`(n, *shape)` arrays taken apart: `rate`, `theta[0]`, `field[1,2]`, each `(n,)`."""
+    arrays = {name: np.asarray(draws, float) for name, draws in values.items()}
+    for name, array in arrays.items():
+        if not array.ndim:
+            raise DataError(f"'{name}' is a single number, where draws of the shape (n,) or (n, *shape) are needed")
+    return {key: np.where(np.isfinite(column), column, np.nan) for key, column in columns(arrays).items()}
+
+
+def _chosen(sets: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str] | None) -> list[str]:
+    """The elements to show, each of which every set has."""
+    shared = [key for key in next(iter(sets.values())) if all(key in values for values in sets.values())]
+    keys = []
+    for name in shared if names is None else names:
+        found = [key for key in shared if key == name or key.startswith(f"{name}[")]
+        if not found:
+            raise DataError(unknown("the corner", name, shared, owner="all sets have"))
+        keys += found
+    for key in keys:
+        if not all(np.isfinite(values[key]).any() for values in sets.values()):
+            raise DataError(f"'{key}' has no finite draw in one of the sets: there is nothing to show")
+    if not 0 < len(keys) <= MOST:
+        raise DataError(f"a corner shows 1 to {MOST} elements, got {len(keys)} that all sets have: choose by names=")
+    return keys
+
+
+def _frame(
+    ax: Axes, column: str, row: str, sets: Mapping[str, Mapping[str, np.ndarray]], lines: Mapping[str, np.ndarray]
+) -> None:
+    """Limits that hold 99 % of each set and the truth; few ticks; the truth as lines."""
+    from matplotlib.ticker import MaxNLocator
+
+    for key, axis in ((column, "x"), *([(row, "y")] if row != column else [])):
+        ends = np.concatenate([np.nanquantile(s[key], [0.005, 0.995]) for s in sets.values()] + [lines.get(key, [])])
+        pad = 0.08 * (np.nanmax(ends) - np.nanmin(ends)) or 0.5
+        ax.set(**{f"{axis}lim": (np.nanmin(ends) - pad, np.nanmax(ends) + pad), f"{axis}label": key})
+        getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
+        for value in lines.get(key, []):
+            line = ax.axvline if axis == "x" else ax.axhline
+            line(value, color=INK, linewidth=0.8, linestyle=(0, (4, 2)), label="truth")
+    if row == column:
+        ax.set(yticks=[])
+        ax.spines["left"].set_visible(False)
+
+
+def _histogram(ax: Axes, values: np.ndarray, label: str, color: str) -> None:
+    values = values[np.isfinite(values)]
+    bins = int(np.clip(2 * len(values) ** (1 / 3), 10, 60))
+    ends = np.quantile(values, [0.001, 0.999], method="inverted_cdf")
+    style = {"bins": bins, "range": ends, "density": True, "histtype": "stepfilled"}
+    ax.hist(values, **style, facecolor=(color, 0.22), edgecolor=color, linewidth=1.1, label=label)
+
+
+def _contours(ax: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
+    """The two regions of highest density that hold 90 % and 50 % of the draws."""
+    there = np.isfinite(x) & np.isfinite(y)
+    x, y = x[there], y[there]
+    bins = int(np.clip(len(x) ** 0.5 / 1.6, 12, 60))
+    ends = [np.quantile(v, [0.001, 0.999], method="inverted_cdf") for v in (x, y)]
+    ends = [(low, high) if low < high else (low - 0.5, high + 0.5) for low, high in ends]
+    counts, xs, ys = np.histogram2d(x, y, bins=bins, range=ends)
+    counts = np.pad(counts, 2)  # a rim of nothing, so that contours close
+    for axis in (0, 1):  # a touch of smoothing over neighbors, (1, 2, 1) / 4
+        counts = (2 * counts + np.roll(counts, 1, axis) + np.roll(counts, -1, axis)) / 4
+    ranked = np.sort(counts.ravel())[::-1]
+    share = np.cumsum(ranked) / ranked.sum()
+    levels = sorted({ranked[np.searchsorted(share, mass)] for mass in MASSES} - {ranked[0]})
+    step = [edges[1] - edges[0] for edges in (xs, ys)]
+    centers = [edges[0] + h * (np.arange(bins + 4) - 1.5) for edges, h in zip((xs, ys), step, strict=True)]
+    if levels:
+        ax.contourf(*centers, counts.T, [*levels, ranked[0]], colors=[(color, 0.2), (color, 0.4)][-len(levels) :])
+        ax.contour(*centers, counts.T, levels, colors=color, linewidths=0.9)
