@@ -215,7 +215,7 @@ def test_save_writes_svg_and_refuses_what_it_cannot_write(tmp_path):
     assert root.tag.endswith("svg")
     with pytest.raises(FileError, match=r"\.png or \.svg, not as 'figure\.pdf'"):
         plots.save(figure, tmp_path / "figure.pdf")
-    with pytest.raises(FileError, match="cannot write .*: No such file"):
+    with pytest.raises(FileError, match=r"cannot write .*: No such file"):
         plots.save(figure, tmp_path / "nowhere" / "figure.png")
 
 

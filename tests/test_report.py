@@ -169,7 +169,7 @@ def test_what_cannot_be_written_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(FileError, match=r"cannot write '.*': No such file or directory"):
         write_report(tmp_path / "nowhere" / "report.html", "t", [])
     (tmp_path / "folder").mkdir()
-    with pytest.raises(FileError, match="cannot write .*: Is a directory"):
+    with pytest.raises(FileError, match=r"cannot write .*: Is a directory"):
         write_report(tmp_path / "folder", "t", [])
     assert os.listdir(tmp_path) == ["folder"]
     (tmp_path / "text.png").write_text("no picture")
