@@ -30,6 +30,7 @@ from retrodict.tokens import flatten
 
 
 STEPS = 10_000
+WEIGHT_DECAY = 0.1  # SLCP, 10,000 simulations: held-out -log posterior 3.64; 3.66 with 1e-4, which overfits earlier
 CHUNK = 250  # steps per dispatch
 VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
 LEAST = 20  # rows below which nothing can be learned or validated
@@ -115,7 +116,7 @@ class _Trainer:
 
         warm_up = min(500, max(1, steps // 10))
         rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warm_up, max(steps, warm_up + 1))
-        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=WEIGHT_DECAY))
         self.model, self.steps = model, steps
         self.batch_size = min(batch_size, len(train))
         self.train, self.validation = jnp.asarray(train), jnp.asarray(validation)
