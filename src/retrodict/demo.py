@@ -65,7 +65,7 @@ class Plan:
     draws: int = 10_000
 
 
-QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 8_000, 0.999))
+QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 7_000, 0.999))
 THOROUGH = Plan(Round(200_000, 16_000), Round(200_000, 20_000, 0.99), Round(600_000, 60_000, 0.999), draws=20_000)
 
 
