@@ -28,7 +28,7 @@ import numpy as np
 from retrodict import plots, report
 from retrodict._errors import FileError
 from retrodict.estimators import Generative, joint
-from retrodict.roles import AbstractRoleLaw, Mixture, Query, random_roles
+from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
 from retrodict.saving import save, write_npz, write_whole
 from retrodict.simulate import Simulations, simulate
 from retrodict.summary import summarize
@@ -65,7 +65,7 @@ class Plan:
     draws: int = 10_000
 
 
-QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 7_000, 0.999))
+QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 7_500, 0.999))
 THOROUGH = Plan(Round(200_000, 16_000), Round(200_000, 20_000, 0.99), Round(600_000, 60_000, 0.999), draws=20_000)
 
 
@@ -119,12 +119,12 @@ def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan
     return summary
 
 
-WEIGHTS = {  # of random roles, the posterior, missing data, and the forecast's counts and parameters
-    "wide": (0.5, 0.15, 0.15, 0.1, 0.1),
-    "forecast": (0.25, 0.15, 0.25, 0.25, 0.1),
-    "focused": (0.0, 0.6, 0.4, 0.0, 0.0),
+WEIGHTS = {  # of random roles, the posterior, missing data, the forecast's counts and parameters, the likelihood
+    "wide": (0.5, 0.15, 0.15, 0.1, 0.1, 0.0),
+    "forecast": (0.25, 0.15, 0.25, 0.25, 0.1, 0.0),
+    "focused": (0.0, 0.5, 0.3, 0.0, 0.0, 0.2),
 }
-ANSWERED_BY = {  # which model answers the posterior and missing data, and which the forecast and the likelihood
+ANSWERED_BY = {  # which model answers the posterior, missing data and likelihood, and which the forecast
     "one_round": ("wide", "wide"),
     "focused": ("focused", "forecast"),
 }
@@ -177,12 +177,13 @@ def law(layout: Layout, name: str) -> AbstractRoleLaw:
         query("missing", [*PARAMETERS, "lynx"]),
         query("forecast", SPECIES),
         query("forecast", PARAMETERS),
+        Likelihood(),
     )
     return Mixture(laws, WEIGHTS[name])
 
 
 def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws]:
-    """Draws for the five questions: 1 and 3 by the model `near`, 2 and 4 by `past`, 5 by the wide one."""
+    """Draws for the five questions: 1, 3 and 4 by the model `near`, 2 by `past`, 5 by the wide one."""
     given, focused, between = questions(), job.models[near], job.models[past]
     posterior = focused.sample(n, given=given["posterior"], key=seed + 1)
     means = {name: np.float32(posterior[name].mean()) for name in PARAMETERS}
@@ -193,7 +194,7 @@ def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws
         "posterior": posterior,
         "forecast": between.sample(n, given=given["forecast"], of=SPECIES, key=seed + 2),
         "missing": focused.sample(n, given=given["missing"], of=[*PARAMETERS, "lynx"], key=seed + 3),
-        "likelihood": between.sample(n, given=means, key=seed + 4),
+        "likelihood": focused.sample(n, given=means, key=seed + 4),
         "simulator": {name: np.asarray(v) for name, v in lynx_hare.pelts(seed + 5, repeated).items()},
         "unconditional": job.models["wide"].sample(n, key=seed + 6),
         "prior": {name: prior[name] for name in prior},
@@ -240,12 +241,15 @@ def draw(job: Job, draws: Mapping[str, Draws], out: Path) -> dict[str, Path]:
 
 def write_page(out: Path, summary: Mapping[str, Any], figures: Mapping[str, Path], *, thorough: bool) -> Path:
     """The report, one self-contained page."""
-    columns = ["parameter", "mean", "sd", "q05", "q50", "q95", "exact mean", "exact sd", "distance / sd", "sd ratio"]
+    columns = ["parameter", "mean", "sd", "exact mean", "exact sd", "distance / sd", "sd ratio"]
     compared = summary["comparison"]["focused"]
 
     def rows(posterior: Mapping[str, Mapping[str, float]], found: Mapping[str, Mapping[str, float]]) -> list[list[Any]]:
         keys = ("exact_mean", "exact_sd", "distance", "ratio")
-        return [[name, *posterior[name].values(), *(found[name][key] for key in keys)] for name in PARAMETERS]
+        told = {
+            name: [posterior[name]["mean"], posterior[name]["sd"], *map(found[name].get, keys)] for name in PARAMETERS
+        }
+        return [[name, *(float(f"{value:.3g}") for value in row)] for name, row in told.items()]
 
     key = report.Table(
         columns,
@@ -335,7 +339,7 @@ def _series(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _picture(file: Path, title: str) -> report.Picture:
-    return report.Picture(str(file), caption=title, alt=title)
+    return report.Picture(str(file), alt=title)
 
 
 def _of_years(summary: dict[str, Any], first: int) -> dict[str, Any]:
