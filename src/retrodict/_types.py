@@ -3,19 +3,17 @@
 `d` is the number of scalar elements of a model (its *tokens*), `n` a number of rows.
 """
 
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import jax
 import jax.random as jr
-from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
 Tokens: TypeAlias = Float[Array, " d"]
 Roles: TypeAlias = Int[Array, " d"]
 Scalar: TypeAlias = Float[Array, ""]
 Key: TypeAlias = PRNGKeyArray | int
-Values: TypeAlias = Mapping[str, ArrayLike]
 
 
 def as_key(key: Key) -> PRNGKeyArray:

@@ -17,6 +17,7 @@ from retrodict import tasks
 from retrodict._errors import QueryError
 from retrodict.diagnostics import c2st, c2st_forest
 from retrodict.estimators import SAMPLER, joint
+from retrodict.progress import Progress
 from retrodict.simulate import simulate
 from retrodict.training import fit
 
@@ -83,8 +84,12 @@ def run(
     some = {name: value[:DENSITIES] for name, value in draws[first].items()}
     sample_seconds = _seconds(lambda: model.sample(DRAWS, given=task.observation(first), key=0))
     log_prob_seconds = _seconds(lambda: model.log_prob(some, given=task.observation(first)))
-    strict = [float(c2st(references[k], draws[k], jobs=jobs)) for k in observations]
-    lenient = [float(c2st_forest(references[k], draws[k], jobs=jobs)) for k in observations]
+    strict, lenient = [], []
+    with Progress(f"{name}: judging", len(observations), shown=progress) as judging:
+        for done, k in enumerate(observations, start=1):
+            strict.append(float(c2st(references[k], draws[k], jobs=jobs)))
+            lenient.append(float(c2st_forest(references[k], draws[k], jobs=jobs)))
+            judging.at(done, f"observation {k}: {strict[-1]:.3f}")
     return Row(
         task=name,
         simulations=simulations,

@@ -29,9 +29,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from retrodict._types import Scalar
+
 
 Values: TypeAlias = Float[Array, "*shape"]
-Scalar: TypeAlias = Float[Array, ""]
 
 
 class Guess(eqx.Module):
