@@ -43,7 +43,6 @@ Draws = Mapping[str, np.ndarray]
 YEARS = np.asarray(lynx_hare.YEARS)
 PARAMETERS = list(lynx_hare.PARAMETERS)
 SPECIES = ["hare", "lynx"]
-BARS = {False: (0.35, 0.8, 1.2), True: (0.2, 0.9, 1.1)}  # of the distance of means, and of the ratio of sds
 
 
 @dataclass(frozen=True)

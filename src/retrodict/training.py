@@ -30,7 +30,7 @@ from retrodict.tokens import flatten
 
 
 STEPS = 10_000
-WEIGHT_DECAY = 0.1  # SLCP, 10,000 simulations: held-out -log posterior 3.64; 3.66 with 1e-4, which overfits earlier
+WEIGHT_DECAY = 0.1  # validation loss on SLCP: 1.0456 after 8,000 steps, against 1.0474 after 10,000 with 1e-4
 CHUNK = 250  # steps per dispatch
 VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
 LEAST = 20  # rows below which nothing can be learned or validated
