@@ -89,6 +89,12 @@ def test_a_grid_is_increasing_and_ends_at_the_ends():
     np.testing.assert_array_equal(Power(2.0).times(7, 1.0, 0.0), times[::-1])
 
 
+def test_adams_bashforth_is_exact_for_a_slope_linear_in_time():
+    """Also on a grid of unequal steps, where the ratio of neighboring steps must enter."""
+    found = AdamsBashforth(6, Power(3.0))(lambda x, t: 3.0 * t + 0.0 * x, X0, 0.0, 1.0)
+    np.testing.assert_allclose(found, X0 + 1.5, rtol=1e-12)
+
+
 def test_no_step_is_refused():
     with pytest.raises(rd.QueryError, match="at least one step, got steps=0"):
         Euler(0)
