@@ -20,7 +20,7 @@ ENDS = {
     "unit": (0.0, 1.0),
     "interval": (-10.0, 10.0),
 }
-U = np.linspace(-0.1, 1.1, 25)
+U = np.linspace(-5 * supports.EDGE, 1 + 5 * supports.EDGE, 25)  # five layers beyond either end
 
 
 def ends(name):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 
-EDGE = 0.02
+EDGE = 0.01  # of .02, .01, .005 the best sum of held-out losses on two moons, Gaussian mixture and SLCP, by a hair
 _TINY = np.finfo(np.float32).tiny
 
 Elements = Float[Array, "*n d"]
