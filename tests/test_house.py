@@ -11,7 +11,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "retrodict"
 WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no world, a net not what it is asked)
     "paths": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
-    "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators", "paths"},
+    "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
     "likelihood": {"variables", "tokens", "nets", "roles", "estimators"},
     "nets": {"paths", "solvers", "estimators", "scaling"},
     "diagnostics": {"estimators", "nets", "paths", "plots", "report", "training"},
