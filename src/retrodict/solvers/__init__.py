@@ -22,8 +22,10 @@ from retrodict.paths import Uniform as Uniform
 from retrodict.solvers._adaptive import Dopri5 as Dopri5
 from retrodict.solvers._adaptive import Tsit5 as Tsit5
 from retrodict.solvers._base import AbstractSolver as AbstractSolver
+from retrodict.solvers._base import AbstractStepping as AbstractStepping
 from retrodict.solvers._edm import EDMSampler as EDMSampler
 from retrodict.solvers._fixed import RK4 as RK4
+from retrodict.solvers._fixed import AbstractOneStep as AbstractOneStep
 from retrodict.solvers._fixed import AdamsBashforth as AdamsBashforth
 from retrodict.solvers._fixed import Euler as Euler
 from retrodict.solvers._fixed import Heun as Heun
