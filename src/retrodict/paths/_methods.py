@@ -41,12 +41,12 @@ def vp(
     times: AbstractTimeLaw | None = None,
     weighting: Weighting = plain,
 ) -> Path:
-    """Score matching with the variance-preserving schedule (Song et al., 2021); stops 1e-4 short of the data."""
+    """Score matching with the variance-preserving schedule (Song et al., 2021); stops 1e-5 short of the data."""
     return Path(
         VariancePreserving(beta_min, beta_max),
         parameterization,
         times or PowerLaw(),
-        span=(0.0, 1.0 - 1e-4),
+        span=(0.0, 1.0 - 1e-5),
         weighting=weighting,
         diffusion=Reverse(),
     )
@@ -80,7 +80,7 @@ def edm(*, schedule: AbstractSchedule | None = None, mean: float = -1.2, sd: flo
         sd: P_std, its standard deviation.
     """
     schedule = schedule or Karras()
-    span = (0.0, 1.0 - 1e-4) if isinstance(schedule, VariancePreserving) else (0.0, 1.0)
+    span = (0.0, 1.0 - 1e-5) if isinstance(schedule, VariancePreserving) else (0.0, 1.0)
     grid = Power() if isinstance(schedule, VariancePreserving | Straight) else Uniform()
     return Path(schedule, mix, LogNormalRatio(mean, sd), span=span, grid=grid, diffusion=Reverse())
 

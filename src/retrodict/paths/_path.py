@@ -27,7 +27,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError
@@ -70,15 +69,23 @@ class Path(eqx.Module):
     def __check_init__(self) -> None:
         if not 0.0 <= self.span[0] < self.span[1] <= 1.0:
             raise QueryError(f"`span` must be two rising times between 0 and 1, got {self.span}")
-        for t, cure in zip(self.span, ("later, such as 1e-3", "earlier, such as 0.999"), strict=True):
-            with jax.ensure_compile_time_eval():
-                numbers = (*self.schedule(jnp.asarray(t)), *self._wanted(jnp.asarray(t)))
-            alpha, sigma, a, b = (float(number) for number in numbers)
-            if not np.isfinite([a, b]).all() or alpha * b == sigma * a:
+        times = np.linspace(*self.span, 65, dtype=np.float32)
+        with jax.ensure_compile_time_eval():
+            found = jax.vmap(lambda t: (*self.schedule(t), *self.schedule.slopes(t), *self._wanted(t)))(times)
+        alpha, sigma, up, down, a, b = (np.asarray(number, np.float64) for number in found)
+        det = alpha * b - sigma * a
+        known = np.isfinite(det + up + down) & (np.abs(det) > 1e-6 * (np.abs(alpha * b) + np.abs(sigma * a)))
+        for i, cure in ((0, " later, such as 1e-3"), (-1, " earlier, such as 0.999")):
+            if not known[i]:
                 raise QueryError(
-                    f"at t = {t:g} this parameterization does not tell data from noise "
-                    f"(alpha {alpha:.3g}, sigma {sigma:.3g}, a {a:.3g}, b {b:.3g}); let `span` end there {cure}"
+                    f"at t = {times[i]:g} this path does not tell data from noise, or has no finite velocity (alpha "
+                    f"{alpha[i]:.3g}, sigma {sigma[i]:.3g}, a {a[i]:.3g}, b {b[i]:.3g}); let `span` end there{cure}"
                 )
+        if not known.all() or (np.sign(det) != np.sign(det[0])).any():
+            raise QueryError(
+                "between its ends this path has a time at which the prediction is a multiple of x_t and tells nothing "
+                "of data and noise; choose another parameterization"
+            )
 
     # training ---------------------------------------------------------------------------------------------------------
 
@@ -145,7 +152,7 @@ class Path(eqx.Module):
     def log_begin(self, x: Values) -> Values:
         """The log density of `begin`'s values, element by element."""
         x0 = x / self._first()
-        own = norm.logpdf(x0) if self.source is None else self.source.log_prob(x0)
+        own = -0.5 * (x0**2 + jnp.log(2 * jnp.pi)) if self.source is None else self.source.log_prob(x0)
         return own - jnp.log(self._first())
 
     @property

@@ -47,14 +47,14 @@ class AbstractStochastic(AbstractStepping):
             return flow.path.drift(flow.guess(x, t), t, noise)
 
         def spread(t: Array, x: Array, _: None) -> Any:
-            g = jnp.sqrt(noise(t, flow.path.schedule) * flow.path.schedule(t)[1])
+            # rounding may leave a sigma of -1e-8 at the data
+            g = jnp.sqrt(jnp.maximum(noise(t, flow.path.schedule) * flow.path.schedule(t)[1], 0.0))
             return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, x.shape))
 
         scheme = self.scheme()
         area = getattr(scheme, "minimal_levy_area", diffrax.BrownianIncrement)
         area = diffrax.SpaceTimeLevyArea if issubclass(diffrax.SpaceTimeLevyArea, area) else area
-        # every increment is asked for once, in order: the cheap path is a true Brownian one
-        brownian = diffrax.UnsafeBrownianPath(shape=jax.ShapeDtypeStruct(x.shape, x.dtype), key=key, levy_area=area)
+        brownian = self.brownian(jax.ShapeDtypeStruct(x.shape, x.dtype), key, area, (start, end))
         terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(spread, brownian))
         state = scheme.init(terms, times[0], times[1], x, None)
 
@@ -64,6 +64,12 @@ class AbstractStochastic(AbstractStepping):
             return (x, state), None
 
         return jax.lax.scan(body, (x, state), (times[:-1], times[1:]))[0][0]
+
+    def brownian(self, shape: Any, key: PRNGKeyArray, area: Any, span: tuple[float, float]) -> Any:
+        """The Brownian motion: every increment is asked for once and in order, so that the cheap one is a true one."""
+        import diffrax
+
+        return diffrax.UnsafeBrownianPath(shape=shape, key=key, levy_area=area)
 
     @property
     def evaluations(self) -> int:
