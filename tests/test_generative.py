@@ -222,11 +222,10 @@ def test_gradients_of_the_density_are_its_slopes(model, sims):
         return model.log_prob(values, given={"counts": counts + np.asarray([by, 0, 0], np.float32)})
 
     # central differences over .01 of smooth functions in single precision: a few parts in a hundred
+    near = functools.partial(np.testing.assert_allclose, rtol=0.05, atol=0.02)
     for name in values:
-        np.testing.assert_allclose(
-            found.values[name], (moved(name, h) - moved(name, -h)) / (2 * h), rtol=0.05, atol=0.02
-        )
-    np.testing.assert_allclose(found.given["counts"][:, 0], (shifted(h) - shifted(-h)) / (2 * h), rtol=0.05, atol=0.02)
+        near(found.values[name], (moved(name, h) - moved(name, -h)) / (2 * h))
+    near(found.given["counts"][:, 0], (shifted(h) - shifted(-h)) / (2 * h))
 
 
 def test_a_random_log_density_agrees_with_the_exact_one(model, sims):
