@@ -160,13 +160,20 @@ def pull_back(
     trace: AbstractTrace,
     key: PRNGKeyArray,
 ) -> tuple[Vector, Float[Array, " m"]]:
-    """Carries data `x1` back to the path's beginning; returns where it came from and estimates of
-    `log p1(x1) - log p0(there)`."""
-    start, end = flow.path.span
+    """Carries data `x1` back to the path's beginning; returns where it came from, there, and estimates of
+    `log p1(x1) - log p0(there)`.
+
+    The density does not depend on the schedule, so that every path is followed along straight lines.
+    """
+    straight = flow.straightened()
+    (first, last), (start, end) = flow.path.span, straight.path.span
+    with jax.ensure_compile_time_eval():
+        shrink = straight.path.schedule(jnp.asarray(end))[0] / flow.path.schedule(jnp.asarray(last))[0]
+        stretch = flow.path.width(first) / straight.path.width(start)
+    gain = jnp.zeros(trace.estimates(len(directions)))
     # run from the data's end, the second component collects minus the integral
-    return solver(
-        _WithDivergence(flow, directions, trace, key), (x1, jnp.zeros(trace.estimates(len(directions)))), end, start
-    )
+    there, gain = solver(_WithDivergence(straight, directions, trace, key), (shrink * x1, gain), end, start)
+    return stretch * there, gain + len(directions) * jnp.log(shrink * stretch)
 
 
 def check(solver: AbstractSolver) -> None:

@@ -31,12 +31,12 @@ from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP
 from retrodict.paths import Flow, Guess, Path, flow_matching
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Posterior, Unconditional, random_roles
 from retrodict.scaling import Scaling
-from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint
+from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, ask, flatten, unflatten
 from retrodict.variables import Layout
 
 
-SAMPLER = AdamsBashforth(steps=16)
+SAMPLER = Straightened(AdamsBashforth(steps=16))
 INTEGRATOR = Midpoint(steps=24)
 ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
 

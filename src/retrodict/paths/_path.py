@@ -32,8 +32,17 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from retrodict._errors import QueryError
 from retrodict._types import Scalar
 from retrodict.paths._grids import AbstractGrid, Power
-from retrodict.paths._laws import AbstractDiffusion, AbstractTimeLaw, NonSingular, Parameterization, Weighting, plain
-from retrodict.paths._schedules import AbstractSchedule
+from retrodict.paths._laws import (
+    AbstractDiffusion,
+    AbstractTimeLaw,
+    NonSingular,
+    Parameterization,
+    PowerLaw,
+    Weighting,
+    plain,
+    velocity,
+)
+from retrodict.paths._schedules import AbstractSchedule, Straight
 
 
 Values: TypeAlias = Float[Array, "*shape"]
@@ -147,22 +156,23 @@ class Path(eqx.Module):
 
     def begin(self, x0: Values) -> Values:
         """Where a solver starts: noise as wide as `x_t` at the first time would be for data of variance one."""
-        return self._first() * x0
+        return self.width(self.span[0]) * x0
 
     def log_begin(self, x: Values) -> Values:
         """The log density of `begin`'s values, element by element."""
-        x0 = x / self._first()
+        x0 = x / self.width(self.span[0])
         own = -0.5 * (x0**2 + jnp.log(2 * jnp.pi)) if self.source is None else self.source.log_prob(x0)
-        return own - jnp.log(self._first())
+        return own - jnp.log(self.width(self.span[0]))
+
+    def width(self, t: float) -> Array:
+        """How wide `x_t` is for data of variance one; for noise of another law, what multiplies the noise."""
+        alpha, sigma = self.schedule(jnp.asarray(t))
+        return jnp.sqrt(alpha**2 + sigma**2) if self.source is None else sigma
 
     @property
     def gaussian(self) -> bool:
         """Whether the noise is Gaussian, so that there is a score to speak of."""
         return self.source is None or type(self.source).__name__ == "Normal"
-
-    def _first(self) -> Array:
-        alpha, sigma = self.schedule(jnp.asarray(self.span[0]))
-        return jnp.sqrt(alpha**2 + sigma**2) if self.source is None else sigma
 
     def _gaussian(self) -> tuple[Any, Any]:
         if self.source is None:
@@ -193,3 +203,23 @@ class Flow(eqx.Module):
     def score(self, x: Values, t: Scalar) -> Values:
         """The gradient of the log density of `x_t`."""
         return self.path.score(self.guess(x, t), t)
+
+    def straightened(self) -> "Flow":
+        """The same flow along straight lines, where velocities are bounded and a few steps suffice.
+
+        `x_t / alpha` depends on `sigma / alpha` alone, so that the guess made at `x` and `t` on a straight line is that
+        made where the own schedule has the same ratio, at `x` times `alpha_own / alpha`.
+        """
+        own, line = self.path.schedule, Straight()
+        if isinstance(own, Straight):
+            return self
+
+        def guess(x: Values, t: Scalar) -> Guess:
+            alpha, sigma = line(t)
+            there = own.at_ratio(sigma / alpha)
+            return self.guess(x * (own(there)[0] / alpha), there)
+
+        with jax.ensure_compile_time_eval():
+            ends = [own(jnp.asarray(t)) for t in self.path.span]
+            span = tuple(float(alpha / (alpha + sigma)) for alpha, sigma in ends)
+        return Flow(Path(line, velocity, PowerLaw(), span=(span[0], span[1]), source=self.path.source), guess)

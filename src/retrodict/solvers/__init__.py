@@ -8,6 +8,7 @@
 | adaptive, per row | `Dopri5`, `Tsit5` | the velocity | yes |
 | exponential | `DPMSolver` | the guess of the data | no |
 | Karras et al.'s Algorithm 2 | `EDMSampler` | the guess of the data; standard normal noise | no |
+| another schedule | `Straightened(solver)`: any of them along straight lines | the guess of the data | no |
 | SDE | `EulerMaruyama`, `StochasticHeun`, `SEA`, `ShARK` | the score, so Gaussian noise | no |
 
 Those that need the velocity only take any pytree and any function `(x, t)`. A solver that cannot follow a path says
@@ -35,6 +36,7 @@ from retrodict.solvers._stochastic import SEA as SEA
 from retrodict.solvers._stochastic import EulerMaruyama as EulerMaruyama
 from retrodict.solvers._stochastic import ShARK as ShARK
 from retrodict.solvers._stochastic import StochasticHeun as StochasticHeun
+from retrodict.solvers._straightened import Straightened as Straightened
 
 
 SOLVERS = {
