@@ -19,6 +19,7 @@ from scipy.stats import norm, qmc
 
 import retrodict as rd
 from retrodict import paths
+from retrodict.estimators import SAMPLER
 from retrodict.likelihood import Exact, Hutchinson, HutchPlusPlus, gaussian, pull_back
 from retrodict.paths import Flow, Guess
 from retrodict.solvers import SOLVERS
@@ -142,6 +143,12 @@ def reaches(target, path, solver, slack, seed=0):
 @pytest.mark.parametrize("target", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_every_path_with_every_solver_reaches_the_target(target, path, name):
     reaches(targets()[target], PATHS[path], solver_of(name), STEPS[name][1])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_default_sampler_follows_any_path_in_17_evaluations(path):
+    reaches(targets()["mixture"], PATHS[path], SAMPLER, 0.02)
+    assert SAMPLER.evaluations == 17
 
 
 @pytest.mark.parametrize("path", list(PATHS)[4:])
@@ -317,6 +324,9 @@ class Linear(eqx.Module):
 
     def __call__(self, x, t):
         return self.matrix @ x
+
+    def straightened(self):
+        return self
 
 
 @pytest.mark.parametrize(
