@@ -22,7 +22,7 @@ from retrodict.estimators import SAMPLER, Generative, joint
 from retrodict.paths import Path, flow_matching
 from retrodict.progress import Progress
 from retrodict.simulate import simulate
-from retrodict.solvers import AbstractSolver, AbstractStepping
+from retrodict.solvers import AbstractSolver, AbstractStepping, Straightened
 from retrodict.training import History, fit
 
 
@@ -141,6 +141,8 @@ def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
     Raises:
         QueryError: not enough for the fewest steps.
     """
+    if isinstance(solver, Straightened):
+        return Straightened(at_cost(solver.solver, evaluations))
     if not isinstance(solver, AbstractStepping):
         return solver
     two, three = (dataclasses.replace(solver, steps=steps).evaluations or 0 for steps in (2, 3))
