@@ -41,11 +41,15 @@ def vp(
     times: AbstractTimeLaw | None = None,
     weighting: Weighting = plain,
 ) -> Path:
-    """Score matching with the variance-preserving schedule (Song et al., 2021); stops 1e-5 short of the data."""
+    """Score matching with the variance-preserving schedule (Song et al., 2021); stops 1e-5 short of the data.
+
+    Times have density proportional to `t ** 2`, as in `flow_matching` and for the same reason: uniform ones, as
+    published, give held-out pairs of SLCP a negative log posterior of 4.22, these 3.83 (flow matching 3.82).
+    """
     return Path(
         VariancePreserving(beta_min, beta_max),
         parameterization,
-        times or PowerLaw(),
+        times or PowerLaw(2.0),
         span=(0.0, 1.0 - 1e-5),
         weighting=weighting,
         diffusion=Reverse(),
