@@ -134,7 +134,7 @@ def check(target, draws, slack, *, random):
 
 
 def reaches(target, path, solver, slack, seed=0):
-    random = isinstance(solver, AbstractStochastic)
+    random = isinstance(solver, AbstractStochastic) or getattr(solver, "churn", 0.0) > 0.0
     check(target, draw(target, path, solver, jr.key(seed)), slack, random=random)
 
 
@@ -143,6 +143,21 @@ def reaches(target, path, solver, slack, seed=0):
 @pytest.mark.parametrize("target", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 def test_every_path_with_every_solver_reaches_the_target(target, path, name):
     reaches(targets()[target], PATHS[path], solver_of(name), STEPS[name][1])
+
+
+CHURN = {"all": {"churn": 30.0}, "some": {"churn": 80.0, "churn_min": 0.05, "churn_max": 50.0}}
+
+
+@pytest.mark.parametrize("churn", CHURN.values(), ids=CHURN)
+@pytest.mark.parametrize("path", ["flow_matching", "vp", "edm"])
+def test_churn_leaves_the_marginals(path, churn):
+    reaches(targets()["mixture"], PATHS[path], rd.solvers.EDMSampler(60, **churn), 0.02)
+
+
+def test_churn_of_the_wrong_size_would_be_seen():
+    """Noise of 1.2 for 1 widens the mixture beyond the bounds."""
+    with pytest.raises(AssertionError):
+        reaches(targets()["mixture"], PATHS["edm"], rd.solvers.EDMSampler(60, churn=25.0, noise_scale=1.2), 0.02)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -67,7 +67,8 @@ class EDMSampler(AbstractStepping):
                 return y, s
             s_hat = jnp.minimum(s * (1.0 + gamma), levels[0])
             eps = jr.normal(jr.fold_in(key, i), y.shape)
-            return y + jnp.sqrt(s_hat**2 - s**2) * self.noise_scale * eps, s_hat
+            # a fused multiply-add may leave -1e-17 of two equal squares
+            return y + jnp.sqrt(jnp.maximum(s_hat**2 - s**2, 0.0)) * self.noise_scale * eps, s_hat
 
         def body(y: Array, row: tuple[Array, ...]) -> tuple[Array, None]:
             s, s_next, gamma, i = row
