@@ -19,8 +19,8 @@ from scipy.stats import norm, qmc
 
 import retrodict as rd
 from retrodict import paths
+from retrodict.densities import Exact, Hutchinson, HutchPlusPlus, gaussian, pull_back
 from retrodict.estimators import SAMPLER
-from retrodict.likelihood import Exact, Hutchinson, HutchPlusPlus, gaussian, pull_back
 from retrodict.paths import Flow, Guess
 from retrodict.solvers import SOLVERS
 from retrodict.solvers._stochastic import AbstractStochastic

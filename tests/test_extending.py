@@ -16,7 +16,7 @@ from scipy import stats
 
 import retrodict as rd
 from conftest import exact_guess
-from retrodict.likelihood import Exact, pull_back
+from retrodict.densities import Exact, pull_back
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"

@@ -15,7 +15,7 @@ import pytest
 from jax.scipy.stats import norm
 
 import retrodict as rd
-from retrodict.likelihood import Hutchinson
+from retrodict.densities import Hutchinson
 from retrodict.scaling import Scaling
 from retrodict.solvers import RK4, Dopri5, DPMSolver, EDMSampler, EulerMaruyama, Heun
 

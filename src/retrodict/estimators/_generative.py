@@ -25,8 +25,8 @@ from jaxtyping import PRNGKeyArray
 from retrodict import supports
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
+from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus, check
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
-from retrodict.likelihood import AbstractTrace, Exact, HutchPlusPlus, check
 from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP
 from retrodict.paths import Flow, Guess, Path, flow_matching
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Posterior, Unconditional, random_roles
@@ -195,7 +195,7 @@ class Generative(eqx.Module):
     ) -> Estimate:
         """Log density and its standard error, `(n,)` each, at a cost that does not grow with the latent elements.
 
-        Unbiased up to the solver's error; `trace` is `HutchPlusPlus()` by default. Arguments and errors
+        Unbiased up to the solver's error; `trace` is `rd.densities.HutchPlusPlus()` by default. Arguments and errors
         are otherwise those of `log_prob`.
         """
         trace = trace or HutchPlusPlus()

@@ -13,7 +13,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.likelihood import AbstractTrace, pull_back
+from retrodict.densities import AbstractTrace, pull_back
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 

@@ -8,7 +8,7 @@ from jax.scipy.stats import norm
 
 import retrodict as rd
 from conftest import exact_guess
-from retrodict.likelihood import Exact, divergence, pull_back
+from retrodict.densities import Exact, divergence, pull_back
 
 
 MEAN, STD = 1.5, 0.3  # narrower than the noise, so that the divergence does not integrate to zero
