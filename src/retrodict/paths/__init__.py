@@ -4,7 +4,7 @@
 |---|---|---|---|---|---|
 | `flow_matching` | straight | velocity | density t^power | dense near the data | g^2 = sigma |
 | `vp` | variance preserving | noise | density t^2 | dense near the data | reverse SDE |
-| `ve` | variance exploding | noise | uniform | uniform: sigma geometric | reverse SDE |
+| `ve` | variance exploding | noise | log-normal sigma | uniform: sigma geometric | reverse SDE |
 | `edm` | sigma itself | mix of unit variance | log-normal sigma | uniform: Karras's rho = 7 | reverse SDE |
 
 `dataclasses.replace(vp(), parameterization=velocity)` is the variance-preserving schedule with velocity prediction.
