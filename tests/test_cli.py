@@ -85,6 +85,19 @@ WRONG = {
         ["bench", "--observations", "all"],
         "--observations takes numbers such as 1-10 or 1,3,5, got 'all'",
     ),
+    "an unknown path": (
+        ["bench", "--paths", "vp,flow_maching"],
+        "`--paths` names 'flow_maching'; it takes 'flow_matching', 'vp', 've', 'edm', 'all'. "
+        "Did you mean 'flow_matching'?",
+    ),
+    "an unknown solver": (["bench", "--solvers", "Heum"], "'default', 'all'. Did you mean 'Heun'?"),
+    "no evaluations": (["bench", "--evaluations", "0"], "Invalid value for '--evaluations'"),
+    "too few evaluations": (
+        ["bench", "--solvers", "all", "--evaluations", "3"],
+        "3 evaluations of the network are too few for RK4",
+    ),
+    "too many draws to judge": (["bench", "--draws", "10001"], "between 10 and 10000, as 'two_moons' has, got 10001"),
+    "too few draws to judge": (["bench", "--draws", "9"], "between 10 and 10000, as 'two_moons' has, got 9"),
     "an observation out of range": (["bench", "--tasks", "slcp", "--observations", "12"], "12"),
     "no model": (["sample", "no.safetensors"], "there is no model file 'no.safetensors'"),
     "given is no JSON": (["sample", "MODEL", "--given", "{x: 1}"], "--given is not JSON"),

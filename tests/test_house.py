@@ -11,8 +11,8 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "retrodict"
 WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no world, a net not what it is asked)
     "paths": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
-    "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators", "paths"},
-    "likelihood": {"variables", "tokens", "nets", "roles", "estimators"},
+    "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
+    "densities": {"variables", "tokens", "nets", "roles", "estimators"},
     "nets": {"paths", "solvers", "estimators", "scaling"},
     "diagnostics": {"estimators", "nets", "paths", "plots", "report", "training"},
     "variables": {"tokens", "nets", "estimators", "paths"},
@@ -20,7 +20,7 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
 FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress"], 2),
-    **dict.fromkeys(["tokens", "scaling", "roles", "solvers", "likelihood", "problem", "simulate", "tasks"], 3),
+    **dict.fromkeys(["tokens", "scaling", "roles", "solvers", "densities", "problem", "simulate", "tasks"], 3),
     "nets": 4,
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation"], 6),

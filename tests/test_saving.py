@@ -10,6 +10,7 @@ import sys
 
 import jax
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from safetensors.numpy import save as to_bytes
 
@@ -41,10 +42,14 @@ def test_training_goes_on_from_a_file(file, sims):
     "settings",
     [
         {"path": rd.paths.flow_matching(power=1.5)},
+        {"path": rd.paths.vp(weighting=rd.paths.likelihood)},
+        {"path": rd.paths.ve(parameterization=rd.paths.data)},
+        {"path": rd.paths.edm()},
+        {"path": rd.paths.flow_matching(source=dist.StudentT(5.0, 0.0, 1.0))},
         {"roles": rd.roles.random_roles(0.3, 0.1)},
         {"net": rd.nets.ResMLP(8, 2), "balanced": True},
     ],
-    ids=["path", "roles", "net"],
+    ids=["power", "vp", "ve", "edm", "noise", "roles", "net"],
 )
 def test_every_setting_is_in_the_file(settings, sims, tmp_path):
     model = rd.joint(sims.layout, **settings)
@@ -144,7 +149,7 @@ def test_a_missing_folder_is_told(model, tmp_path):
 def test_a_path_of_ones_own_cannot_be_named_in_a_file(sims, tmp_path):
     class Bent(rd.paths.AbstractSchedule):
         def __call__(self, t):
-            return t**2, 1.0 - t
+            return (t + t**2) / 2, 1.0 - t
 
     path = rd.paths.Path(Bent(), rd.paths.velocity, rd.paths.PowerLaw())
     with pytest.raises(rd.FileError, match="not one of retrodict's own"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
+from retrodict import paths
 from retrodict.solvers import RK4, AdamsBashforth, Dopri5, Euler, Heun, Midpoint, Power, Tsit5
 
 
@@ -81,12 +82,14 @@ def test_a_state_may_be_a_pytree():
     np.testing.assert_allclose(found["t"], 1.0, rtol=1e-12)
 
 
-def test_a_grid_is_increasing_and_ends_at_the_ends():
-    times = Power(2.0).times(7, 0.0, 1.0)
+@pytest.mark.parametrize("schedule", [paths.Straight(), paths.VariancePreserving(), paths.Karras()], ids=str)
+@pytest.mark.parametrize("grid", [Power(2.0), paths.Uniform(), paths.KarrasRho(), paths.LogSNR()], ids=str)
+def test_a_grid_is_increasing_and_ends_at_the_ends(grid, schedule):
+    times = grid.times(7, 0.0, 1.0, schedule)
     assert times[0] == 0.0
     assert times[-1] == 1.0
     assert (np.diff(times) > 0).all()
-    np.testing.assert_array_equal(Power(2.0).times(7, 1.0, 0.0), times[::-1])
+    np.testing.assert_array_equal(grid.times(7, 1.0, 0.0, schedule), times[::-1])
 
 
 def test_adams_bashforth_is_exact_for_a_slope_linear_in_time():

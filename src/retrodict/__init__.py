@@ -1,5 +1,6 @@
 """retrodict: one generative model of everything a simulator touches, and any question about it."""
 
+from retrodict import densities as densities
 from retrodict import diagnostics as diagnostics
 from retrodict import nets as nets
 from retrodict import paths as paths

@@ -1,29 +1,35 @@
 """The benchmark: one fixed configuration for every task, and how far its posteriors are from the reference.
 
-For each task: simulate, train one joint model, and for every observation compare 10,000 of its draws with 10,000 of
-the reference posterior by two classifiers. `c2st_mlp` is the strict one, on the scale of the SBI benchmark (Lueckmann
-et al., 2021); `c2st_rf` a random forest, more lenient. .5 is perfect, 1 is useless. Settings are the defaults of
-`joint` and `fit`, chosen by validation likelihood on held-out simulations, never by these figures.
+For each task: simulate once, train one joint model per path, let every solver draw from it, and for every observation
+compare 10,000 draws with 10,000 of the reference posterior by two classifiers. `c2st_mlp` is the strict one, on the
+scale of the SBI benchmark (Lueckmann et al., 2021); `c2st_rf` a random forest, more lenient. .5 is perfect, 1 is
+useless. Settings are the defaults of `joint` and `fit`, chosen by validation likelihood on held-out simulations, never
+by these figures.
 """
 
+import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from retrodict import tasks
-from retrodict._errors import QueryError
+from retrodict._errors import DataError, QueryError
 from retrodict.diagnostics import c2st, c2st_forest
-from retrodict.estimators import SAMPLER, joint
+from retrodict.estimators import SAMPLER, Generative, joint
+from retrodict.paths import Path, flow_matching
 from retrodict.progress import Progress
 from retrodict.simulate import simulate
-from retrodict.training import fit
+from retrodict.solvers import AbstractSolver, AbstractStepping, Straightened
+from retrodict.training import History, fit
 
 
 DRAWS = 10_000
 DENSITIES = 1_000
+FEWEST = 10  # draws that a classifier can be trained on and judged by
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,19 +48,27 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """The result of one task; seconds are those of a second call, but for training, which includes compilation."""
+    """The result of one task, path and solver; seconds are those of a second call, but training includes compilation.
+
+    `refused` says why there are no figures: the solver cannot follow the path, or its draws cannot be judged.
+    `evaluations` is `None` where the solver adapts its steps; `log_prob_seconds` belongs to the path alone.
+    """
 
     task: str
+    path: str
+    solver: str
     simulations: int
+    draws: int
     seed: int
     observations: list[int]
-    c2st_mlp: Spread
-    c2st_rf: Spread
+    c2st_mlp: Spread | None
+    c2st_rf: Spread | None
     train_seconds: float
-    sample_seconds: float
+    sample_seconds: float | None
     evaluations: int | None
     log_prob_seconds: float
     validation_loss: float
+    refused: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,52 +76,157 @@ class Row:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What is asked about a task: its observations, and by number the reference draws that answers are held against."""
+
+    task: tasks.Task
+    simulations: int
+    references: Mapping[int, Mapping[str, np.ndarray]]
+    draws: int
+    seed: int
+
+    @classmethod
+    def of(
+        cls, name: str, *, simulations: int, observations: Sequence[int], draws: int = DRAWS, seed: int = 0
+    ) -> "Exam":
+        """An exam about the task of this name, each reference thinned to `draws` rows; whatever is amiss shows here.
+
+        Raises:
+            DataError: an unknown task or observation, or a number of draws that its reference cannot match.
+            FileError: a reference that is not here.
+            QueryError: no observation.
+        """
+        if not observations:
+            raise QueryError("a benchmark needs at least one observation")
+        task = tasks.get(name)
+        references = {k: _thinned(task.reference(k), draws, name) for k in observations}
+        return cls(task, simulations, references, draws, seed)
+
+
 def run(
     name: str, *, simulations: int, observations: Sequence[int], seed: int = 0, progress: bool = True, jobs: int = 2
 ) -> Row:
-    """Benchmarks one task; `jobs` classifiers are trained at once.
+    """Benchmarks one task with the default path and solver; `jobs` classifiers are trained at once.
 
     Raises:
         DataError: an unknown task or observation.
         QueryError: no observation.
     """
-    if not observations:
-        raise QueryError("a benchmark needs at least one observation")
-    task = tasks.get(name)
-    references = {k: task.reference(k) for k in observations}  # a missing file is found before training, not after
-    sims = simulate(task.problem, simulations, key=seed)
-    begun = time.perf_counter()
-    model, history = fit(joint(sims.layout, key=seed), sims, key=seed + 1, progress=progress)
-    train_seconds = time.perf_counter() - begun
-    draws = {k: model.sample(DRAWS, given=task.observation(k), key=seed + 1 + k) for k in observations}
-    first = observations[0]
-    some = {name: value[:DENSITIES] for name, value in draws[first].items()}
-    sample_seconds = _seconds(lambda: model.sample(DRAWS, given=task.observation(first), key=0))
-    log_prob_seconds = _seconds(lambda: model.log_prob(some, given=task.observation(first)))
+    exam = Exam.of(name, simulations=simulations, observations=observations, seed=seed)
+    paths, solvers = {"flow_matching": flow_matching()}, {"default": SAMPLER}
+    return next(matrix(exam, paths, solvers, progress=progress, jobs=jobs))
+
+
+def matrix(
+    exam: Exam,
+    paths: Mapping[str, Path],
+    solvers: Mapping[str, AbstractSolver],
+    *,
+    progress: bool = True,
+    jobs: int = 2,
+) -> Iterator[Row]:
+    """Benchmarks every solver on every path, by the names they are given; a row as soon as it is judged."""
+    sims = simulate(exam.task.problem, exam.simulations, key=exam.seed)
+    for path_name, path in paths.items():
+        trained = _train(exam, sims, path, progress=progress)
+        for solver_name, solver in solvers.items():
+            row = trained.row(exam, path_name, solver_name, solver)
+            yield row if row.refused else _judged(row, exam, trained.model, solver, progress=progress, jobs=jobs)
+
+
+def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
+    """The solver with as many steps as so many evaluations of the network allow; an adaptive one as it is.
+
+    Raises:
+        QueryError: not enough for the fewest steps.
+    """
+    if isinstance(solver, Straightened):
+        return Straightened(at_cost(solver.solver, evaluations))
+    if not isinstance(solver, AbstractStepping):
+        return solver
+    two, three = (dataclasses.replace(solver, steps=steps).evaluations or 0 for steps in (2, 3))
+    try:
+        return dataclasses.replace(solver, steps=2 + (evaluations - two) // (three - two))
+    except QueryError as error:
+        few = f"{evaluations} evaluations of the network are too few for {type(solver).__name__}"
+        raise QueryError(f"{few}: {error}; allow more, or leave it out") from error
+
+
+@dataclass(frozen=True)
+class _Trained:
+    model: Generative
+    history: History
+    train_seconds: float
+    log_prob_seconds: float
+
+    def row(self, exam: Exam, path: str, name: str, solver: AbstractSolver) -> Row:
+        """What is known before the solver has drawn."""
+        return Row(
+            task=exam.task.name,
+            path=path,
+            solver=name,
+            simulations=exam.simulations,
+            draws=exam.draws,
+            seed=exam.seed,
+            observations=list(exam.references),
+            c2st_mlp=None,
+            c2st_rf=None,
+            train_seconds=self.train_seconds,
+            sample_seconds=None,
+            evaluations=solver.evaluations,
+            log_prob_seconds=self.log_prob_seconds,
+            validation_loss=self.history.best,
+            refused=solver.refusal(self.model.path),
+            settings={
+                "net": self.model.architecture.to_json(),
+                "steps": int(self.history.step[-1]),
+                "roles": self.model.law.to_json(),
+                "solver": str(solver),
+            },
+        )
+
+
+def _train(exam: Exam, sims: Any, path: Path, *, progress: bool) -> _Trained:
+    untrained = joint(sims.layout, path=path, key=exam.seed)
+    (model, history), train_seconds = _timed(lambda: fit(untrained, sims, key=exam.seed + 1, progress=progress))
+    given = exam.task.observation(next(iter(exam.references)))
+    some = model.sample(DENSITIES, given=given, key=0)
+    model.log_prob(some, given=given)  # compiles
+    _, log_prob_seconds = _timed(lambda: model.log_prob(some, given=given))
+    return _Trained(model, history, train_seconds, log_prob_seconds)
+
+
+def _judged(row: Row, exam: Exam, model: Generative, solver: AbstractSolver, *, progress: bool, jobs: int) -> Row:
+    """The row with its figures, or with the reason why its draws cannot be judged."""
+
+    def sample(k: int, key: int) -> Mapping[str, np.ndarray]:
+        return model.sample(exam.draws, given=exam.task.observation(k), solver=solver, key=key)
+
+    draws = {k: sample(k, exam.seed + 1 + k) for k in exam.references}
+    _, sample_seconds = _timed(lambda: sample(row.observations[0], 0))
+    row = dataclasses.replace(row, sample_seconds=sample_seconds)
     strict, lenient = [], []
-    with Progress(f"{name}: judging", len(observations), shown=progress) as judging:
-        for done, k in enumerate(observations, start=1):
-            strict.append(float(c2st(references[k], draws[k], jobs=jobs)))
-            lenient.append(float(c2st_forest(references[k], draws[k], jobs=jobs)))
+    with Progress(f"{row.task}, {row.path}, {row.solver}: judging", len(draws), shown=progress) as judging:
+        for done, (k, reference) in enumerate(exam.references.items(), start=1):
+            try:
+                strict.append(float(c2st(reference, draws[k], jobs=jobs)))
+                lenient.append(float(c2st_forest(reference, draws[k], jobs=jobs)))
+            except DataError as error:  # a solver that left the rails must not end a benchmark of hours
+                return dataclasses.replace(row, refused=f"observation {k}: {error}")
             judging.at(done, f"observation {k}: {strict[-1]:.3f}")
-    return Row(
-        task=name,
-        simulations=simulations,
-        seed=seed,
-        observations=list(observations),
-        c2st_mlp=Spread.of(strict),
-        c2st_rf=Spread.of(lenient),
-        train_seconds=train_seconds,
-        sample_seconds=sample_seconds,
-        evaluations=SAMPLER.evaluations,
-        log_prob_seconds=log_prob_seconds,
-        validation_loss=history.best,
-        settings={"net": model.architecture.to_json(), "steps": int(history.step[-1]), "roles": model.law.to_json()},
-    )
+    return dataclasses.replace(row, c2st_mlp=Spread.of(strict), c2st_rf=Spread.of(lenient))
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-    call()  # compiles
+def _thinned(reference: Mapping[str, np.ndarray], draws: int, name: str) -> dict[str, np.ndarray]:
+    """As many rows of a reference as there will be draws, evenly spread: else chance would not be .5."""
+    rows = min(len(values) for values in reference.values())
+    if not FEWEST <= draws <= rows:
+        raise DataError(f"the number of draws must lie between {FEWEST} and {rows}, as '{name}' has, got {draws}")
+    which = np.arange(draws) * rows // draws
+    return {variable: values[which] for variable, values in reference.items()}
+
+
+def _timed(call: Callable[[], T]) -> tuple[T, float]:
     begun = time.perf_counter()
-    call()
-    return time.perf_counter() - begun
+    return call(), time.perf_counter() - begun

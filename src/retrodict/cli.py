@@ -7,15 +7,18 @@ instead. A wrong argument exits with code 2 and one line that says what to type 
 import importlib.util
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
 
-from retrodict._errors import DataError, FileError, RetrodictError, listed
+from retrodict._errors import DataError, FileError, RetrodictError, listed, unknown
 
+
+if TYPE_CHECKING:  # a command loads what it needs, and --help nothing
+    from retrodict.bench import Row
 
 app = typer.Typer(
     help="Turn a simulator round: one generative model, any question.",
@@ -137,29 +140,68 @@ def sample(
 @app.command()
 def bench(
     tasks: Annotated[str, typer.Option(help="Names with commas.")] = "two_moons,gaussian_linear,gaussian_mixture,slcp",
+    paths: Annotated[str, typer.Option(help="Names of paths with commas, or all; one model is trained for each.")] = (
+        "flow_matching"
+    ),
+    solvers: Annotated[
+        str, typer.Option(help="Names of solvers with commas, or all; default is what a model draws with.")
+    ] = "default",
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Evaluations of the network for every solver that does not adapt.")
+    ] = None,
     simulations: Annotated[int, typer.Option(help="Rows to simulate for each task.")] = 10_000,
     observations: Annotated[str, typer.Option(help="Observations, such as 1-10 or 1,3,5.")] = "1-10",
+    draws: Annotated[int, typer.Option(help="Draws to judge for each observation; at most 10000.")] = 10_000,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """How far the posteriors of one fixed configuration are from the references."""
+    """How far the posteriors of one fixed configuration are from the references, by path and solver."""
+    import retrodict as rd
     from retrodict import bench as benchmark
-    from retrodict import tasks as known
 
-    names, which = [name.strip() for name in tasks.split(",")], _numbers(observations)
-    for name in names:
-        known.get(name)  # a wrong name is told before anything is trained
-    for name in names:
-        row = benchmark.run(name, simulations=simulations, observations=which, seed=seed, progress=not as_json)
-        if as_json:
-            print(json.dumps(row.to_json()), flush=True)
-        else:
-            print(
-                f"{row.task:18} C2ST mlp {row.c2st_mlp.mean:.3f}, rf {row.c2st_rf.mean:.3f}; "
-                f"train {row.train_seconds:.0f} s, {benchmark.DRAWS} draws {row.sample_seconds:.2f} s, "
-                f"log_prob of {benchmark.DENSITIES} {row.log_prob_seconds:.2f} s",
-                flush=True,
-            )
+    methods: Mapping[str, Any] = rd.paths.METHODS
+    known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER}
+    routes = {name: methods[name]() for name in _chosen("--paths", paths, methods)}
+    movers = {name: known[name]() for name in _chosen("--solvers", solvers, rd.solvers.SOLVERS, besides=["default"])}
+    if evaluations is not None:
+        movers = {name: benchmark.at_cost(solver, evaluations) for name, solver in movers.items()}
+    which = _numbers(observations)
+    # all that is wrong is told before anything is trained
+    exams = [
+        benchmark.Exam.of(name.strip(), simulations=simulations, observations=which, draws=draws, seed=seed)
+        for name in tasks.split(",")
+    ]
+    for exam in exams:
+        rows = []
+        for row in benchmark.matrix(exam, routes, movers, progress=not as_json):
+            print(json.dumps(row.to_json()) if as_json else _line(row, benchmark.DENSITIES), flush=True)
+            rows.append(row)
+        if len(rows) > 1 and not as_json:
+            print(f"\n{matrix(rows)}\n", flush=True)
+
+
+def matrix(rows: Sequence["Row"]) -> str:
+    """The strict C2ST of one task as aligned text, solvers down and paths across, "-" where there is none."""
+    cells = {(row.solver, row.path): "-" if row.c2st_mlp is None else f"{row.c2st_mlp.mean:.3f}" for row in rows}
+    paths, corner = list(dict.fromkeys(path for _, path in cells)), f"{rows[0].task}, C2ST mlp"
+    width = max(len(corner), *(len(solver) for solver, _ in cells))
+
+    def line(head: str, texts: Iterable[str]) -> str:
+        aligned = (f"  {text:>{max(len(path), 5)}}" for path, text in zip(paths, texts, strict=True))
+        return f"{head:{width}}" + "".join(aligned)
+
+    solvers = dict.fromkeys(solver for solver, _ in cells)
+    return "\n".join([line(corner, paths), *(line(s, (cells[s, path] for path in paths)) for s in solvers)])
+
+
+def _line(row: "Row", densities: int) -> str:
+    pair = f"{row.task:18} {row.path:13} {row.solver:14}"
+    if row.c2st_mlp is None or row.c2st_rf is None:
+        return f"{pair} refused: {row.refused}"
+    return (
+        f"{pair} C2ST mlp {row.c2st_mlp.mean:.3f}, rf {row.c2st_rf.mean:.3f}; train {row.train_seconds:.0f} s, "
+        f"{row.draws} draws {row.sample_seconds:.2f} s, log_prob of {densities} {row.log_prob_seconds:.2f} s"
+    )
 
 
 def table(summary: Mapping[str, Mapping[str, float]]) -> str:
@@ -168,6 +210,16 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
     head = " " * width + "".join(f"{column:>11}" for column in next(iter(summary.values())))
     rows = (f"{name:{width}}" + "".join(f"{value:11.4g}" for value in row.values()) for name, row in summary.items())
     return "\n".join([head, *rows])
+
+
+def _chosen(option: str, text: str, known: Iterable[str], *, besides: Sequence[str] = ()) -> list[str]:
+    """The names in a list with commas, each once; `all` stands for all of `known`."""
+    offered = [*known, *besides, "all"]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in offered:
+            raise DataError(unknown(f"`{option}`", name, offered, owner="it takes"))
+    return list(dict.fromkeys(one for name in names for one in (known if name == "all" else [name])))
 
 
 def _problem(where: str) -> Any:

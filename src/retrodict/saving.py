@@ -30,6 +30,8 @@ from retrodict.variables import Layout
 
 
 SCHEMA = 1
+PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
+FUNCTIONS = ("parameterization", "weighting")
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
@@ -133,39 +135,58 @@ def _skeleton(manifest: dict[str, Any]) -> Generative:
 
 
 def _path_to_json(path: _paths.Path) -> dict[str, Any]:
-    parts = {"schedule": path.schedule, "time_law": path.time_law}
-    for part in (*parts.values(), path.parameterization):
-        if (
-            part is not getattr(_paths, getattr(part, "__name__", ""), None)
-            and type(part).__module__ != _paths.__name__
-        ):
-            raise FileError(f"{part} is not one of retrodict's own; a file can name only these, so it cannot be saved")
-    return {
-        **{
-            name: {"name": type(part).__name__, **{f.name: getattr(part, f.name) for f in dataclasses.fields(part)}}
-            for name, part in parts.items()
-        },
-        "parameterization": path.parameterization.__name__,
-        "span": list(path.span),
-    }
+    """Every part by its name in `retrodict.paths`, with its settings; noise by its name in numpyro."""
+    found: dict[str, Any] = {"span": list(path.span), "source": None}
+    for name in PARTS:
+        part = getattr(path, name)
+        _own(type(part), part)
+        found[name] = {"name": type(part).__name__, **{f.name: getattr(part, f.name) for f in dataclasses.fields(part)}}
+    for name in FUNCTIONS:
+        part = getattr(path, name)
+        _own(part, part)
+        found[name] = part.__name__
+    if path.source is not None:
+        settings = {name: np.asarray(getattr(path.source, name)).tolist() for name in path.source.arg_constraints}
+        found["source"] = {"name": type(path.source).__name__, **settings}
+    return found
 
 
 def _path_from_json(found: dict[str, Any]) -> _paths.Path:
-    def part(settings: dict[str, Any]) -> Any:
+    def made(settings: dict[str, Any]) -> Any:
         settings = dict(settings)
         return _known(settings.pop("name"))(**settings)
 
+    source = found["source"]
     return _paths.Path(
-        part(found["schedule"]), _known(found["parameterization"]), part(found["time_law"]), tuple(found["span"])
+        **{name: made(found[name]) for name in PARTS},
+        **{name: _known(found[name]) for name in FUNCTIONS},
+        span=tuple(found["span"]),
+        source=None if source is None else _noise(dict(source)),
     )
 
 
+def _own(thing: Any, shown: Any) -> None:
+    if getattr(_paths, getattr(thing, "__name__", ""), None) is not thing:
+        raise FileError(f"{shown} is not one of retrodict's own; a file can name only these, so it cannot be saved")
+
+
 def _known(name: str) -> Any:
-    """One of the classes and functions that `paths` itself defines; a file may name nothing else."""
+    """One of the classes and functions of `paths`; a file may name nothing else."""
     thing = getattr(_paths, name, None)
-    if thing is None or getattr(thing, "__module__", None) != _paths.__name__:
+    if not getattr(thing, "__module__", "").startswith(f"{_paths.__name__}."):
         raise FileError(f"the file names the path '{name}', which this version does not know")
     return thing
+
+
+def _noise(settings: dict[str, Any]) -> Any:
+    """A distribution of numpyro; a file may name nothing else of it."""
+    import numpyro.distributions as dist
+
+    name = settings.pop("name")
+    kind = getattr(dist, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, dist.Distribution)):
+        raise FileError(f"the file names the noise '{name}', which is no distribution of numpyro")
+    return kind(**settings)
 
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

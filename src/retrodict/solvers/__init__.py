@@ -1,18 +1,48 @@
-"""Solvers: from noise to data along a velocity, chosen after training.
+"""Solvers: from noise to data, chosen after training, any of them for any path.
 
-    solver(velocity, x, t_start, t_end)  ->  x at t_end,       velocity(x, t) = dx/dt
+    solver(flow, x, t_start, t_end, key=...)  ->  x at t_end
 
-`x` is any pytree; time may run either way. Fixed-grid solvers cost a fixed number of evaluations; `Dopri5` and `Tsit5`
-choose their steps per row, so that neighbors never matter.
+| | solvers | needs of the flow | densities |
+|---|---|---|---|
+| fixed grid | `Euler`, `Midpoint`, `Heun`, `RK4`, `AdamsBashforth` | the velocity | yes |
+| adaptive, per row | `Dopri5`, `Tsit5` | the velocity | yes |
+| exponential | `DPMSolver` | the guess of the data | no |
+| Karras et al.'s Algorithm 2 | `EDMSampler` | the guess of the data; standard normal noise | no |
+| another schedule | `Straightened(solver)`: any of them along straight lines | the guess of the data | no |
+| SDE | `EulerMaruyama`, `StochasticHeun`, `SEA`, `ShARK` | the score, so Gaussian noise | no |
+
+Those that need the velocity only take any pytree and any function `(x, t)`. A solver that cannot follow a path says
+why (`refusal`).
 """
 
+from retrodict.paths import AbstractGrid as AbstractGrid
+from retrodict.paths import KarrasRho as KarrasRho
+from retrodict.paths import LogSNR as LogSNR
+from retrodict.paths import Power as Power
+from retrodict.paths import Uniform as Uniform
 from retrodict.solvers._adaptive import Dopri5 as Dopri5
 from retrodict.solvers._adaptive import Tsit5 as Tsit5
 from retrodict.solvers._base import AbstractSolver as AbstractSolver
+from retrodict.solvers._base import AbstractStepping as AbstractStepping
+from retrodict.solvers._edm import EDMSampler as EDMSampler
 from retrodict.solvers._fixed import RK4 as RK4
+from retrodict.solvers._fixed import AbstractOneStep as AbstractOneStep
 from retrodict.solvers._fixed import AdamsBashforth as AdamsBashforth
 from retrodict.solvers._fixed import Euler as Euler
 from retrodict.solvers._fixed import Heun as Heun
 from retrodict.solvers._fixed import Midpoint as Midpoint
-from retrodict.solvers._grids import AbstractGrid as AbstractGrid
-from retrodict.solvers._grids import Power as Power
+from retrodict.solvers._multistep import DPMSolver as DPMSolver
+from retrodict.solvers._stochastic import SEA as SEA
+from retrodict.solvers._stochastic import EulerMaruyama as EulerMaruyama
+from retrodict.solvers._stochastic import ShARK as ShARK
+from retrodict.solvers._stochastic import StochasticHeun as StochasticHeun
+from retrodict.solvers._straightened import Straightened as Straightened
+
+
+SOLVERS = {
+    solver.__name__: solver
+    for solver in (
+        Euler, Midpoint, Heun, RK4, AdamsBashforth, Dopri5, Tsit5, DPMSolver, EDMSampler,
+        EulerMaruyama, StochasticHeun, SEA, ShARK,
+    )
+}  # fmt: skip

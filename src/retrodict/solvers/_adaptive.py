@@ -8,7 +8,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from retrodict.solvers._base import AbstractSolver, State, Velocity
 
@@ -24,7 +24,9 @@ class AbstractAdaptive(AbstractSolver):
     def pair(self) -> Any:
         """The diffrax solver."""
 
-    def __call__(self, velocity: Velocity, x: State, start: float, end: float) -> State:
+    def __call__(
+        self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
+    ) -> State:
         import diffrax  # half a second to import, and only this room needs it
         import jax
         import jax.numpy as jnp

@@ -2,11 +2,14 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
-from jaxtyping import Array
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from retrodict._errors import QueryError
+from retrodict.paths import AbstractGrid, Flow, Path, flow_matching
 
 
 State: TypeAlias = Any  # a pytree of arrays
@@ -14,16 +17,53 @@ Velocity: TypeAlias = Callable[[State, Array], State]
 
 
 class AbstractSolver(eqx.Module):
-    """Carries a state along a velocity from one time to another."""
+    """Carries a state from one time to another."""
+
+    follows_velocity: ClassVar[bool] = True  # it needs a velocity only, so that densities can ride along
 
     @abc.abstractmethod
-    def __call__(self, velocity: Velocity, x: State, start: float, end: float) -> State:
-        """The state at `end`, from `x` at `start`; time runs backwards where `end < start`."""
+    def __call__(
+        self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
+    ) -> State:
+        """The state at `end`, from `x` at `start`; time runs backwards where `end < start`.
+
+        `velocity` is a `paths.Flow`, or any function `(x, t)` for a solver that follows a velocity only.
+        """
 
     @property
     @abc.abstractmethod
     def evaluations(self) -> int | None:
-        """How often the velocity is evaluated, or `None` where the rows decide."""
+        """How often the network is evaluated, or `None` where the rows decide."""
+
+    def refusal(self, path: Path) -> str | None:
+        """Why this solver cannot follow a path, with the cure; `None` if it can."""
+        return None
+
+
+class AbstractStepping(AbstractSolver):
+    """A solver that takes `steps` steps on a grid; the path's own grid where `grid` is `None`."""
+
+    steps: eqx.AbstractVar[int]
+    grid: eqx.AbstractVar[AbstractGrid | None]
+
+    def __check_init__(self) -> None:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise QueryError(f"a solver needs at least one step, got steps={self.steps}")
+
+    def times(self, velocity: Velocity, start: float, end: float) -> Float[Array, " n"]:
+        """The `steps + 1` times between which the steps lie."""
+        path = getattr(velocity, "path", None) or flow_matching()
+        return (self.grid or path.grid).times(self.steps, start, end, path.schedule)
+
+
+def flow_of(velocity: Velocity, solver: AbstractSolver) -> Flow:
+    """The flow that a solver was handed, for solvers that need more of it than a velocity."""
+    if not isinstance(velocity, Flow):
+        raise QueryError(
+            f"{type(solver).__name__} follows the network's guess of data and noise, and got a velocity only; "
+            "hand it a `paths.Flow`, or use Euler, Midpoint, Heun, RK4, AdamsBashforth, Dopri5 or Tsit5"
+        )
+    return velocity
 
 
 def move(x: State, step: Array, slope: State) -> State:

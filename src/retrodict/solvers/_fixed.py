@@ -15,25 +15,13 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._errors import QueryError
-from retrodict.solvers._base import AbstractSolver, State, Velocity, blend, move
-from retrodict.solvers._grids import AbstractGrid, Power
-
-
-class AbstractFixed(AbstractSolver):
-    """A scheme that takes `steps` steps on a grid."""
-
-    steps: eqx.AbstractVar[int]
-    grid: eqx.AbstractVar[AbstractGrid]
-
-    def __check_init__(self) -> None:
-        if self.steps < 1:
-            raise QueryError(f"a solver needs at least one step, got steps={self.steps}")
+from retrodict.paths import AbstractGrid
+from retrodict.solvers._base import AbstractStepping, State, Velocity, blend, move
 
 
-class AbstractOneStep(AbstractFixed):
+class AbstractOneStep(AbstractStepping):
     """A scheme that needs nothing but where it stands."""
 
     stages: eqx.AbstractClassVar[int]
@@ -42,8 +30,10 @@ class AbstractOneStep(AbstractFixed):
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
         """The state one step `h` further."""
 
-    def __call__(self, velocity: Velocity, x: State, start: float, end: float) -> State:
-        times = self.grid.times(self.steps, start, end)
+    def __call__(
+        self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
+    ) -> State:
+        times = self.times(velocity, start, end)
 
         def body(x: State, pair: tuple[Array, Array]) -> tuple[State, None]:
             t, h = pair
@@ -60,7 +50,7 @@ class Euler(AbstractOneStep):
     """First order, one evaluation a step."""
 
     steps: int = eqx.field(static=True, default=100)
-    grid: AbstractGrid = Power()
+    grid: AbstractGrid | None = None
     stages: ClassVar[int] = 1
 
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
@@ -71,7 +61,7 @@ class Midpoint(AbstractOneStep):
     """Second order, two evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
-    grid: AbstractGrid = Power()
+    grid: AbstractGrid | None = None
     stages: ClassVar[int] = 2
 
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
@@ -83,7 +73,7 @@ class Heun(AbstractOneStep):
     """Second order, two evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
-    grid: AbstractGrid = Power()
+    grid: AbstractGrid | None = None
     stages: ClassVar[int] = 2
 
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
@@ -96,7 +86,7 @@ class RK4(AbstractOneStep):
     """Fourth order, four evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
-    grid: AbstractGrid = Power()
+    grid: AbstractGrid | None = None
     stages: ClassVar[int] = 4
 
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
@@ -107,14 +97,16 @@ class RK4(AbstractOneStep):
         return move(x, h, blend((1 / 6, 1 / 3, 1 / 3, 1 / 6), (k1, k2, k3, k4)))
 
 
-class AdamsBashforth(AbstractFixed):
+class AdamsBashforth(AbstractStepping):
     """Second order at one evaluation a step: the slope before this one is remembered."""
 
     steps: int = eqx.field(static=True, default=20)
-    grid: AbstractGrid = Power()
+    grid: AbstractGrid | None = None
 
-    def __call__(self, velocity: Velocity, x: State, start: float, end: float) -> State:
-        times = self.grid.times(self.steps, start, end)
+    def __call__(
+        self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
+    ) -> State:
+        times = self.times(velocity, start, end)
         steps = jnp.diff(times)
         before = velocity(x, times[0])
         ahead = velocity(move(x, steps[0], before), times[1])

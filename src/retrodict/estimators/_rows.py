@@ -1,0 +1,110 @@
+"""Answers for many rows at once: one row's mathematics, batched by `vmap` and compiled once.
+
+Compiled code is used again whenever only numbers change: weights, values, roles, keys.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from retrodict._types import Roles, Scalar, Tokens
+from retrodict.densities import AbstractTrace, pull_back
+from retrodict.roles import GIVEN, LATENT
+from retrodict.solvers import AbstractSolver
+
+
+@eqx.filter_jit
+def solve_rows(
+    model: Any,
+    solver: AbstractSolver,
+    z: Float[Array, "m d"],
+    roles: Int[Array, "m d"],
+    n: int,
+    which: Int[Array, " n"] | None,
+    key: PRNGKeyArray,
+) -> Float[Array, "n d"]:
+    """`n` draws in the user's units; row i answers question `which[i]` (the only one, for None)."""
+    key_noise, key_way = jr.split(key)
+    noise = model.path.begin(model.path.noise(key_noise, (n, z.shape[1])))
+
+    def one(z: Tokens, roles: Roles, noise: Tokens, key: PRNGKeyArray) -> Tokens:
+        flow = model.flow(z, roles)
+        found = solver(flow, jnp.where(roles == LATENT, noise, 0.0), *model.path.span, key=key)
+        return jnp.where(roles == LATENT, found, jnp.where(roles == GIVEN, z, 0.0))
+
+    keys = jr.split(key_way, n)
+    if which is None:
+        found = jax.vmap(partial(one, z[0], roles[0]))(noise, keys)
+    else:
+        found = jax.vmap(one)(z[which], roles[which], noise, keys)
+    return model.scaling.inverse(found)
+
+
+def log_density(
+    model: Any,
+    solver: AbstractSolver,
+    trace: AbstractTrace,
+    x: Tokens,
+    roles: Roles,
+    directions: Float[Array, "k d"],
+    key: PRNGKeyArray,
+) -> Float[Array, " m"]:
+    """Estimates `(m,)` of the log density of one row of tokens in the user's units."""
+    latent = roles == LATENT
+    z = model.scaling.forward(x)
+    start = jnp.where(latent | (roles == GIVEN), z, 0.0)
+    there, gain = pull_back(model.flow(start, roles), start, directions, solver, trace, key)
+    own = jnp.where(latent, model.path.log_begin(there) - model.scaling.log_slope(z), 0.0)
+    return jnp.sum(own) + gain
+
+
+class Density(NamedTuple):
+    """Estimates of log densities `(n, m)` and their gradient with respect to every token, `(n, d)`, if asked for."""
+
+    estimates: Array
+    slope: Array | None
+
+
+@eqx.filter_jit
+def density_rows(
+    model: Any,
+    solver: AbstractSolver,
+    trace: AbstractTrace,
+    x: Float[Array, "n d"],
+    roles: Int[Array, "n d"],
+    directions: Float[Array, "k d"],
+    key: PRNGKeyArray,
+    slopes: bool,  # noqa: FBT001 - positional because filter_jit is
+) -> Density:
+    """Log densities, in the user's units, of the latent tokens of every row."""
+
+    def one(x: Tokens, roles: Roles, key: PRNGKeyArray) -> Array:
+        return log_density(model, solver, trace, x, roles, directions, key)
+
+    keys = jr.split(key, jnp.shape(x)[0])
+    found = jax.vmap(one)(x, roles, keys)
+    slope = jax.vmap(jax.grad(lambda *row: jnp.mean(one(*row))))(x, roles, keys) if slopes else None
+    return Density(found, slope)
+
+
+@eqx.filter_jit
+def field_rows(
+    model: Any,
+    kind: str,
+    x: Float[Array, "n d"],
+    z: Float[Array, "n d"],
+    roles: Int[Array, "n d"],
+    t: Scalar,
+) -> Float[Array, "n d"]:
+    """The velocity or the score at time `t`, all in the model's coordinates."""
+
+    def one(x: Tokens, z: Tokens, roles: Roles) -> Tokens:
+        flow = model.flow(z, roles)
+        return flow(x, t) if kind == "velocity" else flow.score(x, t)
+
+    return jax.vmap(one)(x, z, roles)
