@@ -66,7 +66,7 @@ def ve(
 ) -> Path:
     """Score matching with the variance-exploding schedule (Song et al., 2021), for data of standard deviation one.
 
-    log sigma is trained as N(-0.7, 1.6^2): uniform times, as published, spend two fifths of the work on noise that is far
+    log sigma is trained as N(-0.7, 1.6^2): uniform times, as published, spend two fifths of the work on noise far
     above or below any data. Negative log posterior of held-out pairs of SLCP: 4.32 with uniform times, 3.98 with
     EDM's N(-1.2, 1.2^2), 3.87 so (flow matching 3.82).
     """
