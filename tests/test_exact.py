@@ -147,7 +147,7 @@ def pairs():
                 yield pytest.param(target, path, name, marks=[] if fast else [pytest.mark.slow])
 
 
-@pytest.mark.parametrize(("target", "path", "name"), pairs())
+@pytest.mark.parametrize(("target", "path", "name"), list(pairs()))
 def test_every_path_with_every_solver_reaches_the_target(target, path, name):
     reaches(targets()[target], PATHS[path], solver_of(name), STEPS[name][1])
 
