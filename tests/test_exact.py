@@ -139,11 +139,11 @@ def reaches(target, path, solver, slack, seed=0):
 
 
 def pairs():
-    """Every target, path and solver; the fast suite leaves out the Gaussian, and most solvers of two of the paths."""
+    """Every target, path and solver; the fast suite keeps the mixture, the straight path and some of the others."""
     for target in ("mixture", "gaussian"):
         for path in paths.METHODS:
             for name in SOLVERS:
-                fast = target == "mixture" and (path in ("flow_matching", "edm") or name in ("Heun", "SEA"))
+                fast = target == "mixture" and (path == "flow_matching" or name in ("DPMSolver", "EDMSampler", "SEA"))
                 yield pytest.param(target, path, name, marks=[] if fast else [pytest.mark.slow])
 
 
@@ -156,7 +156,7 @@ CHURN = {"all": {"churn": 30.0}, "some": {"churn": 80.0, "churn_min": 0.05, "chu
 
 
 @pytest.mark.parametrize("churn", CHURN.values(), ids=CHURN)
-@pytest.mark.parametrize("path", ["flow_matching", "vp", "edm"])
+@pytest.mark.parametrize("path", ["edm", *(pytest.param(p, marks=pytest.mark.slow) for p in ("flow_matching", "vp"))])
 def test_churn_leaves_the_marginals(path, churn):
     reaches(targets()["mixture"], PATHS[path], rd.solvers.EDMSampler(60, **churn), 0.02)
 
@@ -183,7 +183,7 @@ def test_a_parameterization_is_a_choice_of_its_own(path):
     [paths.NonSingular(2.0), paths.ZeroEnds(3.0), paths.Reverse(0.5), paths.Reverse(1.5)],
     ids=["NonSingular", "ZeroEnds", "less than reverse", "more than reverse"],
 )
-@pytest.mark.parametrize("path", ["flow_matching", "vp"])
+@pytest.mark.parametrize("path", ["flow_matching", pytest.param("vp", marks=pytest.mark.slow)])
 def test_any_noise_level_leaves_the_marginals(path, diffusion):
     # the reverse noise of straight lines is infinite at t = 0: begin a little later
     path = dataclasses.replace(PATHS[path], span=(0.02, PATHS[path].span[1]))
@@ -245,7 +245,7 @@ WIDE = {  # ends that leave less than 1e-4: nearer to no noise, and further from
 }
 
 
-@pytest.mark.parametrize("target", ["gaussian", "mixture"])
+@pytest.mark.parametrize("target", ["mixture", pytest.param("gaussian", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", WIDE)
 def test_log_prob_is_exact(path, target):
     """Within 1e-4 with ends wide enough; the default ones add 5e-3 at most (sigma^2 over the smallest variance at the
@@ -294,7 +294,9 @@ def test_exponential_and_edm_solvers_are_of_second_order(path, name):
 STRONG = {"EulerMaruyama": 1.0, "StochasticHeun": 1.0, "SEA": 1.0, "ShARK": 1.5}
 
 
-@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("EulerMaruyama", "ShARK") else [pytest.mark.slow]) for n in STRONG]
+)
 def test_the_strong_order_of_a_stochastic_solver(name):
     """Coarse and fine steps along one and the same Brownian motion (orders: Foster et al., arXiv 2210.17543)."""
 

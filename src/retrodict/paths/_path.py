@@ -217,7 +217,8 @@ class Flow(eqx.Module):
         def guess(x: Values, t: Scalar) -> Guess:
             alpha, sigma = line(t)
             there = own.at_ratio(sigma / alpha)
-            return self.guess(x * (own(there)[0] / alpha), there)
+            # alpha_own / alpha, written so that it is finite where both are zero
+            return self.guess(x * (jnp.hypot(*own(there)) / jnp.hypot(alpha, sigma)), there)
 
         with jax.ensure_compile_time_eval():
             ends = [own(jnp.asarray(t)) for t in self.path.span]
