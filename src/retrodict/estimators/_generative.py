@@ -40,6 +40,8 @@ SAMPLER = Straightened(AdamsBashforth(steps=16))
 # errs by .03 nats in the mean (median .02) on two moons, less than the model; Midpoint(48) for a tenth of that
 INTEGRATOR = Midpoint(steps=16)
 ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
+# of densities, whose k derivatives a row then stay in a core's cache: 1,000 of SLCP take a quarter less than in one go
+DENSITY_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +308,7 @@ class Generative(eqx.Module):
         rows, roles, latent = self._pairs(values, given)
         x, where = jnp.asarray(rows), jnp.asarray(roles)
         directions, n = jnp.eye(self.layout.size)[latent], len(rows)
-        size = min(ROWS // 8, 1 << (n - 1).bit_length())
+        size = min(DENSITY_ROWS, 1 << (n - 1).bit_length())
         parts, core = [], self._core()
         for start in range(0, n, size):
             which = np.arange(start, start + size) % n
