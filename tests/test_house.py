@@ -94,15 +94,13 @@ def test_importing_pulls_in_nothing_heavy():
 
 
 def seconds(module):
-    """Processor seconds of a process that imports a module and ends: the median of seven."""
+    """Processor seconds of a process that imports a module and ends."""
     code = f"import {module}, resource; u = resource.getrusage(resource.RUSAGE_SELF); print(u.ru_utime + u.ru_stime)"
-    return [
-        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
-        for _ in range(7)
-    ]
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def test_importing_costs_little_more_than_jax():
-    """The median ratio of seven pairs, taken in turn, is at most 1.6."""
-    ratios = sorted(b / a for a, b in zip(seconds("jax"), seconds("retrodict"), strict=True))
-    assert ratios[3] < 1.6, ratios
+    """The least of nine imports each, taken in turn: what other work on the machine adds is never negative."""
+    pairs = [(seconds("jax"), seconds("retrodict")) for _ in range(9)]
+    plain, ours = (min(column) for column in zip(*pairs, strict=True))
+    assert ours / plain < 1.6, pairs
