@@ -117,7 +117,7 @@ def draw(target, path, solver, key):
     return jax.vmap(one)(jnp.asarray(START), jr.split(key, N))
 
 
-def check(target, draws, slack, *, random):
+def assert_moments(target, draws, slack, *, random):
     """Mean, covariance and mode weights: a relative slack for the steps, and the sampling error.
 
     For N independent draws that is five standard errors (false-alarm rate 6e-7 for each of ten numbers; the fourth
@@ -133,9 +133,9 @@ def check(target, draws, slack, *, random):
     assert share.mean() == pytest.approx(0.3, abs=weight + slack)
 
 
-def reaches(target, path, solver, slack, seed=0):
+def assert_reaches(target, path, solver, slack):
     random = isinstance(solver, AbstractStochastic) or getattr(solver, "churn", 0.0) > 0.0
-    check(target, draw(target, path, solver, jr.key(seed)), slack, random=random)
+    assert_moments(target, draw(target, path, solver, jr.key(0)), slack, random=random)
 
 
 def pairs():
@@ -149,7 +149,7 @@ def pairs():
 
 @pytest.mark.parametrize(("target", "path", "name"), list(pairs()))
 def test_every_path_with_every_solver_reaches_the_target(target, path, name):
-    reaches(targets()[target], PATHS[path], solver_of(name), STEPS[name][1])
+    assert_reaches(targets()[target], PATHS[path], solver_of(name), STEPS[name][1])
 
 
 CHURN = {"all": {"churn": 30.0}, "some": {"churn": 80.0, "churn_min": 0.05, "churn_max": 50.0}}
@@ -158,24 +158,24 @@ CHURN = {"all": {"churn": 30.0}, "some": {"churn": 80.0, "churn_min": 0.05, "chu
 @pytest.mark.parametrize("churn", CHURN.values(), ids=CHURN)
 @pytest.mark.parametrize("path", ["edm", *(pytest.param(p, marks=pytest.mark.slow) for p in ("flow_matching", "vp"))])
 def test_churn_leaves_the_marginals(path, churn):
-    reaches(targets()["mixture"], PATHS[path], rd.solvers.EDMSampler(60, **churn), 0.02)
+    assert_reaches(targets()["mixture"], PATHS[path], rd.solvers.EDMSampler(60, **churn), 0.02)
 
 
 def test_churn_of_the_wrong_size_would_be_seen():
     """Noise of 1.2 for 1 widens the mixture beyond the bounds."""
     with pytest.raises(AssertionError):
-        reaches(targets()["mixture"], PATHS["edm"], rd.solvers.EDMSampler(60, churn=25.0, noise_scale=1.2), 0.02)
+        assert_reaches(targets()["mixture"], PATHS["edm"], rd.solvers.EDMSampler(60, churn=25.0, noise_scale=1.2), 0.02)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_the_default_sampler_follows_any_path_in_17_evaluations(path):
-    reaches(targets()["mixture"], PATHS[path], SAMPLER, 0.02)
+    assert_reaches(targets()["mixture"], PATHS[path], SAMPLER, 0.02)
     assert SAMPLER.evaluations == 17
 
 
 @pytest.mark.parametrize("path", list(PATHS)[4:])
 def test_a_parameterization_is_a_choice_of_its_own(path):
-    reaches(targets()["mixture"], PATHS[path], solver_of("DPMSolver"), 0.005)
+    assert_reaches(targets()["mixture"], PATHS[path], solver_of("DPMSolver"), 0.005)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_any_noise_level_leaves_the_marginals(path, diffusion):
     # the reverse noise of straight lines is infinite at t = 0: begin a little later
     path = dataclasses.replace(PATHS[path], span=(0.02, PATHS[path].span[1]))
     solver = rd.solvers.ShARK(300, diffusion=diffusion)
-    reaches(targets()["mixture"], path, solver, 0.04)  # at t = 0.02 the start is 2 % of the data short
+    assert_reaches(targets()["mixture"], path, solver, 0.04)  # at t = 0.02 the start is 2 % of the data short
 
 
 def test_a_score_of_the_wrong_sign_would_be_seen():
@@ -205,7 +205,7 @@ def test_a_score_of_the_wrong_sign_would_be_seen():
             return super().__call__(Flow(velocity.path, guess), x, start, end, key=key)
 
     with pytest.raises(AssertionError):
-        reaches(target, PATHS["flow_matching"], Flipped(200), 0.1)
+        assert_reaches(target, PATHS["flow_matching"], Flipped(200), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -332,12 +332,12 @@ def test_a_schedule_swapped_after_training_stays_exact():
             up = trained.schedule(there)[0] / alpha
             return target.guess(trained, up * x, there)
 
-    other = dataclasses.replace(paths.ve(sigma_min=0.01, sigma_max=100.0))
+    other = paths.ve(sigma_min=0.01, sigma_max=100.0)
     for solver in ("DPMSolver", "Heun", "ShARK"):
         draws = draw(Swapped(), other, solver_of(solver), jr.key(1))
-        check(target, draws, STEPS[solver][1], random=solver == "ShARK")
+        assert_moments(target, draws, STEPS[solver][1], random=solver == "ShARK")
     for grid in (paths.Uniform(), paths.Power(3.0), paths.KarrasRho(), paths.LogSNR()):
-        reaches(target, trained, rd.solvers.Heun(100, grid), 0.01)
+        assert_reaches(target, trained, rd.solvers.Heun(100, grid), 0.01)
 
 
 class Linear(eqx.Module):

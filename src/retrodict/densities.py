@@ -166,14 +166,12 @@ def pull_back(
     The density does not depend on the schedule, so that every path is followed along straight lines.
     """
     straight = flow.straightened()
-    (first, last), (start, end) = flow.path.span, straight.path.span
-    with jax.ensure_compile_time_eval():
-        shrink = straight.path.schedule(jnp.asarray(end))[0] / flow.path.schedule(jnp.asarray(last))[0]
-        stretch = flow.path.width(first) / straight.path.width(start)
+    at_start, at_end = flow.path.times_larger(straight.path)
+    start, end = straight.path.span
     gain = jnp.zeros(trace.estimates(len(directions)))
     # run from the data's end, the second component collects minus the integral
-    there, gain = solver(_WithDivergence(straight, directions, trace, key), (shrink * x1, gain), end, start)
-    return stretch * there, gain + len(directions) * jnp.log(shrink * stretch)
+    there, gain = solver(_WithDivergence(straight, directions, trace, key), (x1 / at_end, gain), end, start)
+    return at_start * there, gain + len(directions) * jnp.log(at_start / at_end)
 
 
 def check(solver: AbstractSolver) -> None:

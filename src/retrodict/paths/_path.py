@@ -169,6 +169,21 @@ class Path(eqx.Module):
         alpha, sigma = self.schedule(jnp.asarray(t))
         return jnp.sqrt(alpha**2 + sigma**2) if self.source is None else sigma
 
+    def straightened(self) -> "Path":
+        """The straight line between the same ratios of noise to data; this path itself where it is straight."""
+        if isinstance(self.schedule, Straight):
+            return self
+        with jax.ensure_compile_time_eval():
+            ends = [self.schedule(jnp.asarray(t)) for t in self.span]
+            first, last = (float(alpha / (alpha + sigma)) for alpha, sigma in ends)
+        return Path(Straight(), velocity, PowerLaw(), span=(first, last), source=self.source)
+
+    def times_larger(self, other: "Path") -> tuple[Array, Array]:
+        """How much larger `x_t` is here than on another path between the same ratios, at the first and last time."""
+        (here, last), (there, end) = self.span, other.span
+        alpha, other_alpha = self.schedule(jnp.asarray(last))[0], other.schedule(jnp.asarray(end))[0]
+        return self.width(here) / other.width(there), alpha / other_alpha
+
     @property
     def gaussian(self) -> bool:
         """Whether the noise is Gaussian, so that there is a score to speak of."""
@@ -210,17 +225,14 @@ class Flow(eqx.Module):
         `x_t / alpha` depends on `sigma / alpha` alone, so that the guess made at `x` and `t` on a straight line is that
         made where the own schedule has the same ratio, at `x` times `alpha_own / alpha`.
         """
-        own, line = self.path.schedule, Straight()
-        if isinstance(own, Straight):
+        own, straight = self.path.schedule, self.path.straightened()
+        if straight is self.path:
             return self
 
         def guess(x: Values, t: Scalar) -> Guess:
-            alpha, sigma = line(t)
+            alpha, sigma = straight.schedule(t)
             there = own.at_ratio(sigma / alpha)
             # alpha_own / alpha, written so that it is finite where both are zero
             return self.guess(x * (jnp.hypot(*own(there)) / jnp.hypot(alpha, sigma)), there)
 
-        with jax.ensure_compile_time_eval():
-            ends = [own(jnp.asarray(t)) for t in self.path.span]
-            span = tuple(float(alpha / (alpha + sigma)) for alpha, sigma in ends)
-        return Flow(Path(line, velocity, PowerLaw(), span=(span[0], span[1]), source=self.path.source), guess)
+        return Flow(straight, guess)

@@ -2,10 +2,10 @@
 
 from typing import ClassVar
 
-import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from retrodict.paths import Path, flow_matching
+from retrodict._errors import QueryError
+from retrodict.paths import Path
 from retrodict.solvers._base import AbstractSolver, State, Velocity, flow_of
 
 
@@ -23,14 +23,15 @@ class Straightened(AbstractSolver):
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
         flow = flow_of(velocity, self)
+        if (start, end) != flow.path.span:
+            raise QueryError(f"Straightened goes the whole way, {flow.path.span}, and was asked for {(start, end)}")
         straight = flow.straightened()
-        (first, last), before, after = straight.path.span, flow.path, straight.path
-        x = self.solver(straight, x * (after.width(first) / before.width(start)), first, last, key=key)
-        return x * (before.schedule(jnp.asarray(end))[0] / after.schedule(jnp.asarray(last))[0])
+        at_start, at_end = flow.path.times_larger(straight.path)
+        return at_end * self.solver(straight, x / at_start, *straight.path.span, key=key)
 
     @property
     def evaluations(self) -> int | None:
         return self.solver.evaluations
 
     def refusal(self, path: Path) -> str | None:
-        return self.solver.refusal(flow_matching(source=path.source))
+        return self.solver.refusal(path.straightened())
