@@ -159,8 +159,8 @@ CASES = {
         lambda m, s: rd.nets.ResMLP(0), DATA, "ResMLP needs a positive width and depth, got width=0, depth=3"),
     "an unknown task": (
         lambda m, s: rd.tasks.get("two_mons"), DATA,
-        "`tasks.get` names 'two_mons'; retrodict has the tasks 'gaussian_linear', 'gaussian_mixture', 'lynx_hare', "
-        "'slcp', 'two_moons'. Did you mean 'two_moons'?"),
+        "`tasks.get` names 'two_mons'; retrodict has the tasks "
+        + ", ".join(f"'{name}'" for name in rd.tasks.names()) + ". Did you mean 'two_moons'?"),
     "an observation that is not there": (
         lambda m, s: rd.tasks.get("two_moons").observation(11), DATA,
         "the observations of 'two_moons' have the numbers k = 1 to 10, got 11"),

@@ -165,7 +165,7 @@ def test_the_loss_looks_at_latent_tokens_only(model, sims):
     z, key, u = jnp.asarray([0.3, -1.0, 0.5, 0.1, 2.0]), jax.random.key(0), jnp.asarray(0.4)
     x0 = jax.random.normal(jax.random.split(key)[1], (5,))
     z_t = np.asarray([*(0.4 * z[:2] + 0.6 * x0[:2]), 0.5, 0.1, 0.0], np.float32)
-    said = fixed.predict(jnp.asarray(z_t), jnp.asarray([1, 1, 2, 2, 0]), u)
+    said = fixed.predict(jnp.asarray(z_t), fixed.ready(z, jnp.asarray([1, 1, 2, 2, 0])), u)
     exact = np.mean((np.asarray(said)[:2] - np.asarray(z - x0)[:2]) ** 2)
     np.testing.assert_allclose(fixed.loss(z, key, u), exact, rtol=1e-5)
 

@@ -12,6 +12,7 @@ from retrodict._errors import FileError as FileError
 from retrodict._errors import QueryError as QueryError
 from retrodict._errors import RetrodictError as RetrodictError
 from retrodict._errors import TrainingError as TrainingError
+from retrodict.dependencies import Dependencies as Dependencies
 from retrodict.estimators import joint as joint
 from retrodict.estimators import likelihood as likelihood
 from retrodict.estimators import posterior as posterior

@@ -100,6 +100,43 @@ class Query(AbstractRoleLaw):
 
 
 @dataclass(frozen=True)
+class Observed(AbstractRoleLaw):
+    """Another law, under which the variables `names` are given or absent as a whole, and never latent.
+
+    They are given where the law gives their first element. Of those in `partial`, which are sets, a number of elements
+    along the first axis, uniform from 1 to all, is then left, in half of the rows.
+    """
+
+    law: AbstractRoleLaw
+    names: tuple[str, ...]
+    partial: tuple[str, ...] = ()
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        key_law, key_some, key_count, key_which = jr.split(key, 4)
+        roles, others = self.law.draw(key_law, layout), np.ones(layout.size, bool)
+        for i, name in enumerate(self.names):
+            block = layout.slices[name]
+            others[block] = False
+            shown = jnp.ones(layout[name].size, bool)
+            if name in self.partial:
+                n = layout[name].shape[0]
+                count = jr.randint(jr.fold_in(key_count, i), (), 1, n + 1)
+                left = jr.permutation(jr.fold_in(key_which, i), n) < count
+                shown = jnp.repeat(left | jr.bernoulli(jr.fold_in(key_some, i)), layout[name].size // n)
+            given = (roles[block.start] == GIVEN) & shown
+            roles = roles.at[block].set(jnp.where(given, GIVEN, ABSENT))
+        return jnp.where(others & ~jnp.any(roles == LATENT), LATENT, roles)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": "Observed",
+            "law": self.law.to_json(),
+            "names": list(self.names),
+            "partial": list(self.partial),
+        }
+
+
+@dataclass(frozen=True)
 class Mixture(AbstractRoleLaw):
     """One of several laws, drawn afresh for every row with the probabilities `weights`."""
 
@@ -142,6 +179,8 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
     name = settings.pop("name")
     if name == "Mixture":
         return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
+    if name == "Observed":
+        return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["partial"]))
     if name not in _LAWS:
         raise FileError(f"the file names the law of roles '{name}', which this version does not know")
     return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

@@ -23,9 +23,10 @@ import numpy as np
 from retrodict import estimators
 from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
+from retrodict.dependencies import Dependencies
 from retrodict.estimators import Generative, Record
 from retrodict.nets import architecture_from_json
-from retrodict.roles import law_from_json
+from retrodict.roles import Observed, law_from_json
 from retrodict.variables import Layout
 
 
@@ -117,6 +118,7 @@ def _manifest(model: Generative) -> dict[str, Any]:
         "path": _path_to_json(model.path),
         "roles": model.law.to_json(),
         "balanced": model.balanced,
+        "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
         "record": dataclasses.asdict(model.record),
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -124,11 +126,13 @@ def _manifest(model: Generative) -> dict[str, Any]:
 
 def _skeleton(manifest: dict[str, Any]) -> Generative:
     """A model with the right shapes; its numbers are still to be read."""
+    law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(
         Layout.from_json(manifest["layout"]),
         net=architecture_from_json(manifest["net"]),
         path=_path_from_json(manifest["path"]),
-        roles=law_from_json(manifest["roles"]),
+        roles=law.law if isinstance(law, Observed) else law,  # `joint` wraps it again
+        dependencies=None if dependencies is None else Dependencies.from_json(dependencies),
         balanced=manifest["balanced"],
     )
     return dataclasses.replace(model, record=Record(**manifest["record"]))

@@ -10,6 +10,7 @@ interquartile range. The log-determinant of the whole chain turns a density of z
 """
 
 import functools
+from collections.abc import Iterable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,12 +19,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from retrodict import supports
 from retrodict._errors import DataError
-from retrodict.variables import Layout
+from retrodict.variables import Layout, Variable
 
 
 GAUSSIAN_IQR = 1.349
 GAUSSIAN_RANGE = 6.18  # the central 99.8 % of a Gaussian, in standard deviations
 HEAVY = 2.0
+SAMPLE = 1_000_000  # numbers that tell the scale of a variable whose elements share it
 
 
 class Scaling(eqx.Module):
@@ -45,13 +47,27 @@ class Scaling(eqx.Module):
         zero, one = jnp.zeros(layout.size), jnp.ones(layout.size)
         return cls(layout, zero, one, jnp.zeros(layout.size, bool), zero, one)
 
+    def only(self, layout: Layout) -> "Scaling":
+        """The scaling of some of the variables."""
+        if layout is self.layout or layout == self.layout:
+            return self
+        where = self.layout.tokens_of(layout.names)
+        parts = (self.center, self.width, self.heavy, self.mean, self.std)
+        return Scaling(layout, *(part[where] for part in parts))
+
     @classmethod
-    def fit(cls, layout: Layout, rows: np.ndarray) -> "Scaling":
+    def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":
         """Reads center, width, tails, mean and standard deviation off rows `(n, d)` of tokens in the user's units.
+
+        The elements of each variable in `together` share theirs: a network that reads an image or a series as a whole
+        should see it undistorted.
 
         Raises:
             DataError: a token is the same in every row, so that there is nothing to learn about it.
         """
+        shared = [layout.slices[name] for name in together]
+        if shared:
+            return cls._shared(layout, rows, shared)
         u = np.asarray(supports.unconstrain(rows, *layout.ends), np.float64)
         low, quarter, center, three, high = np.quantile(u, [0.001, 0.25, 0.5, 0.75, 0.999], axis=0)
         width = (three - quarter) / GAUSSIAN_IQR
@@ -71,6 +87,22 @@ class Scaling(eqx.Module):
         return cls(
             layout, single(center), single(width), jnp.asarray(heavy), single(v.mean(axis=0)), single(v.std(axis=0))
         )
+
+    @classmethod
+    def _shared(cls, layout: Layout, rows: np.ndarray, shared: list[slice]) -> "Scaling":
+        """One number stands for a shared variable: its elements one under the other, a sample of them."""
+        scalings = []
+        for v in layout.variables:
+            block = layout.slices[v.name]
+            if block not in shared:
+                scalings.append(cls.fit(Layout((v,)), rows[:, block]))
+                continue
+            sample = rows[:: max(1, rows[:, block].size // SAMPLE), block].reshape(-1, 1)
+            one = cls.fit(Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),)), sample)
+            parts = (one.center, one.width, one.heavy, one.mean, one.std)
+            scalings.append(cls(Layout((v,)), *(jnp.broadcast_to(part, v.size) for part in parts)))
+        names = ("center", "width", "heavy", "mean", "std")
+        return cls(layout, *(jnp.concatenate([getattr(s, name) for s in scalings]) for name in names))
 
     def forward(self, x: ArrayLike) -> Float[Array, "*n d"]:
         """Tokens `(*n, d)` in the user's units to scaled ones."""

@@ -87,7 +87,7 @@ def fit(
     order = rng.permutation(len(rows))
     held_out = max(LEAST // 4, round(validation_fraction * len(rows)))
     if not model.trained:
-        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, rows[order[held_out:]]))
+        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, rows[order[held_out:]], model.embedded))
     scaled = np.asarray(model.scaling.forward(rows))
     trainer = _Trainer(model, scaled[order[held_out:]], scaled[order[:held_out]], steps, batch_size, learning_rate)
     weights, history = trainer.run(key_train, key_validation, rng, patience or max(steps // 3, CHUNK), shown=progress)

@@ -8,6 +8,7 @@ a bounded interval. It is read off a `numpyro` distribution.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -129,6 +130,15 @@ class Layout:
         """`(d,)` lower and `(d,)` upper ends of the supports."""
         low, high = zip(*(v.ends for v in self.variables), strict=True)
         return np.concatenate(low), np.concatenate(high)
+
+    def without(self, names: Iterable[str]) -> "Layout":
+        """The layout of the other variables."""
+        left = set(names)
+        return self if not left else Layout(tuple(v for v in self.variables if v.name not in left))
+
+    def tokens_of(self, names: Iterable[str]) -> np.ndarray:
+        """Where the elements of some variables lie among the tokens, `(k,)`."""
+        return np.concatenate([np.arange(self.size)[self.slices[name]] for name in names])
 
     def __getitem__(self, name: str) -> Variable:
         for variable in self.variables:

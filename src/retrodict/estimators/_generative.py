@@ -3,6 +3,7 @@
 With z the scaled tokens of one row, roles drawn from a law, t a time and x0 noise:
 
     training    z_t = path.mix(z, x0, t) at latent tokens, z at given ones, 0 at absent ones
+                (interchangeable parts shuffled)
                 loss = sum over latent i of w_i (prediction_i - target_i)^2 / sum over latent i of w_i
     sampling    start from noise at the latent tokens, hold the given ones, follow the velocity from t = 0 to 1
     density     the same flow backwards, with its divergence
@@ -26,10 +27,11 @@ from retrodict import supports
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus, check
+from retrodict.dependencies import Dependencies
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP
 from retrodict.paths import Flow, Guess, Path, flow_matching
-from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Posterior, Unconditional, random_roles
+from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Observed, Posterior, Unconditional, random_roles
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, ask, flatten, unflatten
@@ -76,6 +78,14 @@ class _Densities(NamedTuple):
     latent: int
 
 
+class Ready(NamedTuple):
+    """Scaled tokens `z` and `roles` of what can be asked, and what the network prepared."""
+
+    z: Tokens
+    roles: Roles
+    prepared: Any
+
+
 class Generative(eqx.Module):
     """A trained or untrained model; see `joint`, `posterior`, `likelihood`, `unconditional`."""
 
@@ -84,6 +94,7 @@ class Generative(eqx.Module):
     law: AbstractRoleLaw = eqx.field(static=True)
     record: Record = eqx.field(static=True)
     balanced: bool = eqx.field(static=True)
+    dependencies: Dependencies | None = eqx.field(static=True)
     path: Path
     scaling: Scaling
     net: AbstractNet
@@ -93,28 +104,55 @@ class Generative(eqx.Module):
         """Whether `fit` has seen this model."""
         return self.record.steps > 0
 
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """Variables that the network reads as a whole; they can be given or left out, not asked."""
+        return self.architecture.embedded
+
+    @property
+    def modeled(self) -> Layout:
+        """The layout of the variables that can be asked."""
+        return self.layout.without(self.embedded)
+
+    @property
+    def kept(self) -> np.ndarray | None:
+        """Where the tokens of `modeled` lie among all; `None` if these are all."""
+        return self.layout.tokens_of(self.modeled.names) if self.embedded else None
+
     # one example at a time --------------------------------------------------------------------------------------------
 
-    def predict(self, z: Tokens, roles: Roles, t: Scalar) -> Tokens:
-        """The network's prediction about scaled tokens `z` at time `t`, zero where not latent."""
-        latent, given = roles == LATENT, roles == GIVEN
+    def ready(self, z: Tokens, roles: Roles) -> "Ready":
+        """Scaled tokens and roles of the whole layout, made ready for a way along the path.
+
+        The network prepares what stays the same. Variables that it reads as a whole are then done with: what follows
+        works with the tokens of `modeled`, the layout without them.
+        """
+        prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
+        kept = self.kept
+        return Ready(z, roles, prepared) if kept is None else Ready(z[kept], roles[kept], prepared)
+
+    def predict(self, x: Tokens, ready: "Ready", t: Scalar) -> Tokens:
+        """The network's prediction about noisy tokens `x` at time `t`, zero where not latent."""
+        latent = ready.roles == LATENT
+        held = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
 
         def network(x: Tokens) -> Tokens:
-            return self.net(jnp.where(latent, x, jnp.where(given, z, 0.0)), roles, t)
+            return self.net(jnp.where(latent, x, held), ready.roles, t, ready.prepared)
 
-        return jnp.where(latent, self.path.predict(network, z, t), 0.0)
+        return jnp.where(latent, self.path.predict(network, x, t), 0.0)
 
     def flow(self, z: Tokens, roles: Roles) -> Flow:
         """The flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
 
         This is what guidance, composition and MCMC build on: a velocity, a score and a guess of data and noise as plain
-        functions `(x (d,), t)`, zero where not latent.
+        functions `(x, t)` of the tokens of `modeled`, zero where not latent.
         """
-        latent = roles == LATENT
+        ready = self.ready(z, roles)
+        latent = ready.roles == LATENT
 
         def guess(x: Tokens, t: Scalar) -> Guess:
-            x = jnp.where(latent, x, z)
-            found = self.path.guess(x, self.predict(x, roles, t), t)
+            x = jnp.where(latent, x, ready.z)
+            found = self.path.guess(x, self.predict(x, ready, t), t)
             return Guess(jnp.where(latent, found.data, 0.0), jnp.where(latent, found.noise, 0.0))
 
         return Flow(self.path, guess)
@@ -123,17 +161,21 @@ class Generative(eqx.Module):
         """The loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time."""
         key_roles, key_noise = jr.split(key)
         roles = self.law.draw(key_roles, self.layout)
-        x0, t = self.path.noise(key_noise, z.shape), self.path.time(u)
-        z_t = jnp.where(roles == LATENT, self.path.mix(z, x0, t), z)
-        error = self.predict(z_t, roles, t) - self.path.target(z, x0, t)
-        weight = jnp.where(roles == LATENT, self._weights(), 0.0)
+        if self.dependencies is not None and self.dependencies.exchangeable:
+            z = z[self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2))]
+        ready = self.ready(z, roles)
+        x0, t = self.path.noise(key_noise, ready.z.shape), self.path.time(u)
+        z_t = jnp.where(ready.roles == LATENT, self.path.mix(ready.z, x0, t), ready.z)
+        error = self.predict(z_t, ready, t) - self.path.target(ready.z, x0, t)
+        weight = jnp.where(ready.roles == LATENT, self._weights(), 0.0)
         return self.path.weight(t) * jnp.sum(weight * error**2) / jnp.sum(weight)
 
     def _weights(self) -> Tokens:
-        n = int(self.layout.is_parameter.sum())
-        if not self.balanced or n in (0, self.layout.size):
-            return jnp.ones(self.layout.size)
-        return jnp.where(self.layout.is_parameter, (self.layout.size - n) / n, 1.0)
+        parameter, size = self.modeled.is_parameter, self.modeled.size
+        n = int(parameter.sum())
+        if not self.balanced or n in (0, size):
+            return jnp.ones(size)
+        return jnp.where(parameter, (size - n) / n, 1.0)
 
     # questions in names -----------------------------------------------------------------------------------------------
 
@@ -162,10 +204,10 @@ class Generative(eqx.Module):
         solver = solver or SAMPLER
         if reason := solver.refusal(self.path):
             raise QueryError(reason)
-        question = ask(self.layout, given, of)
+        question = self._ask(given, of)
         draws = self._draw(question, int(n), solver, as_key(key))
-        draws = draws.reshape(-1, n, self.layout.size) if isinstance(given, Batch) else draws
-        return unflatten(self.layout, draws, question.of)
+        draws = draws.reshape(-1, n, self.modeled.size) if isinstance(given, Batch) else draws
+        return unflatten(self.modeled, draws, question.of)
 
     def log_prob(
         self,
@@ -258,6 +300,23 @@ class Generative(eqx.Module):
         tokens = flatten(self.layout, values, values, where="`values`")
         return unflatten(self.layout, np.asarray(self.scaling.inverse(tokens)), values)
 
+    def _ask(self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
+        """The question in tokens, unless the network cannot answer it."""
+        if of is None and isinstance(given, Mapping | None):
+            of = None if not self.embedded else [n for n in self.modeled.names if n not in (given or {})]
+        question = ask(self.layout, given, of)
+        for name in self.embedded:
+            roles = question.roles[:, self.layout.slices[name]]
+            if name in question.of:
+                raise QueryError(f"'{name}' is read as a whole by an embedding; it can be given, not asked")
+            if not self.architecture.partial(name) and (roles != roles[:, :1]).any():
+                raise QueryError(
+                    f"'{name}' is read as a whole by an embedding; give all of it, or leave it out of `given`"
+                )
+        if reason := self.net.refusal(question.roles):
+            raise QueryError(reason)
+        return question
+
     def _draw(self, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
         m = len(question.roles)
         size = min(ROWS, 1 << (m * n - 1).bit_length())
@@ -267,8 +326,9 @@ class Generative(eqx.Module):
             which = jnp.asarray((start + np.arange(size)) // n % m) if m > 1 else None
             parts.append(solve_rows(core, solver, z, where, size, which, jr.fold_in(key, start // size)))
         draws = np.concatenate([np.asarray(part) for part in parts])[: m * n]
-        roles = np.repeat(question.roles, n, axis=0)
-        known = np.where(roles == GIVEN, np.repeat(question.values, n, axis=0), np.nan)
+        kept = slice(None) if self.kept is None else self.kept
+        roles = np.repeat(question.roles[:, kept], n, axis=0)
+        known = np.where(roles == GIVEN, np.repeat(question.values[:, kept], n, axis=0), np.nan)
         return np.where(roles == LATENT, draws, known)
 
     def _pairs(
@@ -284,7 +344,7 @@ class Generative(eqx.Module):
         asked = ~np.isnan(tokens)
         if (asked != asked[0]).any():
             raise DataError("`values` has NaN in some rows only; NaN leaves an element out, in every row or in none")
-        question = ask(self.layout, given, unflatten(self.layout, asked[0], values))
+        question = self._ask(given, unflatten(self.layout, asked[0], values))
         if isinstance(given, Batch) and len(question.roles) != len(tokens):
             raise DataError(
                 f"`values` has {len(tokens)} rows and the Batch {len(question.roles)} observations; "
@@ -307,7 +367,8 @@ class Generative(eqx.Module):
         check(solver)
         rows, roles, latent = self._pairs(values, given)
         x, where = jnp.asarray(rows), jnp.asarray(roles)
-        directions, n = jnp.eye(self.layout.size)[latent], len(rows)
+        kept = slice(None) if self.kept is None else self.kept
+        directions, n = jnp.eye(self.modeled.size)[latent[kept]], len(rows)
         size = min(DENSITY_ROWS, 1 << (n - 1).bit_length())
         parts, core = [], self._core()
         for start in range(0, n, size):
@@ -334,10 +395,11 @@ class Generative(eqx.Module):
             )
         rows, roles, _ = self._pairs(values, given)
         z = self.scaling.forward(np.where(roles == GIVEN, rows, 0.0))
+        kept = slice(None) if self.kept is None else self.kept
         found = np.asarray(
-            field_rows(self._core(), kind, jnp.asarray(rows), z, jnp.asarray(roles), jnp.asarray(t, float))
+            field_rows(self._core(), kind, jnp.asarray(rows[:, kept]), z, jnp.asarray(roles), jnp.asarray(t, float))
         )
-        return unflatten(self.layout, np.where(roles == LATENT, found, np.nan), values)
+        return unflatten(self.modeled, np.where(roles[:, kept] == LATENT, found, np.nan), values)
 
     def _core(self) -> "Generative":
         """The model without what only training knows, which must not decide whether compiled code is used again."""
@@ -350,6 +412,7 @@ def joint(
     net: AbstractArchitecture | None = None,
     path: Path | None = None,
     roles: AbstractRoleLaw | None = None,
+    dependencies: Dependencies | None = None,
     balanced: bool = False,
     key: Key = 0,
 ) -> Generative:
@@ -360,25 +423,33 @@ def joint(
         net: the network; by default a residual MLP.
         path: the path between noise and data; by default flow matching.
         roles: the law of roles in training; by default `rd.roles.random_roles()`.
+        dependencies: what depends on what, and what is interchangeable: who attends to whom in transformers, and parts
+            that are shuffled in training.
         balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4). Off: on SLCP the
             negative log posterior of held-out pairs was 3.71 with it (8,000 steps) and 3.66 without (10,000).
         key: seed of the first weights.
 
     Raises:
-        DataError: `layout` is no layout.
+        DataError: `layout` is no layout, or net or dependencies do not fit it.
+        QueryError: the network cannot be trained under this law of roles.
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
-    architecture = net or ResMLP()
+    architecture, law = net or ResMLP(), roles or random_roles()
+    if architecture.embedded:
+        law = Observed(law, architecture.embedded, tuple(n for n in architecture.embedded if architecture.partial(n)))
+    if dependencies is not None:
+        dependencies.adjacency(layout)  # says what is wrong with them, whether or not the network looks at edges
     return Generative(
         layout=layout,
         architecture=architecture,
-        law=roles or random_roles(),
+        law=law,
         record=Record(),
         balanced=balanced,
+        dependencies=dependencies,
         path=path or flow_matching(),
         scaling=Scaling.identity(layout),
-        net=eqx.filter_jit(architecture.build)(layout, key=as_key(key)),
+        net=eqx.filter_jit(architecture.build)(layout, law=law, dependencies=dependencies, key=as_key(key)),
     )
 
 

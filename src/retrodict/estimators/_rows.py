@@ -1,6 +1,7 @@
 """Answers for many rows at once: one row's mathematics, batched by `vmap` and compiled once.
 
-Compiled code is used again whenever only numbers change: weights, values, roles, keys.
+`d` are the tokens of the whole layout, `k` those of variables that can be asked. Compiled code is used again whenever
+only numbers change: weights, values, roles, keys.
 """
 
 from functools import partial
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.densities import AbstractTrace, pull_back
-from retrodict.roles import GIVEN, LATENT
+from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 
 
@@ -27,22 +28,23 @@ def solve_rows(
     n: int,
     which: Int[Array, " n"] | None,
     key: PRNGKeyArray,
-) -> Float[Array, "n d"]:
+) -> Float[Array, "n k"]:
     """`n` draws in the user's units; row i answers question `which[i]` (the only one, for None)."""
     key_noise, key_way = jr.split(key)
-    noise = model.path.begin(model.path.noise(key_noise, (n, z.shape[1])))
+    noise = model.path.begin(model.path.noise(key_noise, (n, model.modeled.size)))
+    kept = slice(None) if model.kept is None else model.kept
 
     def one(z: Tokens, roles: Roles, noise: Tokens, key: PRNGKeyArray) -> Tokens:
-        flow = model.flow(z, roles)
-        found = solver(flow, jnp.where(roles == LATENT, noise, 0.0), *model.path.span, key=key)
-        return jnp.where(roles == LATENT, found, jnp.where(roles == GIVEN, z, 0.0))
+        flow, latent = model.flow(z, roles), roles[kept] == LATENT
+        found = solver(flow, jnp.where(latent, noise, 0.0), *model.path.span, key=key)
+        return jnp.where(latent, found, jnp.where(roles[kept] == GIVEN, z[kept], 0.0))
 
     keys = jr.split(key_way, n)
     if which is None:
         found = jax.vmap(partial(one, z[0], roles[0]))(noise, keys)
     else:
         found = jax.vmap(one)(z[which], roles[which], noise, keys)
-    return model.scaling.inverse(found)
+    return model.scaling.only(model.modeled).inverse(found)
 
 
 def log_density(
@@ -51,16 +53,17 @@ def log_density(
     trace: AbstractTrace,
     x: Tokens,
     roles: Roles,
-    directions: Float[Array, "k d"],
+    directions: Float[Array, "a k"],
     key: PRNGKeyArray,
 ) -> Float[Array, " m"]:
     """Estimates `(m,)` of the log density of one row of tokens in the user's units."""
-    latent = roles == LATENT
+    kept = slice(None) if model.kept is None else model.kept
     z = model.scaling.forward(x)
-    start = jnp.where(latent | (roles == GIVEN), z, 0.0)
-    there, gain = pull_back(model.flow(start, roles), start, directions, solver, trace, key)
-    own = jnp.where(latent, model.path.log_begin(there) - model.scaling.log_slope(z), 0.0)
-    return jnp.sum(own) + gain
+    flow = model.flow(jnp.where(roles != ABSENT, z, 0.0), roles)
+    z, latent = jnp.where(roles != ABSENT, z, 0.0)[kept], roles[kept] == LATENT
+    there, gain = pull_back(flow, z, directions, solver, trace, key)
+    slope = model.scaling.only(model.modeled).log_slope(z)
+    return jnp.sum(jnp.where(latent, model.path.log_begin(there) - slope, 0.0)) + gain
 
 
 class Density(NamedTuple):
@@ -77,7 +80,7 @@ def density_rows(
     trace: AbstractTrace,
     x: Float[Array, "n d"],
     roles: Int[Array, "n d"],
-    directions: Float[Array, "k d"],
+    directions: Float[Array, "a k"],
     key: PRNGKeyArray,
     slopes: bool,  # noqa: FBT001 - positional because filter_jit is
 ) -> Density:
@@ -96,11 +99,11 @@ def density_rows(
 def field_rows(
     model: Any,
     kind: str,
-    x: Float[Array, "n d"],
+    x: Float[Array, "n k"],
     z: Float[Array, "n d"],
     roles: Int[Array, "n d"],
     t: Scalar,
-) -> Float[Array, "n d"]:
+) -> Float[Array, "n k"]:
     """The velocity or the score at time `t`, all in the model's coordinates."""
 
     def one(x: Tokens, z: Tokens, roles: Roles) -> Tokens:

@@ -1,6 +1,6 @@
 """The residual MLP with adaptive layer normalization, OneFlowSBI's network (arXiv 2601.22951, section 2.2).
 
-    h = W [values; latent?; given?]                               all tokens in one vector
+    h = W [values; latent?; given?; embedded observations]        all tokens in one vector
     h <- h + gain(t) * MLP((1 + scale(t)) * LayerNorm(h) + shift(t))        `depth` times
     prediction = V silu(LayerNorm(h))
 
@@ -9,6 +9,7 @@ modulation cost as much as the blocks. V starts at zero, so that an untrained ne
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,28 +19,34 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError
 from retrodict._types import Roles, Scalar, Tokens
+from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractArchitecture, AbstractNet
-from retrodict.roles import GIVEN, LATENT
+from retrodict.nets._blocks import TIME_WIDTH, normalize, waves
+from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
+from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout
 
 
-TIME_WIDTH = 64
-FASTEST = 100.0  # radians per unit of time: finer than that the path has no structure
+EMBEDDED = 32  # numbers of every embedded token
 
 
 @dataclass(frozen=True)
 class ResMLP(AbstractArchitecture):
-    """A residual MLP of `depth` blocks, each `width` wide."""
+    """A residual MLP of `depth` blocks, each `width` wide; `embed` maps a name to an embedding of that variable."""
 
     width: int = 256
     depth: int = 3
+    embed: Any = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "embed", as_embeddings(self.embed))
         if self.width < 1 or self.depth < 1:
             raise DataError(f"ResMLP needs a positive width and depth, got width={self.width}, depth={self.depth}")
 
-    def build(self, layout: Layout, *, key: PRNGKeyArray) -> AbstractNet:
-        return _ResMLP(layout.size, self.width, self.depth, key=key)
+    def build(
+        self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
+    ) -> AbstractNet:
+        return _ResMLP(self, layout, key=key)
 
 
 class _Block(eqx.Module):
@@ -55,7 +62,7 @@ class _Block(eqx.Module):
 
     def __call__(self, h: Float[Array, " w"], time: Float[Array, " e"]) -> Float[Array, " w"]:
         scale, shift, gain = jnp.split(self.modulate(time), 3)
-        inner = self.leave(jax.nn.silu(self.enter((1.0 + scale) * _normalize(h) + shift)))
+        inner = self.leave(jax.nn.silu(self.enter((1.0 + scale) * normalize(h) + shift)))
         return h + (1.0 + gain) * inner
 
 
@@ -64,30 +71,29 @@ class _ResMLP(AbstractNet):
     time: eqx.nn.Linear
     blocks: tuple[_Block, ...]
     leave: eqx.nn.Linear
+    embedded: Embedded
 
-    def __init__(self, size: int, width: int, depth: int, *, key: PRNGKeyArray) -> None:
+    def __init__(self, settings: ResMLP, layout: Layout, *, key: PRNGKeyArray) -> None:
+        width, depth = settings.width, settings.depth
+        check_embedded(settings.embedded, layout)
+        size = layout.size - sum(layout[name].size for name in settings.embedded)
         key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
-        self.enter = _scaled(eqx.nn.Linear(3 * size, width, key=key_enter), key_enter)
+        self.embedded = Embedded(settings.embed, layout, width=EMBEDDED, key=jr.fold_in(key, 0))
+        more = EMBEDDED * sum(self.embedded.tokens.values())
+        self.enter = _scaled(eqx.nn.Linear(3 * size + more, width, key=key_enter), key_enter)
         self.time = _scaled(eqx.nn.Linear(TIME_WIDTH, TIME_WIDTH, key=key_time), key_time)
         self.blocks = tuple(_Block(width, key=k) for k in keys)
         self.leave = _zero(eqx.nn.Linear(width, size, key=key_leave))
 
-    def __call__(self, values: Tokens, roles: Roles, time: Scalar) -> Tokens:
-        h = self.enter(jnp.concatenate([values, roles == LATENT, roles == GIVEN]))
-        e = jax.nn.silu(self.time(_waves(time)))
+    def prepare(self, z: Tokens, roles: Roles) -> Float[Array, " e"]:
+        return self.embedded(z, roles).ravel()
+
+    def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Float[Array, " e"]) -> Tokens:
+        h = self.enter(jnp.concatenate([values, roles == LATENT, roles == GIVEN, prepared]))
+        e = jax.nn.silu(self.time(waves(time)))
         for block in self.blocks:
             h = block(h, e)
-        return self.leave(jax.nn.silu(_normalize(h)))
-
-
-def _waves(time: Scalar) -> Float[Array, " e"]:
-    frequencies = jnp.geomspace(1.0, FASTEST, TIME_WIDTH // 2)
-    return jnp.concatenate([jnp.sin(frequencies * time), jnp.cos(frequencies * time)])
-
-
-def _normalize(h: Float[Array, " w"]) -> Float[Array, " w"]:
-    h = h - jnp.mean(h)
-    return h * jax.lax.rsqrt(jnp.mean(h**2) + 1e-5)
+        return self.leave(jax.nn.silu(normalize(h)))
 
 
 def _scaled(linear: eqx.nn.Linear, key: PRNGKeyArray) -> eqx.nn.Linear:

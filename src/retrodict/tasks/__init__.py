@@ -4,18 +4,38 @@ With `task = tasks.get("two_moons")`, `task.problem` is the prior and the simula
 seen, `task.true_parameters(1)` what made it, and `task.reference(1)` draws of the exact posterior.
 """
 
+import importlib
+from typing import Any
+
 from retrodict._errors import DataError, unknown
-from retrodict.tasks import gaussian_linear, gaussian_mixture, lynx_hare, slcp, two_moons
 from retrodict.tasks._task import Task as Task
 
 
+# name to module and builder; a task is imported when it is asked for
 _BUILDERS = {
-    "gaussian_linear": gaussian_linear.task,
-    "gaussian_mixture": gaussian_mixture.task,
-    "lynx_hare": lynx_hare.task,
-    "slcp": slcp.task,
-    "two_moons": two_moons.task,
+    "bernoulli_glm": ("bernoulli_glm", "task"),
+    "bernoulli_glm_raw": ("bernoulli_glm", "task_raw"),
+    "gaussian_linear": ("gaussian_linear", "task"),
+    "gaussian_linear_uniform": ("gaussian_linear_uniform", "task"),
+    "gaussian_mixture": ("gaussian_mixture", "task"),
+    "gravitational_waves": ("gravitational_waves", "task"),
+    "hmm": ("hmm", "task"),
+    "lotka_volterra": ("lotka_volterra", "task"),
+    "lynx_hare": ("lynx_hare", "task"),
+    "sir": ("sir", "task"),
+    "slcp": ("slcp", "task"),
+    "slcp_distractors": ("slcp_distractors", "task"),
+    "strong_lensing": ("strong_lensing", "task"),
+    "tree": ("tree", "task"),
+    "two_moons": ("two_moons", "task"),
 }
+
+
+def __getattr__(name: str) -> Any:
+    # `rd.tasks.lynx_hare` without an import of one's own
+    if name not in {module for module, _ in _BUILDERS.values()}:
+        raise AttributeError(f"module 'retrodict.tasks' has no attribute '{name}'")
+    return importlib.import_module(f"retrodict.tasks.{name}")
 
 
 def names() -> list[str]:
@@ -26,9 +46,12 @@ def names() -> list[str]:
 def get(name: str) -> Task:
     """The task of this name; `DataError` if there is none.
 
-    The four tasks of sbibm have one parameter `theta` and one datum `x`, and ten observations, k = 1 to 10;
-    `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made.
+    The tasks of sbibm, and `tree` and `hmm`, have one parameter `theta` and one datum `x`, and ten observations, k = 1
+    to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
+    `gravitational_waves` and `strong_lensing` have names of their own.
+    With `hmm`, `slcp`, `tree` and `two_moons` comes `task.conditional`, which answers every question exactly.
     """
     if name not in _BUILDERS:
         raise DataError(unknown("`tasks.get`", name, names(), owner="retrodict has the tasks"))
-    return _BUILDERS[name]()
+    module, builder = _BUILDERS[name]
+    return getattr(importlib.import_module(f"retrodict.tasks.{module}"), builder)()

@@ -7,29 +7,43 @@
 import functools
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
 from retrodict._errors import FileError
 from retrodict.problem import Problem
-from retrodict.tasks._task import Rows, Task
+from retrodict.tasks._task import Conditional, Task
 
 
 FOLDER = "RETRODICT_DATA"
 
 
-def sbibm_task(name: str, problem: Problem, log_likelihood: Callable[..., Array]) -> Task:
-    """A task whose one parameter is `theta` and whose one datum is `x`, with the observations of sbibm."""
+def sbibm_task(
+    name: str,
+    problem: Problem,
+    log_likelihood: Callable[..., Array],
+    *,
+    reference: str | None = None,
+    conditional: Conditional | None = None,
+    structure: Mapping[str, Any] | None = None,
+) -> Task:
+    """A task whose one parameter is `theta` and whose one datum is `x`, with the observations of sbibm.
+
+    `reference` names the task that has the same posterior, observation by observation, where its draws serve this one.
+    """
     return Task(
         name=name,
         problem=problem,
-        observations=lambda: {"x": _small()[f"{name}_observations"]},
-        truths=lambda: {"theta": _small()[f"{name}_true_parameters"]},
-        references=lambda: {"theta": _reference(reference_file(name))},
+        observations=lambda: {"x": small(f"{name}_observations")},
+        truths=lambda: {"theta": small(f"{name}_true_parameters")},
+        references=lambda: {"theta": _reference(reference_file(reference or name))},
         log_likelihood=log_likelihood,
+        conditional=conditional,
+        structure=structure,
     )
 
 
@@ -52,9 +66,10 @@ def reference_file(name: str) -> Path:
 
 
 @functools.cache
-def _small() -> Rows:
-    with np.load(Path(__file__).with_name("observations.npz")) as file:
-        return {key: _frozen(file[key]) for key in file.files}
+def small(key: str, file: str = "observations.npz") -> np.ndarray:
+    """One array of a file that travels inside the package."""
+    with np.load(Path(__file__).with_name(file)) as opened:
+        return frozen(opened[key])
 
 
 @functools.cache
@@ -62,12 +77,12 @@ def _reference(path: Path) -> np.ndarray:
     try:
         # opened here, because `np.load` forgets to close a file that turns out to be cut short
         with path.open("rb") as opened, np.load(opened) as file:
-            return _frozen(file["reference"])
+            return frozen(file["reference"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FileError(f"'{path}' should hold an array `reference`, but reading it failed: {error}") from error
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
-    # one array serves every caller: nobody may write into it
+def frozen(array: np.ndarray) -> np.ndarray:
+    """The array itself, which nobody may write into any more: one array serves every caller."""
     array.setflags(write=False)
     return array

@@ -6,15 +6,18 @@ posterior given each of them. The three are read when they are asked for, never 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array
 
 from retrodict._errors import DataError
+from retrodict._types import Key
 from retrodict.problem import Problem
 
 
 Rows = Mapping[str, np.ndarray]
+Conditional = Callable[[Any, Any, int, Key], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class Task:
         references: reads the reference posteriors, name to `(K, draws, *shape)`.
         log_likelihood: the log density of one draw of the data given one draw of the parameters, every variable
             passed by its name; `None` where no formula is known.
+        conditional: `conditional(roles, values, n, key)`, n draws `(n, d)` of the latent tokens given the given ones,
+            the absent ones integrated out; tokens are the elements of `theta`, then those of `x`. Given columns come
+            back as given, absent ones as NaN. `None` where no exact sampler is known.
+        structure: what depends on what, as `rd.Dependencies(**task.structure)` takes it: `parents`, child to the list
+            of its parents, by name or by element ("x[3]"), where a child that names itself depends on its own earlier
+            elements; and `exchangeable`, name to the number of equal parts that may change places. `None`: not said.
     """
 
     name: str
@@ -37,6 +46,8 @@ class Task:
     truths: Callable[[], Rows]
     references: Callable[[], Rows]
     log_likelihood: Callable[..., Array] | None = None
+    conditional: Conditional | None = None
+    structure: Mapping[str, Any] | None = None
 
     @property
     def count(self) -> int:

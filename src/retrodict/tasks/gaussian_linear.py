@@ -17,6 +17,7 @@ from retrodict.tasks._task import Task
 
 
 DIMENSION, VARIANCE = 10, 0.1
+STRUCTURE = {"parents": {f"x[{i}]": [f"theta[{i}]"] for i in range(DIMENSION)}}
 
 
 def simulate(key: PRNGKeyArray, theta: Float[Array, "10"]) -> dict[str, Array]:
@@ -34,4 +35,4 @@ def task() -> Task:
     import numpyro.distributions as dist
 
     prior = {"theta": dist.Normal(0.0, math.sqrt(VARIANCE)).expand((DIMENSION,)).to_event(1)}
-    return sbibm_task("gaussian_linear", Problem(prior, simulate), log_likelihood)
+    return sbibm_task("gaussian_linear", Problem(prior, simulate), log_likelihood, structure=STRUCTURE)

@@ -38,4 +38,5 @@ def task() -> Task:
     import numpyro.distributions as dist
 
     prior = {"theta": dist.Uniform(-10.0, 10.0).expand((2,)).to_event(1)}
-    return sbibm_task("gaussian_mixture", Problem(prior, simulate), log_likelihood)
+    structure = {"parents": {"x": ["theta"], "x[1]": ["x[0]"]}}  # one coin for both elements
+    return sbibm_task("gaussian_mixture", Problem(prior, simulate), log_likelihood, structure=structure)

@@ -12,20 +12,23 @@ has no difference of large numbers in it: 1 - tanh^2 = 1 / cosh^2.
 """
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from retrodict._types import Key
 from retrodict.problem import Problem
 from retrodict.tasks._sbibm import sbibm_task
 from retrodict.tasks._task import Task
 
 
-POINTS, JITTER = 4, 1e-6
+POINTS, JITTER, REACH = 4, 1e-6, 3.0
 
 
-def _cholesky(theta: Float[Array, "5"]) -> tuple[Array, Array, Array]:
+def cholesky(theta: Float[Array, "5"]) -> tuple[Array, Array, Array]:
     """L_11, L_21 and L_22."""
     s_1, s_2 = theta[2] ** 2, theta[3] ** 2
     first = jnp.sqrt(s_1**2 + JITTER)
@@ -35,7 +38,7 @@ def _cholesky(theta: Float[Array, "5"]) -> tuple[Array, Array, Array]:
 
 def simulate(key: PRNGKeyArray, theta: Float[Array, "5"]) -> dict[str, Array]:
     """One draw of `x` (8,), four points in the plane, given `theta` (5,)."""
-    l_11, l_21, l_22 = _cholesky(theta)
+    l_11, l_21, l_22 = cholesky(theta)
     z = jr.normal(key, (POINTS, 2))
     points = theta[:2] + jnp.stack([l_11 * z[:, 0], l_21 * z[:, 0] + l_22 * z[:, 1]], axis=1)
     return {"x": points.ravel()}
@@ -43,16 +46,30 @@ def simulate(key: PRNGKeyArray, theta: Float[Array, "5"]) -> dict[str, Array]:
 
 def log_likelihood(theta: Float[Array, "5"], x: Float[Array, "8"]) -> Float[Array, ""]:
     """log p(x | theta)."""
-    l_11, l_21, l_22 = _cholesky(theta)
+    l_11, l_21, l_22 = cholesky(theta)
     offset = x.reshape(POINTS, 2) - theta[:2]
     z_0 = offset[:, 0] / l_11
     z_1 = (offset[:, 1] - l_21 * z_0) / l_22
     return -0.5 * jnp.sum(z_0**2 + z_1**2) - POINTS * (jnp.log(l_11 * l_22) + math.log(2 * math.pi))
 
 
-def task() -> Task:
-    """theta ~ U(-3, 3)^5, x (8,); the task of sbibm, after Papamakarios et al. 2019."""
+def prior() -> dict[str, Any]:
+    """theta ~ U(-3, 3)^5."""
     import numpyro.distributions as dist
 
-    prior = {"theta": dist.Uniform(-3.0, 3.0).expand((5,)).to_event(1)}
-    return sbibm_task("slcp", Problem(prior, simulate), log_likelihood)
+    return {"theta": dist.Uniform(-REACH, REACH).expand((5,)).to_event(1)}
+
+
+def conditional(roles: Any, values: Any, n: int, key: Key) -> Float[np.ndarray, "n 13"]:
+    """Draws of the latent ones of five theta and eight x given the given ones; see `Task.conditional`."""
+    from retrodict.tasks._slcp_conditional import draw
+
+    return draw(roles, values, n, key)
+
+
+def task() -> Task:
+    """theta ~ U(-3, 3)^5, x (8,); the task of sbibm, after Papamakarios et al. 2019."""
+    within = {f"x[{2 * i + 1}]": [f"x[{2 * i}]"] for i in range(POINTS)}
+    structure = {"parents": {"x": ["theta"], **within}, "exchangeable": {"x": POINTS}}
+    problem = Problem(prior(), simulate)
+    return sbibm_task("slcp", problem, log_likelihood, conditional=conditional, structure=structure)

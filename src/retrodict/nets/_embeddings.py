@@ -1,0 +1,248 @@
+"""Embeddings: networks that read one variable as a whole, trained end to end with the rest.
+
+A variable that is only ever observed (a time series, an image, a set of trials) need not be modeled number by number:
+
+    embedding    array (*shape), which of it was seen (*shape)  ->  (features,) or (tokens, features)
+
+Transformers look at the tokens; the MLP reads all of them as one vector. An embedded variable can be given or absent as
+a whole; a `SetEncoder` also takes a set of which some elements are missing.
+"""
+
+import abc
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from retrodict._errors import DataError, FileError, unknown
+from retrodict._types import Roles, Tokens
+from retrodict.nets._base import AbstractSettings
+from retrodict.nets._blocks import Dense
+from retrodict.roles import GIVEN
+from retrodict.variables import Layout, Variable
+
+
+Module = Callable[[Array, Array], Array]
+
+
+class AbstractEmbedding(AbstractSettings):
+    """An embedding yet to be built."""
+
+    partial: ClassVar[bool] = False  # whether it reads a variable of which a part is missing
+
+    @abc.abstractmethod
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        """An equinox module, `module(array (*shape), seen (*shape)) -> (features,)` or `(tokens, features)`.
+
+        Raises:
+            DataError: the variable's shape is none that it reads.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Own(AbstractEmbedding):
+    """An equinox module of the user's, `module(array (*shape)) -> (features,)` or `(tokens, features)`.
+
+    Such a model cannot be saved, because a file could not say what the module is; a subclass of `AbstractEmbedding`
+    with plain settings can.
+    """
+
+    module: Any
+
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        return _Plain(self.module)
+
+    def to_json(self) -> dict[str, Any]:
+        raise FileError(
+            f"an embedding by {type(self.module).__name__} cannot be written to a file; make it a subclass of "
+            "`rd.nets.AbstractEmbedding` whose `build` makes the module from plain settings"
+        )
+
+
+@dataclass(frozen=True)
+class CNN1d(AbstractEmbedding):
+    """Strided convolutions along a series `(length,)` or `(length, channels)`, then `tokens` windows of the rest."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 64)
+    kernel: int = 8
+    stride: int = 4
+    tokens: int = 4
+    features: int = 64
+
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        return _Convolutions(self, variable, axes=1, key=key)
+
+
+@dataclass(frozen=True)
+class CNN2d(AbstractEmbedding):
+    """Strided convolutions over an image `(h, w)` or `(h, w, channels)`, then `tokens` pieces of what is left."""
+
+    channels: tuple[int, ...] = (16, 32, 64)
+    kernel: int = 3
+    stride: int = 2
+    tokens: int = 4
+    features: int = 64
+
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        return _Convolutions(self, variable, axes=2, key=key)
+
+
+@dataclass(frozen=True)
+class SetEncoder(AbstractEmbedding):
+    """A set `(n, *element)`: rho(mean of phi(element), log of their number), the same in whatever order.
+
+    Any number of elements can be missing (NaN), see Zaheer et al. 2017.
+    """
+
+    partial: ClassVar[bool] = True
+
+    width: int = 64
+    features: int = 64
+
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        if not variable.shape:
+            raise DataError(f"SetEncoder reads sets, but '{variable.name}' is a single number")
+        return _Set(math.prod(variable.shape[1:]), self.width, self.features, key=key)
+
+
+class Embedded(eqx.Module):
+    """All embedded variables of a layout, brought to one width."""
+
+    modules: tuple[Module, ...]
+    projections: tuple[Dense, ...]
+    names: tuple[str, ...] = eqx.field(static=True)
+    layout: Layout = eqx.field(static=True)
+    shapes: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+
+    def __init__(
+        self, embeddings: tuple[tuple[str, Any], ...], layout: Layout, *, width: int, key: PRNGKeyArray
+    ) -> None:
+        self.names, self.layout, self.width = tuple(name for name, _ in embeddings), layout, width
+        keys = jr.split(key, 2 * len(embeddings) + 1)
+        built = zip(embeddings, keys[1::2], strict=False)
+        self.modules = tuple(how.build(layout[name], key=k) for (name, how), k in built)
+        self.shapes = tuple(_tokens(m, layout[name]) for name, m in zip(self.names, self.modules, strict=True))
+        self.projections = tuple(
+            Dense(features, width, key=k) for (_, features), k in zip(self.shapes, keys[2::2], strict=True)
+        )
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """How many tokens each variable becomes."""
+        return {name: count for name, (count, _) in zip(self.names, self.shapes, strict=True)}
+
+    def __call__(self, z: Tokens, roles: Roles) -> Float[Array, "s width"]:
+        """The embedded tokens, zero where a variable is absent."""
+        parts = [jnp.zeros((0, self.width))]
+        for name, module, dense in zip(self.names, self.modules, self.projections, strict=True):
+            shape, block = self.layout[name].shape, self.layout.slices[name]
+            seen = (roles[block] == GIVEN).reshape(shape)
+            found = jnp.atleast_2d(module(jnp.where(seen, z[block].reshape(shape), 0.0), seen))
+            parts.append(jnp.where(jnp.any(seen), dense(found), 0.0))
+        return jnp.concatenate(parts)
+
+
+def as_embeddings(embed: Any) -> tuple[tuple[str, AbstractEmbedding], ...]:
+    """Name and embedding, in pairs; an equinox module is taken as it is.
+
+    Raises:
+        DataError: something that is neither.
+    """
+    found = []
+    for name, how in dict(embed).items():
+        if not isinstance(how, AbstractEmbedding | eqx.Module):
+            raise DataError(
+                f"`embed` maps '{name}' to an embedding such as rd.nets.CNN1d() or to an equinox module, "
+                f"got {type(how).__name__}"
+            )
+        found.append((name, how if isinstance(how, AbstractEmbedding) else Own(how)))
+    return tuple(found)
+
+
+def check_embedded(names: tuple[str, ...], layout: Layout) -> None:
+    """Raises DataError unless the names are variables of the layout and something is left to infer."""
+    for name in names:
+        if name not in layout.names:
+            raise DataError(unknown("`embed`", name, layout.names))
+    if len(names) == len(layout.names):
+        raise DataError("every variable is embedded, so that nothing is left to infer; leave one out of `embed`")
+
+
+class _Plain(eqx.Module):
+    module: Any
+
+    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Array:
+        return self.module(array)
+
+
+class _Convolutions(eqx.Module):
+    convolutions: tuple[eqx.nn.Conv, ...]
+    norms: tuple[eqx.nn.GroupNorm, ...]
+    leave: Dense
+    axes: int = eqx.field(static=True)
+    tokens: int = eqx.field(static=True)
+
+    def __init__(self, settings: CNN1d | CNN2d, variable: Variable, *, axes: int, key: PRNGKeyArray) -> None:
+        shape = variable.shape
+        if len(shape) not in (axes, axes + 1):
+            wanted = "(length,) or (length, channels)" if axes == 1 else "(h, w) or (h, w, channels)"
+            raise DataError(
+                f"{type(settings).__name__} reads variables of the shape {wanted}, but '{variable.name}' has {shape}"
+            )
+        extent, channels = list(shape[:axes]), shape[axes] if len(shape) > axes else 1
+        keys = jr.split(key, len(settings.channels) + 1)
+        layers = []
+        for k, outputs in zip(keys[1:], settings.channels, strict=True):
+            # a map that is as small as its tokens want is not made smaller
+            stride = settings.stride if math.prod(extent) >= settings.stride**axes * settings.tokens else 1
+            layers.append(eqx.nn.Conv(axes, channels, outputs, settings.kernel, stride, padding="SAME", key=k))
+            extent, channels = [-(-n // stride) for n in extent], outputs
+        self.convolutions = tuple(layers)
+        self.norms = tuple(eqx.nn.GroupNorm(1, n) for n in settings.channels)
+        self.axes, self.tokens = axes, settings.tokens
+        self.leave = Dense(channels * -(-math.prod(extent) // settings.tokens), settings.features, key=keys[0])
+
+    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "tokens features"]:
+        x = array[None] if array.ndim == self.axes else jnp.moveaxis(array, -1, 0)
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            x = jax.nn.silu(norm(convolution(x)))
+        x = x.reshape(len(x), -1).T  # places, channels
+        x = jnp.pad(x, ((0, -len(x) % self.tokens), (0, 0)))
+        return self.leave(x.reshape(self.tokens, -1))
+
+
+class _Set(eqx.Module):
+    each: eqx.nn.MLP
+    together: eqx.nn.MLP
+
+    def __init__(self, size: int, width: int, features: int, *, key: PRNGKeyArray) -> None:
+        key_each, key_together = jr.split(key)
+        self.each = eqx.nn.MLP(size, width, width, 2, jax.nn.silu, key=key_each)
+        self.together = eqx.nn.MLP(width + 1, features, width, 1, jax.nn.silu, key=key_together)
+
+    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, " features"]:
+        rows = array.reshape(len(array), -1)
+        whole = jnp.all(seen.reshape(rows.shape), axis=1)
+        count = jnp.sum(whole)
+        summed = jnp.sum(jnp.where(whole[:, None], jax.vmap(self.each)(rows), 0.0), axis=0)
+        mean = summed / jnp.maximum(count, 1)
+        return self.together(jnp.append(mean, jnp.log1p(count.astype(mean.dtype)) / np.log1p(len(rows))))
+
+
+def _tokens(module: Module, variable: Variable) -> tuple[int, int]:
+    shape = variable.shape
+    found = jax.eval_shape(module, jnp.zeros(shape), jnp.ones(shape, bool))
+    if not hasattr(found, "shape") or len(found.shape) not in (1, 2):
+        raise DataError(
+            f"the embedding of '{variable.name}' must return an array (features,) or (tokens, features), "
+            f"got {getattr(found, 'shape', type(found).__name__)}"
+        )
+    return (1, found.shape[0]) if len(found.shape) == 1 else (found.shape[0], found.shape[1])
