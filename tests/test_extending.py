@@ -20,7 +20,7 @@ from retrodict.densities import Exact, pull_back
 
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
-LIMITS = {"Cosine": 6, "v": 10, "Beta": 10, "Ralston": 10}
+LIMITS = {"Cosine": 6, "v": 10, "Beta": 10, "Ralston": 10, "Linear": 10, "LinearNet": 10, "QuantileEmbedding": 10}
 MEAN, STD = 1.5, 0.7
 
 
@@ -312,3 +312,29 @@ def test_equinox_brings_the_numbers_back(page):
     ask = {"given": page.observed, "solver": page.Ralston(8), "key": 0}
     for name, draws in page.model.sample(9, **ask).items():
         np.testing.assert_array_equal(page.again.sample(9, **ask)[name], draws)
+
+
+def test_a_network_of_ones_own_is_saved_and_loaded(page, tmp_path):
+    """Linear in what it is told: the prediction of a sum of values is the sum of the predictions."""
+    model = page.straight_line
+    loaded = rd.load(rd.save(model, tmp_path / "model.safetensors"))
+    roles, zero = jnp.asarray([1, 1, 2, 2, 2]), jnp.zeros(5)
+
+    def said(values):
+        return loaded.net(values, roles, jnp.asarray(0.5), None)
+
+    first, second = jnp.arange(5.0), jnp.asarray([1.0, -1.0, 0.5, 0.0, 2.0])
+    np.testing.assert_allclose(
+        said(first + second) - said(zero), said(first) + said(second) - 2 * said(zero), atol=1e-5
+    )
+    np.testing.assert_array_equal(said(first), model.net(first, roles, jnp.asarray(0.5), None))
+
+
+def test_an_embedding_of_ones_own_reads_the_variable(page, tmp_path):
+    """Quantiles do not know the order of the data, so neither does the model."""
+    model = rd.load(rd.save(page.by_quantiles, tmp_path / "model.safetensors"))
+    y, roles = np.asarray([0.3, -1.0, 2.0]), jnp.asarray([1, 1, 2, 2, 2])
+    first, second = (model.net.prepare(jnp.asarray([0.0, 0.0, *v]), roles) for v in (y, y[::-1]))
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    other = model.net.prepare(jnp.asarray([0.0, 0.0, 0.3, -1.0, 2.5]), roles)
+    assert np.abs(first - other).max() > 1e-3

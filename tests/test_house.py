@@ -26,7 +26,7 @@ FLOORS = {
     ),
     "nets": 4,
     "estimators": 5,
-    **dict.fromkeys(["training", "saving", "bench", "truncation"], 6),
+    **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis"], 6),
     **dict.fromkeys(["report", "plots", "demo"], 7),
     "cli": 8,
 }

@@ -6,6 +6,7 @@ from retrodict import nets as nets
 from retrodict import paths as paths
 from retrodict import roles as roles
 from retrodict import solvers as solvers
+from retrodict import synthesis as synthesis
 from retrodict import tasks as tasks
 from retrodict._errors import DataError as DataError
 from retrodict._errors import FileError as FileError

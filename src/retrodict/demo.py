@@ -65,7 +65,7 @@ class Plan:
 
 
 QUICK = Plan(Round(100_000, 3_250), Round(100_000, 3_750, 0.99), Round(250_000, 7_500, 0.999))
-THOROUGH = Plan(Round(200_000, 16_000), Round(200_000, 20_000, 0.99), Round(600_000, 60_000, 0.999), draws=20_000)
+THOROUGH = Plan(Round(200_000, 10_000), Round(200_000, 12_000, 0.99), Round(600_000, 60_000, 0.999), draws=20_000)
 
 
 @dataclass

@@ -65,6 +65,7 @@ def fit(
     batch_size: int = 512,
     learning_rate: float = 2e-3,
     validation_fraction: float = 0.05,
+    validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
     progress: bool = True,
 ) -> tuple[Generative, History]:
@@ -74,6 +75,7 @@ def fit(
 
     Args:
         steps: gradient steps; the learning rate falls to zero over them.
+        validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
 
     Raises:
@@ -84,12 +86,15 @@ def fit(
     _check(steps=steps, batch_size=batch_size)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
-    order = rng.permutation(len(rows))
-    held_out = max(LEAST // 4, round(validation_fraction * len(rows)))
+    if validation is None:
+        order, held_out = rng.permutation(len(rows)), max(LEAST // 4, round(validation_fraction * len(rows)))
+        train, judge = rows[order[held_out:]], rows[order[:held_out]]
+    else:
+        train, judge = rows, _rows(model, validation)
     if not model.trained:
-        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, rows[order[held_out:]], model.embedded))
-    scaled = np.asarray(model.scaling.forward(rows))
-    trainer = _Trainer(model, scaled[order[held_out:]], scaled[order[:held_out]], steps, batch_size, learning_rate)
+        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, model.embedded))
+    scaled = (np.asarray(model.scaling.forward(part)) for part in (train, judge))
+    trainer = _Trainer(model, *scaled, steps, batch_size, learning_rate)
     weights, history = trainer.run(key_train, key_validation, rng, patience or max(steps // 3, CHUNK), shown=progress)
     record = Record(
         simulations=model.record.simulations + len(rows),
