@@ -93,8 +93,8 @@ def fit(
         train, judge = rows, _rows(model, validation)
     if not model.trained:
         model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, model.embedded))
-    scaled = (np.asarray(model.scaling.forward(part)) for part in (train, judge))
-    trainer = _Trainer(model, *scaled, steps, batch_size, learning_rate)
+    train, judge = (np.asarray(model.scaling.forward(part)) for part in (train, judge))
+    trainer = _Trainer(model, train, judge, steps, batch_size, learning_rate)
     weights, history = trainer.run(key_train, key_validation, rng, patience or max(steps // 3, CHUNK), shown=progress)
     record = Record(
         simulations=model.record.simulations + len(rows),

@@ -147,7 +147,10 @@ class Generative(eqx.Module):
         This is what guidance, composition and MCMC build on: a velocity, a score and a guess of data and noise as plain
         functions `(x, t)` of the tokens of `modeled`, zero where not latent.
         """
-        ready = self.ready(z, roles)
+        return self.flow_from(self.ready(z, roles))
+
+    def flow_from(self, ready: "Ready") -> Flow:
+        """`flow`, from what was made ready before."""
         latent = ready.roles == LATENT
 
         def guess(x: Tokens, t: Scalar) -> Guess:
@@ -322,9 +325,11 @@ class Generative(eqx.Module):
         size = min(ROWS, 1 << (m * n - 1).bit_length())
         z, where = self.scaling.forward(question.values), jnp.asarray(question.roles)
         parts, core = [], self._core()
+        count = min(m, (size - 1) // n + 2)  # questions that one block can touch
         for start in range(0, m * n, size):
-            which = jnp.asarray((start + np.arange(size)) // n % m) if m > 1 else None
-            parts.append(solve_rows(core, solver, z, where, size, which, jr.fold_in(key, start // size)))
+            asked = (start // n + np.arange(count)) % m
+            which = jnp.asarray((start + np.arange(size)) // n - start // n) % count if m > 1 else None
+            parts.append(solve_rows(core, solver, z[asked], where[asked], size, which, jr.fold_in(key, start // size)))
         draws = np.concatenate([np.asarray(part) for part in parts])[: m * n]
         kept = slice(None) if self.kept is None else self.kept
         roles = np.repeat(question.roles[:, kept], n, axis=0)

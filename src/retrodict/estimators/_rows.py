@@ -32,18 +32,20 @@ def solve_rows(
     """`n` draws in the user's units; row i answers question `which[i]` (the only one, for None)."""
     key_noise, key_way = jr.split(key)
     noise = model.path.begin(model.path.noise(key_noise, (n, model.modeled.size)))
-    kept = slice(None) if model.kept is None else model.kept
+    # once a question, not once a draw
+    ready = jax.vmap(model.ready)(z, roles)
 
-    def one(z: Tokens, roles: Roles, noise: Tokens, key: PRNGKeyArray) -> Tokens:
-        flow, latent = model.flow(z, roles), roles[kept] == LATENT
+    def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
+        latent = ready.roles == LATENT
+        flow = model.flow_from(ready)
         found = solver(flow, jnp.where(latent, noise, 0.0), *model.path.span, key=key)
-        return jnp.where(latent, found, jnp.where(roles[kept] == GIVEN, z[kept], 0.0))
+        return jnp.where(latent, found, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
 
     keys = jr.split(key_way, n)
     if which is None:
-        found = jax.vmap(partial(one, z[0], roles[0]))(noise, keys)
+        found = jax.vmap(partial(one, jax.tree.map(lambda a: a[0], ready)))(noise, keys)
     else:
-        found = jax.vmap(one)(z[which], roles[which], noise, keys)
+        found = jax.vmap(one)(jax.tree.map(lambda a: a[which], ready), noise, keys)
     return model.scaling.only(model.modeled).inverse(found)
 
 
