@@ -14,6 +14,7 @@ import retrodict as rd
 from conftest import Gaussian
 from retrodict.nets import architecture_from_json
 from retrodict.nets._blocks import attend, rotate
+from retrodict.nets._embeddings import windows
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.simulate import Simulations
 from retrodict.tokens import unflatten
@@ -169,6 +170,19 @@ def test_patches_hold_neighboring_elements():
     cut = run.cut(image.ravel())
     np.testing.assert_array_equal(cut[1], [2, 3, 6, 7])
     np.testing.assert_array_equal(run.join(cut), image.ravel())
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride"), [((9, 2), 3, 2), ((8, 2), 8, 4), ((5, 6, 2), 3, 2)])
+def test_windows_make_a_convolution(shape, kernel, stride, x64):
+    """Against XLA's convolution with the same padding."""
+    axes = len(shape) - 1
+    x = jr.normal(jr.key(0), shape, jnp.float64)
+    weight = jr.normal(jr.key(1), (4, *[kernel] * axes, shape[-1]), jnp.float64)
+    found = windows(x, kernel, stride) @ weight.reshape(4, -1).T
+    exact = jax.lax.conv_general_dilated(
+        jnp.moveaxis(x, -1, 0)[None], jnp.moveaxis(weight, -1, 1), (stride,) * axes, padding="SAME"
+    )[0]
+    np.testing.assert_allclose(found, jnp.moveaxis(exact, 0, -1), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["simformer", "flux joint", "flux"])

@@ -2,9 +2,6 @@
 
 import time
 
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 import pytest
 
@@ -14,7 +11,6 @@ from retrodict.diagnostics import c2st
 from retrodict.roles import GIVEN, LATENT
 from retrodict.simulate import Simulations
 from retrodict.tokens import unflatten
-from retrodict.training import _Trainer
 
 
 pytestmark = pytest.mark.slow

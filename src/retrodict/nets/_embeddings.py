@@ -9,6 +9,7 @@ a whole; a `SetEncoder` also takes a set of which some elements are missing.
 """
 
 import abc
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from retrodict._errors import DataError, FileError, unknown
 from retrodict._types import Roles, Tokens
 from retrodict.nets._base import AbstractSettings
-from retrodict.nets._blocks import Dense
+from retrodict.nets._blocks import Dense, normalize
 from retrodict.roles import GIVEN
 from retrodict.variables import Layout, Variable
 
@@ -184,9 +185,13 @@ class _Plain(eqx.Module):
 
 
 class _Convolutions(eqx.Module):
-    convolutions: tuple[eqx.nn.Conv, ...]
-    norms: tuple[eqx.nn.GroupNorm, ...]
+    """Windows and matrix products: XLA's own convolution, inside the loop of training on a CPU, takes 20 times longer
+    (1.08 s a step against .05 s for 256 images of 32 x 32 through three layers)."""
+
+    convolutions: tuple[Dense, ...]
     leave: Dense
+    strides: tuple[int, ...] = eqx.field(static=True)
+    kernel: int = eqx.field(static=True)
     axes: int = eqx.field(static=True)
     tokens: int = eqx.field(static=True)
 
@@ -199,24 +204,36 @@ class _Convolutions(eqx.Module):
             )
         extent, channels = list(shape[:axes]), shape[axes] if len(shape) > axes else 1
         keys = jr.split(key, len(settings.channels) + 1)
-        layers = []
+        layers, strides = [], []
         for k, outputs in zip(keys[1:], settings.channels, strict=True):
             # a map that is as small as its tokens want is not made smaller
             stride = settings.stride if math.prod(extent) >= settings.stride**axes * settings.tokens else 1
-            layers.append(eqx.nn.Conv(axes, channels, outputs, settings.kernel, stride, padding="SAME", key=k))
+            layers.append(Dense(channels * settings.kernel**axes, outputs, key=k))
+            strides.append(stride)
             extent, channels = [-(-n // stride) for n in extent], outputs
-        self.convolutions = tuple(layers)
-        self.norms = tuple(eqx.nn.GroupNorm(1, n) for n in settings.channels)
+        self.convolutions, self.strides, self.kernel = tuple(layers), tuple(strides), settings.kernel
         self.axes, self.tokens = axes, settings.tokens
         self.leave = Dense(channels * -(-math.prod(extent) // settings.tokens), settings.features, key=keys[0])
 
     def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "tokens features"]:
-        x = array[None] if array.ndim == self.axes else jnp.moveaxis(array, -1, 0)
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = jax.nn.silu(norm(convolution(x)))
-        x = x.reshape(len(x), -1).T  # places, channels
+        x = array[..., None] if array.ndim == self.axes else array
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            x = jax.nn.silu(normalize(convolution(windows(x, self.kernel, stride))))
+        x = x.reshape(-1, x.shape[-1])  # places, channels
         x = jnp.pad(x, ((0, -len(x) % self.tokens), (0, 0)))
         return self.leave(x.reshape(self.tokens, -1))
+
+
+def windows(x: Float[Array, "*places c"], kernel: int, stride: int) -> Float[Array, "*fewer k"]:
+    """What a convolution sees from each place: `kernel` neighbors along every axis, zero beyond the ends."""
+    counts = [-(-n // stride) for n in x.shape[:-1]]
+    missing = [max((m - 1) * stride + kernel - n, 0) for m, n in zip(counts, x.shape, strict=False)]
+    x = jnp.pad(x, [*((p // 2, p - p // 2) for p in missing), (0, 0)])
+    shifts = itertools.product(range(kernel), repeat=len(counts))
+    return jnp.concatenate(
+        [x[tuple(slice(i, i + (m - 1) * stride + 1, stride) for i, m in zip(s, counts, strict=True))] for s in shifts],
+        axis=-1,
+    )
 
 
 class _Set(eqx.Module):

@@ -4,10 +4,13 @@ A task is a `Problem` with observations, numbered k = 1, 2, ..., the parameters 
 posterior given each of them. The three are read when they are asked for, never before.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array
 
@@ -77,3 +80,28 @@ class Task:
             numbers = f"k = 1 to {self.count}" if self.count > 1 else "k = 1"
             raise DataError(f"the observations of '{self.name}' have the numbers {numbers}, got {k}")
         return {name: rows[k - 1] for name, rows in read().items()}
+
+
+def simulated_task(name: str, problem: Problem, *, count: int, seed: int, nuisances: int) -> Task:
+    """A task whose observations are simulated from its prior and a fixed seed, and whose posterior nobody knows."""
+
+    @functools.cache
+    def drawn() -> tuple[Rows, Rows]:
+        key_parameters, key_data = jr.split(jr.key(seed))
+        truths = jax.vmap(problem.prior.draw)(jr.split(key_parameters, count))
+        return _frozen(jax.jit(jax.vmap(problem.run))(jr.split(key_data, count), truths)), _frozen(truths)
+
+    def no_references() -> Rows:
+        raise DataError(
+            f"'{name}' has no reference posterior: its likelihood is an integral over {nuisances} nuisances; check a "
+            "posterior with `retrodict.diagnostics`, against the true parameters of many simulations"
+        )
+
+    return Task(name, problem, lambda: drawn()[0], lambda: drawn()[1], no_references)
+
+
+def _frozen(rows: Mapping[str, Array]) -> Rows:
+    arrays = {name: np.array(value, np.float32) for name, value in rows.items()}
+    for array in arrays.values():
+        array.setflags(write=False)  # one array serves every caller: nobody may write into it
+    return arrays

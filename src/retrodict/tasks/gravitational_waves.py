@@ -45,9 +45,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from retrodict._errors import DataError
 from retrodict.problem import Problem
-from retrodict.tasks._task import Rows, Task
+from retrodict.tasks._task import Task, simulated_task
 
 
 SUN = 4.925490947e-6  # G M_sun / c^3, seconds
@@ -208,29 +207,6 @@ def problem() -> Problem:
 
 
 @functools.cache
-def _drawn() -> tuple[Rows, Rows]:
-    """The observations and the parameters that made them, from a fixed seed."""
-    found = problem()
-    key_parameters, key_data = jr.split(jr.key(SEED))
-    truths = jax.vmap(found.prior.draw)(jr.split(key_parameters, OBSERVATIONS))
-    data = jax.jit(jax.vmap(found.run))(jr.split(key_data, OBSERVATIONS), truths)
-    return _frozen(data), _frozen(truths)
-
-
-def _frozen(rows: dict[str, Array]) -> Rows:
-    arrays = {name: np.array(value, np.float32) for name, value in rows.items()}
-    for array in arrays.values():
-        array.setflags(write=False)  # one array serves every caller: nobody may write into it
-    return arrays
-
-
-def _no_references() -> Rows:
-    raise DataError(
-        "'gravitational_waves' has no reference posterior: its likelihood is an integral over seven nuisances; check a "
-        "posterior with `retrodict.diagnostics`, against the true parameters of many simulations"
-    )
-
-
 def task() -> Task:
     """`m1` and `m2`, `strain` (8192, 2); ten observations, drawn from the prior and a fixed seed when asked for."""
-    return Task("gravitational_waves", problem(), lambda: _drawn()[0], lambda: _drawn()[1], _no_references)
+    return simulated_task("gravitational_waves", problem(), count=OBSERVATIONS, seed=SEED, nuisances=7)
