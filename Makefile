@@ -18,7 +18,7 @@ demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (at mos
 	$(BIN)/retrodict demo --out runs/demo
 
 test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (at most 12 minutes)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed  ## the trained bars: about an hour on two cores
 	$(BIN)/python -m pytest -m slow
