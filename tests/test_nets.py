@@ -41,7 +41,7 @@ NETS = {
     "convolution": rd.nets.Simformer(depth=2, embed={"y": rd.nets.CNN2d((4, 4), tokens=2, features=8)}, **SMALL),
     "series": rd.nets.ResMLP(16, 2, embed={"x": rd.nets.CNN1d((4,), kernel=3, stride=2, tokens=2, features=8)}),
     "set": rd.nets.Flux1(double=1, single=1, embed={"x": rd.nets.SetEncoder(8, 8)}, **SMALL),
-    "coordinates": rd.nets.Simformer(depth=2, coordinates={"x": np.linspace(0, 3, 6)}, **SMALL),
+    "coordinates": rd.nets.Simformer(depth=2, coordinates={"x": np.linspace(0, 3, 6)}, patches={"y": (2, 2)}, **SMALL),
 }
 
 

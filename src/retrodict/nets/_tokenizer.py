@@ -9,7 +9,7 @@ A *node* is what structure speaks of: an element, a patch, or a whole embedded v
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import equinox as eqx
@@ -95,7 +95,7 @@ class _Run:
     tokens: int
     variable: Variable | None = None
     patch: tuple[int, int] = (1, 1)
-    size: int = field(default=1)
+    size: int = 1
 
     def cut(self, x: Any) -> Any:
         """Elements `(n,)` as `(tokens, size)`."""
@@ -117,7 +117,7 @@ class Tokenizer(eqx.Module):
 
     runs: tuple[_Run, ...] = eqx.field(static=True)
     owners: Constant = eqx.field(static=True)  # of every token, its node
-    firsts: tuple[slice, ...] = eqx.field(static=True)  # of every embedded variable, its elements in the whole layout
+    wholes: tuple[slice, ...] = eqx.field(static=True)  # of every embedded variable, its elements in the whole layout
     kept: Constant = eqx.field(static=True)  # elements of the whole layout that are no embedded variable's
     edges: Any = eqx.field(static=True)
     merge: str = eqx.field(static=True)
@@ -142,9 +142,9 @@ class Tokenizer(eqx.Module):
         nodes = _nodes(layout, settings.embedded, patches)
         self.runs = _runs([v for v in layout.variables if v.name not in settings.embedded], patches)
         self.embedded = Embedded(settings.embed, layout, width=width, key=next(keys))
-        self.firsts = tuple(layout.slices[name] for name in settings.embedded)
+        self.wholes = tuple(layout.slices[name] for name in settings.embedded)
         outside = np.ones(layout.size, bool)
-        for block in self.firsts:
+        for block in self.wholes:
             outside[block] = False
         self.kept = Constant(np.flatnonzero(outside))
         modeled = [n for v in nodes.variables if v.name not in settings.embedded for n in _range(nodes.slices[v.name])]
@@ -162,7 +162,7 @@ class Tokenizer(eqx.Module):
         )
         places = _places(nodes, self.owners.array, layout, patches, dependencies, settings, counts)
         self.identity = settings.identity.build(places, of_identity, settings.head_size, key=next(keys))
-        known = _coordinates(layout, dict(settings.coordinates), settings, sum(counts.values()))
+        known = _coordinates(layout, dict(settings.coordinates), self.owners.array, nodes)
         self.coordinates = None if known is None else Coordinates(known, of_identity, key=next(keys))
 
     @property
@@ -174,7 +174,7 @@ class Tokenizer(eqx.Module):
         """The embedded tokens, and who may look at whom."""
         latent_or_given = roles[self.kept.array]
         parts = [_summary(run.cut(latent_or_given[run.elements])) for run in self.runs]
-        whole = [jnp.max(roles[block]) for block in self.firsts]
+        whole = [jnp.max(roles[block]) for block in self.wholes]
         counts = list(self.embedded.tokens.values())
         of_tokens = jnp.concatenate([*parts, *(jnp.full(n, role) for n, role in zip(counts, whole, strict=True))])
         if self.edges is None:
@@ -282,10 +282,8 @@ def _grid(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([rows.ravel(), columns.ravel()], axis=1)
 
 
-def _coordinates(
-    layout: Layout, known: Mapping[str, Any], settings: AbstractTransformer, embedded: int
-) -> np.ndarray | None:
-    """Coordinates of every token, NaN where there are none."""
+def _coordinates(layout: Layout, known: Mapping[str, Any], owners: np.ndarray, nodes: Layout) -> np.ndarray | None:
+    """Coordinates of every token, `(t, axes)`, NaN where there are none."""
     if not known:
         return None
     arrays = {}
@@ -302,12 +300,8 @@ def _coordinates(
     if len(axes) > 1:
         raise DataError(f"all coordinates need the same number of axes, got {sorted(axes)}")
     (width,) = axes
-    rows = [
-        arrays.get(v.name, np.full((v.size, width), np.nan))
-        for v in layout.variables
-        if v.name not in settings.embedded
-    ]
-    return np.concatenate([*rows, np.full((embedded, width), np.nan)])
+    rows = [arrays.get(v.name, np.full((v.size, width), np.nan)) for v in nodes.variables]
+    return np.concatenate(rows)[owners]
 
 
 def _known(settings: AbstractTransformer, layout: Layout) -> None:
