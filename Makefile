@@ -20,7 +20,7 @@ demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (at mos
 test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (at most 12 minutes)
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
-test-slow: $(VENV)/installed  ## the trained bars: about an hour on two cores
+test-slow: $(VENV)/installed  ## the trained bars: about two hours on two cores
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed  ## ruff

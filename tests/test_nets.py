@@ -118,6 +118,21 @@ def test_interchangeable_parts_can_change_places(kind, x64):
         np.testing.assert_allclose(said(model, z, latent)[moved], said(model, z[moved], latent), atol=1e-10)
 
 
+def test_structure_is_kept_of_what_is_read_as_a_whole(x64):
+    """Declared by element, with parts: of an embedded x it says that x depends on a; y, which does not, is hidden."""
+    layout = Layout((*POINTS.variables, Variable("b"), Variable("y", (2,), kind="data")))
+    structure = rd.Dependencies({**dict(PAIRS.parents), "y": ["b"]}, exchangeable={"x": 3})
+    net = dataclasses.replace(NETS["simformer"], embed={"x": rd.nets.SetEncoder(8, 8)})
+    model, roles = built(net, layout, dependencies=structure), posterior_roles(layout)
+    z = np.random.default_rng(6).normal(size=layout.size)
+    x, y, a = z.copy(), z.copy(), slice(0, 2)
+    x[layout.slices["x"]] += 1.0
+    y[layout.slices["y"]] += 1.0
+    first = said(model, z, roles)
+    np.testing.assert_array_equal(first[a], said(model, y, roles)[a])
+    assert np.abs(first[a] - said(model, x, roles)[a]).min() > 1e-9
+
+
 def test_interchangeable_parts_are_shuffled_in_training():
     """Every arrangement of three points occurs, and its points stay whole."""
     model = built(rd.nets.ResMLP(4, 1), POINTS, dependencies=PAIRS)

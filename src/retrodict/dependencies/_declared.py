@@ -149,6 +149,21 @@ class Dependencies:
             raise DataError(f"edges are {listed(get_args(Kind))}, got {kind!r}")
         return Edges(kind, self.adjacency(layout))
 
+    def contracted(self, names: Iterable[str]) -> "Dependencies":
+        """The same about variables of which some are looked at as a whole, or in patches: for these, what is said of an
+        element is taken to hold of all, and nothing of their parts is left."""
+        whole = set(names)
+
+        def known(reference: str) -> str:
+            return reference.split("[")[0] if reference.split("[")[0] in whole else reference
+
+        merged: dict[str, list[str]] = {}
+        for child, parents in self.parents:
+            merged.setdefault(known(child), []).extend(map(known, parents))
+        pairs = {child: dict.fromkeys(parents) for child, parents in merged.items()}
+        parts = [(name, count) for name, count in self.exchangeable if name not in whole]
+        return Dependencies(pairs, parts, self.matrix, self.order)
+
     def shuffle(self, layout: Layout) -> Callable[[PRNGKeyArray], Int[Array, " d"]]:
         """A function from a key to a permutation `(d,)` of the tokens: `tokens[permutation]` has its parts shuffled."""
         blocks = [_parts(layout, name, parts) for name, parts in self.exchangeable]

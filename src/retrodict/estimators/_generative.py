@@ -115,23 +115,22 @@ class Generative(eqx.Module):
         return self.layout.without(self.embedded)
 
     @property
-    def kept(self) -> np.ndarray | None:
-        """Where the tokens of `modeled` lie among all; `None` if these are all."""
-        return self.layout.tokens_of(self.modeled.names) if self.embedded else None
+    def kept(self) -> np.ndarray | slice:
+        """Where the tokens of `modeled` lie among all."""
+        return self.layout.tokens_of(self.modeled.names) if self.embedded else slice(None)
 
     # one example at a time --------------------------------------------------------------------------------------------
 
-    def ready(self, z: Tokens, roles: Roles) -> "Ready":
+    def ready(self, z: Tokens, roles: Roles) -> Ready:
         """Scaled tokens and roles of the whole layout, made ready for a way along the path.
 
         The network prepares what stays the same. Variables that it reads as a whole are then done with: what follows
         works with the tokens of `modeled`, the layout without them.
         """
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
-        kept = self.kept
-        return Ready(z, roles, prepared) if kept is None else Ready(z[kept], roles[kept], prepared)
+        return Ready(z[self.kept], roles[self.kept], prepared)
 
-    def predict(self, x: Tokens, ready: "Ready", t: Scalar) -> Tokens:
+    def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
         """The network's prediction about noisy tokens `x` at time `t`, zero where not latent."""
         latent = ready.roles == LATENT
         held = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
@@ -149,7 +148,7 @@ class Generative(eqx.Module):
         """
         return self.flow_from(self.ready(z, roles))
 
-    def flow_from(self, ready: "Ready") -> Flow:
+    def flow_from(self, ready: Ready) -> Flow:
         """`flow`, from what was made ready before."""
         latent = ready.roles == LATENT
 
@@ -305,8 +304,8 @@ class Generative(eqx.Module):
 
     def _ask(self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
         """The question in tokens, unless the network cannot answer it."""
-        if of is None and isinstance(given, Mapping | None):
-            of = None if not self.embedded else [n for n in self.modeled.names if n not in (given or {})]
+        if of is None and self.embedded and isinstance(given, Mapping | None):
+            of = [name for name in self.modeled.names if name not in (given or {})]
         question = ask(self.layout, given, of)
         for name in self.embedded:
             roles = question.roles[:, self.layout.slices[name]]
@@ -331,7 +330,7 @@ class Generative(eqx.Module):
             which = jnp.asarray((start + np.arange(size)) // n - start // n) % count if m > 1 else None
             parts.append(solve_rows(core, solver, z[asked], where[asked], size, which, jr.fold_in(key, start // size)))
         draws = np.concatenate([np.asarray(part) for part in parts])[: m * n]
-        kept = slice(None) if self.kept is None else self.kept
+        kept = self.kept
         roles = np.repeat(question.roles[:, kept], n, axis=0)
         known = np.where(roles == GIVEN, np.repeat(question.values[:, kept], n, axis=0), np.nan)
         return np.where(roles == LATENT, draws, known)
@@ -372,8 +371,7 @@ class Generative(eqx.Module):
         check(solver)
         rows, roles, latent = self._pairs(values, given)
         x, where = jnp.asarray(rows), jnp.asarray(roles)
-        kept = slice(None) if self.kept is None else self.kept
-        directions, n = jnp.eye(self.modeled.size)[latent[kept]], len(rows)
+        directions, n = jnp.eye(self.modeled.size)[latent[self.kept]], len(rows)
         size = min(DENSITY_ROWS, 1 << (n - 1).bit_length())
         parts, core = [], self._core()
         for start in range(0, n, size):
@@ -400,7 +398,7 @@ class Generative(eqx.Module):
             )
         rows, roles, _ = self._pairs(values, given)
         z = self.scaling.forward(np.where(roles == GIVEN, rows, 0.0))
-        kept = slice(None) if self.kept is None else self.kept
+        kept = self.kept
         found = np.asarray(
             field_rows(self._core(), kind, jnp.asarray(rows[:, kept]), z, jnp.asarray(roles), jnp.asarray(t, float))
         )

@@ -59,13 +59,10 @@ def log_density(
     key: PRNGKeyArray,
 ) -> Float[Array, " m"]:
     """Estimates `(m,)` of the log density of one row of tokens in the user's units."""
-    kept = slice(None) if model.kept is None else model.kept
-    z = model.scaling.forward(x)
-    flow = model.flow(jnp.where(roles != ABSENT, z, 0.0), roles)
-    z, latent = jnp.where(roles != ABSENT, z, 0.0)[kept], roles[kept] == LATENT
-    there, gain = pull_back(flow, z, directions, solver, trace, key)
-    slope = model.scaling.only(model.modeled).log_slope(z)
-    return jnp.sum(jnp.where(latent, model.path.log_begin(there) - slope, 0.0)) + gain
+    ready = model.ready(jnp.where(roles != ABSENT, model.scaling.forward(x), 0.0), roles)
+    there, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
+    own = model.path.log_begin(there) - model.scaling.only(model.modeled).log_slope(ready.z)
+    return jnp.sum(jnp.where(ready.roles == LATENT, own, 0.0)) + gain
 
 
 class Density(NamedTuple):

@@ -76,14 +76,16 @@ class AbstractSettings(abc.ABC):  # noqa: B024 - what it promises, it also does
 class AbstractArchitecture(AbstractSettings):
     """A network yet to be built."""
 
+    embed: Any = ()  # pairs of name and embedding, for the networks that take some
+
     @property
     def embedded(self) -> tuple[str, ...]:
         """Variables that the network reads as a whole, through an embedding; they can be given or absent, not asked."""
-        return tuple(name for name, _ in getattr(self, "embed", ()))
+        return tuple(name for name, _ in self.embed)
 
     def partial(self, name: str) -> bool:
         """Whether an embedded variable may be given in part."""
-        return dict(getattr(self, "embed", ()))[name].partial
+        return dict(self.embed)[name].partial
 
     @abc.abstractmethod
     def build(

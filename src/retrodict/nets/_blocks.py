@@ -28,7 +28,10 @@ HIDDEN = -1e30  # a score whose exponential is exactly zero
 
 
 class Dense(eqx.Module):
-    """`W x + b` on the last axis; weights of variance `scale^2 / inputs`, no bias at first."""
+    """`W x + b` on the last axis; weights of variance `scale^2 / inputs`, no bias at first.
+
+    Unlike `eqx.nn.Linear` it takes any leading axes, and factors in half precision.
+    """
 
     weight: Float[Array, "outputs inputs"]
     bias: Float[Array, " outputs"]

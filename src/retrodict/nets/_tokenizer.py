@@ -143,14 +143,13 @@ class Tokenizer(eqx.Module):
         self.runs = _runs([v for v in layout.variables if v.name not in settings.embedded], patches)
         self.embedded = Embedded(settings.embed, layout, width=width, key=next(keys))
         self.wholes = tuple(layout.slices[name] for name in settings.embedded)
-        outside = np.ones(layout.size, bool)
-        for block in self.wholes:
-            outside[block] = False
-        self.kept = Constant(np.flatnonzero(outside))
+        self.kept = Constant(layout.tokens_of(layout.without(settings.embedded).names))
         modeled = [n for v in nodes.variables if v.name not in settings.embedded for n in _range(nodes.slices[v.name])]
         counts = self.embedded.tokens
         whole = [nodes.slices[name].start for name, count in counts.items() for _ in range(count)]
         self.owners = Constant(np.asarray(modeled + whole))
+        if dependencies is not None:
+            dependencies = dependencies.contracted([*settings.embedded, *patches])
         self.edges = None if dependencies is None else dependencies.edges(nodes, settings.edges)
         self.merge = settings.merge
         of_identity = width - width // 2 if settings.merge == "concat" else width
@@ -160,7 +159,10 @@ class Tokenizer(eqx.Module):
         self.leave = tuple(
             Dense(width, r.size, key=jr.fold_in(key_leave, i), scale=0.0) for i, r in enumerate(self.runs)
         )
-        places = _places(nodes, self.owners.array, layout, patches, dependencies, settings, counts)
+        # masks tell which elements make up a part; where everybody sees everybody, only identities could
+        shared = dependencies is not None and settings.edges != "dense"
+        kinds = dependencies.identity(nodes) if dependencies is not None and shared else np.arange(nodes.size)
+        places = _places(nodes, self.owners.array, kinds, counts)
         self.identity = settings.identity.build(places, of_identity, settings.head_size, key=next(keys))
         known = _coordinates(layout, dict(settings.coordinates), self.owners.array, nodes)
         self.coordinates = None if known is None else Coordinates(known, of_identity, key=next(keys))
@@ -253,21 +255,13 @@ def _runs(variables: list[Variable], patches: Mapping[str, tuple[int, int]]) -> 
     return tuple(runs)
 
 
-def _places(
-    nodes: Layout,
-    owners: np.ndarray,
-    layout: Layout,
-    patches: Mapping[str, Any],
-    dependencies: Dependencies | None,
-    settings: AbstractTransformer,
-    counts: Mapping[str, int],
-) -> Places:
-    shared = dependencies is not None and settings.edges != "dense" and not patches and not counts
-    identity = dependencies.identity(layout) if dependencies is not None and shared else np.arange(len(owners))
-    modeled = len(owners) - sum(counts.values())
+def _places(nodes: Layout, owners: np.ndarray, kinds: np.ndarray, counts: Mapping[str, int]) -> Places:
+    """Where tokens lie; `kinds` numbers the nodes, alike where they share an identity."""
     place = np.concatenate([_grid(v.shape) for v in nodes.variables])[owners]
     # an embedding's tokens are in order, in one dimension
-    place[modeled:, 1] = np.concatenate([np.arange(n) for n in counts.values()]) if counts else []
+    within = np.concatenate([np.zeros(len(owners) - sum(counts.values()), int), *map(np.arange, counts.values())])
+    place[:, 1] += within
+    identity = np.unique(np.stack([kinds[owners], within]), axis=1, return_inverse=True)[1]
     axes = {v.name: len(v.shape) for v in nodes.variables} | {name: int(n > 1) for name, n in counts.items()}
     extent = tuple(axes[nodes.variables[i].name] for i in nodes.owner[owners])
     return Places(identity, nodes.owner[owners], place, extent)

@@ -30,8 +30,7 @@ from retrodict._types import Key
 from retrodict.problem import Problem
 from retrodict.roles import GIVEN, LATENT
 from retrodict.tasks._roles import answer, generator, given_tokens
-from retrodict.tasks._sbibm import frozen
-from retrodict.tasks._task import Task
+from retrodict.tasks._task import Task, frozen
 
 
 OBSERVATIONS, DRAWS = 10, 10_000  # as sbibm has them

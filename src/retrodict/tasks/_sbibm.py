@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from retrodict._errors import FileError
 from retrodict.problem import Problem
-from retrodict.tasks._task import Conditional, Task
+from retrodict.tasks._task import Conditional, Task, frozen
 
 
 FOLDER = "RETRODICT_DATA"
@@ -80,9 +80,3 @@ def _reference(path: Path) -> np.ndarray:
             return frozen(file["reference"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FileError(f"'{path}' should hold an array `reference`, but reading it failed: {error}") from error
-
-
-def frozen(array: np.ndarray) -> np.ndarray:
-    """The array itself, which nobody may write into any more: one array serves every caller."""
-    array.setflags(write=False)
-    return array

@@ -89,7 +89,9 @@ def simulated_task(name: str, problem: Problem, *, count: int, seed: int, nuisan
     def drawn() -> tuple[Rows, Rows]:
         key_parameters, key_data = jr.split(jr.key(seed))
         truths = jax.vmap(problem.prior.draw)(jr.split(key_parameters, count))
-        return _frozen(jax.jit(jax.vmap(problem.run))(jr.split(key_data, count), truths)), _frozen(truths)
+        data = jax.jit(jax.vmap(problem.run))(jr.split(key_data, count), truths)
+        observed, true = ({k: frozen(np.array(v, np.float32)) for k, v in rows.items()} for rows in (data, truths))
+        return observed, true
 
     def no_references() -> Rows:
         raise DataError(
@@ -100,8 +102,7 @@ def simulated_task(name: str, problem: Problem, *, count: int, seed: int, nuisan
     return Task(name, problem, lambda: drawn()[0], lambda: drawn()[1], no_references)
 
 
-def _frozen(rows: Mapping[str, Array]) -> Rows:
-    arrays = {name: np.array(value, np.float32) for name, value in rows.items()}
-    for array in arrays.values():
-        array.setflags(write=False)  # one array serves every caller: nobody may write into it
-    return arrays
+def frozen(array: np.ndarray) -> np.ndarray:
+    """The array itself, which nobody may write into any more: one array serves every caller."""
+    array.setflags(write=False)
+    return array

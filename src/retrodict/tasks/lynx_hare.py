@@ -11,9 +11,8 @@ Solution. In the logs u = log h, v = log l the equations are u' = alpha - beta e
 
     V = delta h - gamma log h + beta l - alpha log l
 
-never changes. Runge-Kutta's fourth-order rule with a fixed step costs every row the same; the steps move the change of
-(u, v) since the year began, which is small, because a float32 near u = -60 rounds each of two thousand steps by 2e-6.
-A row that the step is too long for shows in V, and is returned as NaN: it then counts as failed, not as data.
+never changes. They are solved with a fixed step, see `_oscillation`. A row that the step is too long for shows in V, and
+is returned as NaN: it then counts as failed, not as data.
 """
 
 import functools
@@ -27,12 +26,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, as_key
 from retrodict.problem import Prior, Problem
+from retrodict.tasks import _oscillation
 from retrodict.tasks._nuts import CHAINS, convergence, nuts
 from retrodict.tasks._task import Rows, Task
 
@@ -59,42 +58,15 @@ DRIFT = 1e-3  # of V
 
 MAX_R_HAT, MIN_ESS, MIN_CHAIN = 1.01, 1000, 1000
 
-Logs = tuple[Array, Array]
-
 
 def log_populations(parameters: Mapping[str, Array]) -> tuple[Float[Array, "21"], Float[Array, "21"]]:
     """log h and log l at t = 0, ..., 20, or NaN everywhere if V drifted by more than `DRIFT`."""
-    p = parameters
-
-    def year(w: Logs, _: None) -> tuple[Logs, Logs]:
-        x, y = _change(p["alpha"], p["beta"] * jnp.exp(w[1]), p["gamma"], p["delta"] * jnp.exp(w[0]))
-        w = (w[0] + x, w[1] + y)
-        return w, w
-
-    start = (jnp.log(p["hare_0"]), jnp.log(p["lynx_0"]))
-    _, rest = lax.scan(year, start, None, length=len(YEARS) - 1)
-    u, v = (jnp.concatenate([first[None], later]) for first, later in zip(start, rest, strict=True))
+    p, start = parameters, (jnp.log(parameters["hare_0"]), jnp.log(parameters["lynx_0"]))
+    rates = (p["alpha"], p["beta"], p["delta"], p["gamma"])
+    u, v = _oscillation.log_populations(rates, start, times=len(YEARS), between=1.0, steps=STEPS)
     conserved = p["delta"] * jnp.exp(u) - p["gamma"] * u + p["beta"] * jnp.exp(v) - p["alpha"] * v
     sound = jnp.max(jnp.abs(conserved - conserved[0])) <= DRIFT  # false for NaN, too
     return jnp.where(sound, u, jnp.nan), jnp.where(sound, v, jnp.nan)
-
-
-def _change(alpha: Array, beta: Array, gamma: Array, delta: Array) -> Logs:
-    """What a year adds to (u, v): x' = alpha - beta e^y, y' = delta e^x - gamma from (0, 0), by Runge-Kutta."""
-    dt = 1.0 / STEPS
-
-    def slope(x: Array, y: Array) -> Logs:
-        return alpha - beta * jnp.exp(y), delta * jnp.exp(x) - gamma
-
-    def step(w: Logs, _: None) -> tuple[Logs, None]:
-        (x, y), (a1, b1) = w, slope(*w)
-        a2, b2 = slope(x + dt / 2 * a1, y + dt / 2 * b1)
-        a3, b3 = slope(x + dt / 2 * a2, y + dt / 2 * b2)
-        a4, b4 = slope(x + dt * a3, y + dt * b3)
-        return (x + dt / 6 * (a1 + 2 * (a2 + a3) + a4), y + dt / 6 * (b1 + 2 * (b2 + b3) + b4)), None
-
-    zero = jnp.zeros_like(alpha)
-    return lax.scan(step, (zero, zero), None, length=STEPS)[0]
 
 
 def simulate(key: PRNGKeyArray, **parameters: Array) -> dict[str, Array]:
