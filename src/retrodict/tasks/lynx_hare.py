@@ -11,8 +11,8 @@ Solution. In the logs u = log h, v = log l the equations are u' = alpha - beta e
 
     V = delta h - gamma log h + beta l - alpha log l
 
-never changes. They are solved with a fixed step, see `_oscillation`. A row that the step is too long for shows in V, and
-is returned as NaN: it then counts as failed, not as data.
+never changes. They are solved with a fixed step, see `_oscillation`. A row that the step is too long for shows in V,
+and is returned as NaN: it then counts as failed, not as data.
 """
 
 import functools
