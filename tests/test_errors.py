@@ -123,6 +123,9 @@ CASES = {
         "training needs at least 20 simulations, got 5"),
     "no steps": (
         lambda m, s: rd.fit(m, s, key=0, steps=0), DATA, "`steps` must be a positive whole number, got 0"),
+    "a negative decay": (
+        lambda m, s: rd.fit(m, s, key=0, weight_decay=-1.0), DATA,
+        "`weight_decay` must be zero or positive, got -1.0"),
     "a constant": (
         lambda m, s: rd.fit(rd.joint(s.layout), {**s, "rate": np.ones(500)}, key=0), DATA,
         "'rate' has an element that is the same in all 475 rows; leave it out of the simulator's output"),

@@ -13,7 +13,7 @@ import pytest
 import retrodict as rd
 from conftest import Gaussian
 from retrodict.nets import architecture_from_json
-from retrodict.nets._blocks import attend, rotate
+from retrodict.nets._blocks import FEW, attend, rotate
 from retrodict.nets._embeddings import windows
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.simulate import Simulations
@@ -40,9 +40,18 @@ NETS = {
     "patches": rd.nets.Flux1Joint(depth=2, identity=rd.nets.Rotary2d(), patches={"y": (2, 2)}, **SMALL),
     "convolution": rd.nets.Simformer(depth=2, embed={"y": rd.nets.CNN2d((4, 4), tokens=2, features=8)}, **SMALL),
     "series": rd.nets.ResMLP(16, 2, embed={"x": rd.nets.CNN1d((4,), kernel=3, stride=2, tokens=2, features=8)}),
+    "waves": rd.nets.ResMLP(16, 2, embed={"x": rd.nets.Spectrogram(4, 2, 1.0, rd.nets.CNN2d((4,), tokens=1))}),
     "set": rd.nets.Flux1(double=1, single=1, embed={"x": rd.nets.SetEncoder(8, 8)}, **SMALL),
     "coordinates": rd.nets.Simformer(depth=2, coordinates={"x": np.linspace(0, 3, 6)}, patches={"y": (2, 2)}, **SMALL),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(rd.nets.AbstractEmbedding):
+    """Nothing but the numbers themselves."""
+
+    def build(self, variable, *, key):
+        return lambda array, seen: array.ravel()
 
 
 def built(net, layout=SERIES, *, seed=0, law=None, **settings):
@@ -156,6 +165,20 @@ def test_a_set_is_read_in_any_order_and_without_some_of_its_elements(x64):
     assert np.abs(said(model, z, fewer) - said(model, z, roles))[:2].max() > 1e-4
 
 
+@pytest.mark.parametrize("embedding", [rd.nets.CNN1d((4,), 2, 1, 2, 4), rd.nets.SetEncoder(4, 4)])
+def test_what_is_missing_of_an_embedded_variable_counts_exactly_nothing(embedding, x64):
+    model = built(rd.nets.ResMLP(16, 1, embed={"x": embedding}), SERIES)
+    z, roles = np.random.default_rng(3).normal(size=SERIES.size), posterior_roles(SERIES)
+    block = SERIES.slices["x"]
+    roles[block.start + 1], other = ABSENT, z.copy()
+    other[block.start + 1] = 100.0
+    np.testing.assert_array_equal(said(model, z, roles), said(model, other, roles))
+    # a value of zero is another thing than none
+    zero, seen = z.copy(), roles.copy()
+    zero[block.start + 1], seen[block.start + 1] = 0.0, GIVEN
+    assert np.abs(said(model, zero, seen) - said(model, zero, roles))[: block.start].max() > 1e-6
+
+
 def test_rotated_scores_see_differences_of_places_only(x64):
     q, k = jr.normal(jr.key(0), (2, 1, 8)), jr.normal(jr.key(1), (2, 1, 8))
     speed = np.asarray([1.0, 0.3, 0.01])  # three of four pairs are turned
@@ -168,12 +191,15 @@ def test_rotated_scores_see_differences_of_places_only(x64):
     assert abs(score(2.0, 5.0) - score(2.0, 9.0)) > 1e-3
 
 
-def test_attention_is_the_average_that_it_says(x64):
-    """Against its definition in numpy."""
-    q, k, v = (np.asarray(jr.normal(jr.key(i), (3, 2, 4))) for i in range(3))
-    mask = np.asarray([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)
+@pytest.mark.parametrize("tokens", [3, 9])
+def test_attention_is_the_average_that_it_says(tokens, x64):
+    """Against its definition in numpy, for so few tokens that products are elementwise, and for more."""
+    assert (tokens**2 <= FEW) == (tokens == 3)
+    q, k, v = (np.asarray(jr.normal(jr.key(i), (tokens, 2, 4))) for i in range(3))
+    mask = np.tril(np.ones((tokens, tokens), bool))
+    mask[2, 0] = False
     found = attend(jnp.asarray(q), jnp.asarray(k), jnp.asarray(v), jnp.asarray(mask))
-    for t in range(3):
+    for t in range(tokens):
         for h in range(2):
             weights = np.where(mask[t], np.exp(k[:, h] @ q[t, h] / 2.0), 0.0)
             expected = (weights / weights.sum()) @ v[:, h]
@@ -187,6 +213,23 @@ def test_patches_hold_neighboring_elements():
     cut = run.cut(image.ravel())
     np.testing.assert_array_equal(cut[1], [2, 3, 6, 7])
     np.testing.assert_array_equal(run.join(cut), image.ravel())
+
+
+def test_a_spectrogram_shows_white_noise_as_one_and_a_wave_at_its_frequency(x64):
+    """Power of white noise has mean 1 everywhere; that of cos(2 pi f t) of amplitude a lies at f, a^2 window / 6."""
+    embedding = rd.nets.Spectrogram(64, 16, 0.5, Sum())
+    module = embedding.build(Variable("x", (4096, 2), kind="data"), key=jr.key(0))
+    noise = jr.normal(jr.key(1), (4096, 2))
+    power = np.expm1(np.asarray(module(noise, jnp.ones((4096, 2), bool))).reshape(253, 16, 2))
+    # 253 frames of which each fourth is independent, two channels: 128 exponential variables, sd .09; 5 sd
+    np.testing.assert_allclose(power.mean(axis=(0, 2))[1:], 1.0, atol=0.45)
+    np.testing.assert_allclose(power.mean(), 1.0, atol=0.1)
+    wave = 3.0 * jnp.cos(2 * np.pi * 5 / 64 * jnp.arange(4096))[:, None] * jnp.asarray([1.0, 0.0])
+    power = np.expm1(np.asarray(module(wave, jnp.ones((4096, 2), bool))).reshape(253, 16, 2))
+    assert (power[..., 0].argmax(axis=1) == 4).all()
+    assert power[..., 1].max() < 1e-20
+    # the Hann window has a sum of half its length and a sum of squares of three eighths of it
+    np.testing.assert_allclose(power[:, 4, 0], 9.0 / 4 * 64 * (1 / 4) / (3 / 8), rtol=1e-2)
 
 
 @pytest.mark.parametrize(("shape", "kernel", "stride"), [((9, 2), 3, 2), ((8, 2), 8, 4), ((5, 6, 2), 3, 2)])
@@ -294,6 +337,11 @@ REFUSED = {
         rd.DataError,
         "`embed` maps 'x' to an embedding such as rd.nets.CNN1d",
     ),
+    "too short for a spectrogram": (
+        lambda: rd.joint(SERIES, net=rd.nets.ResMLP(embed={"x": rd.nets.Spectrogram()})),
+        rd.DataError,
+        r"Spectrogram reads variables of the shape \(length,\) or \(length, channels\) of at least 256 samples",
+    ),
     "a patch": (
         lambda: rd.joint(SERIES, net=rd.nets.Simformer(patches={"y": (3, 2)})),
         rd.DataError,
@@ -315,7 +363,7 @@ REFUSED = {
         "'y' is read as a whole by an embedding; it can be given, not asked",
     ),
     "a part of what is embedded": (
-        lambda: rd.joint(SERIES, net=NETS["convolution"]).sample(
+        lambda: rd.joint(SERIES, net=rd.nets.ResMLP(embed={"y": Mean()})).sample(
             1, given={"y": np.where(np.eye(4), np.nan, 1.0)}, key=0
         ),
         rd.QueryError,
@@ -338,7 +386,7 @@ def test_a_wrong_network_is_refused_with_the_cure(case):
 
 
 def test_an_embedded_variable_is_never_asked_in_training():
-    law = rd.roles.Observed(rd.roles.random_roles(), ("x", "y"), ("x",))
+    law = rd.roles.Observed(rd.roles.random_roles(), ("x", "y"), (1, 0))
     roles = np.asarray(jax.vmap(lambda key: law.draw(key, SERIES))(jr.split(jr.key(0), 4000)))
     x, y = roles[:, SERIES.slices["x"]], roles[:, SERIES.slices["y"]]
     assert not (roles[:, 2:] == LATENT).any()
@@ -346,8 +394,8 @@ def test_an_embedded_variable_is_never_asked_in_training():
     assert (y == y[:, :1]).all()
     counts = (x == GIVEN).sum(axis=1)
     given = (x == GIVEN).any(axis=1)
-    # in half of the rows the count is uniform on 1 to 6: all six with probability 1/2 + 1/12, 1 to 5 with 1/12 each
-    expected = np.asarray([1 / 12] * 5 + [7 / 12]) * given.sum()
+    # in half of the rows the count is uniform on 0 to 6: none with probability 1/14, 1 to 5 as often, else all six
+    expected = np.asarray([1 / 13] * 5 + [8 / 13]) * given.sum()
     found = np.bincount(counts[given], minlength=7)[1:]
     # chi-square with 5 degrees of freedom: above 30 with probability 1.5e-5
     assert ((found - expected) ** 2 / expected).sum() < 30.0

@@ -12,6 +12,7 @@ Nautiyal et al. 2026, arXiv 2601.22951, section 2.1 of which mixes posterior, li
 """
 
 import abc
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -101,27 +102,27 @@ class Query(AbstractRoleLaw):
 
 @dataclass(frozen=True)
 class Observed(AbstractRoleLaw):
-    """Another law, under which the variables `names` are given or absent as a whole, and never latent.
+    """Another law, under which the variables `names` are given or absent, and never latent.
 
-    They are given where the law gives their first element. Of those in `partial`, which are sets, a number of elements
-    along the first axis, uniform from 1 to all, is then left, in half of the rows.
+    They are given where the law gives their first element. Of one with `pieces` above zero parts may be missing: in
+    half of the rows each element along its first `pieces` axes is left with a probability that is uniform on (0, 1), so
+    that their number is uniform too.
     """
 
     law: AbstractRoleLaw
     names: tuple[str, ...]
-    partial: tuple[str, ...] = ()
+    pieces: tuple[int, ...]
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        key_law, key_some, key_count, key_which = jr.split(key, 4)
+        key_law, key_some, key_share, key_which = jr.split(key, 4)
         roles, others = self.law.draw(key_law, layout), np.ones(layout.size, bool)
-        for i, name in enumerate(self.names):
+        for i, (name, axes) in enumerate(zip(self.names, self.pieces, strict=True)):
             block = layout.slices[name]
             others[block] = False
             shown = jnp.ones(layout[name].size, bool)
-            if name in self.partial:
-                n = layout[name].shape[0]
-                count = jr.randint(jr.fold_in(key_count, i), (), 1, n + 1)
-                left = jr.permutation(jr.fold_in(key_which, i), n) < count
+            if axes:
+                n = math.prod(layout[name].shape[:axes])
+                left = jr.uniform(jr.fold_in(key_which, i), (n,)) < jr.uniform(jr.fold_in(key_share, i))
                 shown = jnp.repeat(left | jr.bernoulli(jr.fold_in(key_some, i)), layout[name].size // n)
             given = (roles[block.start] == GIVEN) & shown
             roles = roles.at[block].set(jnp.where(given, GIVEN, ABSENT))
@@ -132,7 +133,7 @@ class Observed(AbstractRoleLaw):
             "name": "Observed",
             "law": self.law.to_json(),
             "names": list(self.names),
-            "partial": list(self.partial),
+            "pieces": list(self.pieces),
         }
 
 
@@ -180,7 +181,7 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
     if name == "Mixture":
         return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
     if name == "Observed":
-        return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["partial"]))
+        return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
     if name not in _LAWS:
         raise FileError(f"the file names the law of roles '{name}', which this version does not know")
     return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

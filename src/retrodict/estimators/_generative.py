@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -41,6 +42,7 @@ from retrodict.variables import Layout
 SAMPLER = Straightened(AdamsBashforth(steps=16))
 # errs by .03 nats in the mean (median .02) on two moons, less than the model; Midpoint(48) for a tenth of that
 INTEGRATOR = Midpoint(steps=16)
+TIMES = 8  # times and noises of one training row whose data are embedded
 ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
 # of densities, whose k derivatives a row then stay in a core's cache: 1,000 of SLCP take a quarter less than in one go
 DENSITY_ROWS = 256
@@ -166,11 +168,18 @@ class Generative(eqx.Module):
         if self.dependencies is not None and self.dependencies.exchangeable:
             z = z[self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2))]
         ready = self.ready(z, roles)
-        x0, t = self.path.noise(key_noise, ready.z.shape), self.path.time(u)
-        z_t = jnp.where(ready.roles == LATENT, self.path.mix(ready.z, x0, t), ready.z)
-        error = self.predict(z_t, ready, t) - self.path.target(ready.z, x0, t)
-        weight = jnp.where(ready.roles == LATENT, self._weights(), 0.0)
-        return self.path.weight(t) * jnp.sum(weight * error**2) / jnp.sum(weight)
+
+        def once(key: PRNGKeyArray, u: Scalar) -> Scalar:
+            x0, t = self.path.noise(key, ready.z.shape), self.path.time(u)
+            z_t = jnp.where(ready.roles == LATENT, self.path.mix(ready.z, x0, t), ready.z)
+            error = self.predict(z_t, ready, t) - self.path.target(ready.z, x0, t)
+            weight = jnp.where(ready.roles == LATENT, self._weights(), 0.0)
+            return self.path.weight(t) * jnp.sum(weight * error**2) / jnp.sum(weight)
+
+        if not self.embedded:
+            return once(key_noise, u)
+        # reading a whole image costs more than all that follows: several times and noises share one reading
+        return jnp.mean(jax.vmap(once)(jr.split(key_noise, TIMES), (u + jnp.arange(TIMES) / TIMES) % 1.0))
 
     def _weights(self) -> Tokens:
         parameter, size = self.modeled.is_parameter, self.modeled.size
@@ -311,7 +320,7 @@ class Generative(eqx.Module):
             roles = question.roles[:, self.layout.slices[name]]
             if name in question.of:
                 raise QueryError(f"'{name}' is read as a whole by an embedding; it can be given, not asked")
-            if not self.architecture.partial(name) and (roles != roles[:, :1]).any():
+            if not self.architecture.pieces(name) and (roles != roles[:, :1]).any():
                 raise QueryError(
                     f"'{name}' is read as a whole by an embedding; give all of it, or leave it out of `given`"
                 )
@@ -440,7 +449,7 @@ def joint(
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
     architecture, law = net or ResMLP(), roles or random_roles()
     if architecture.embedded:
-        law = Observed(law, architecture.embedded, tuple(n for n in architecture.embedded if architecture.partial(n)))
+        law = Observed(law, architecture.embedded, tuple(map(architecture.pieces, architecture.embedded)))
     if dependencies is not None:
         dependencies.adjacency(layout)  # says what is wrong with them, whether or not the network looks at edges
     return Generative(

@@ -16,6 +16,7 @@ from retrodict.nets._embeddings import AbstractEmbedding as AbstractEmbedding
 from retrodict.nets._embeddings import CNN1d as CNN1d
 from retrodict.nets._embeddings import CNN2d as CNN2d
 from retrodict.nets._embeddings import SetEncoder as SetEncoder
+from retrodict.nets._embeddings import Spectrogram as Spectrogram
 from retrodict.nets._flux import Flux1 as Flux1
 from retrodict.nets._flux import Flux1Joint as Flux1Joint
 from retrodict.nets._identity import AbstractIdentity as AbstractIdentity

@@ -83,9 +83,9 @@ class AbstractArchitecture(AbstractSettings):
         """Variables that the network reads as a whole, through an embedding; they can be given or absent, not asked."""
         return tuple(name for name, _ in self.embed)
 
-    def partial(self, name: str) -> bool:
-        """Whether an embedded variable may be given in part."""
-        return dict(self.embed)[name].partial
+    def pieces(self, name: str) -> int:
+        """Along how many of its first axes elements of an embedded variable may be missing."""
+        return dict(self.embed)[name].pieces
 
     @abc.abstractmethod
     def build(

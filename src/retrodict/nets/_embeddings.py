@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from retrodict._errors import DataError, FileError, unknown
 from retrodict._types import Roles, Tokens
-from retrodict.nets._base import AbstractSettings
+from retrodict.nets._base import AbstractSettings, Constant
 from retrodict.nets._blocks import Dense, normalize
 from retrodict.roles import GIVEN
 from retrodict.variables import Layout, Variable
@@ -36,7 +36,7 @@ Module = Callable[[Array, Array], Array]
 class AbstractEmbedding(AbstractSettings):
     """An embedding yet to be built."""
 
-    partial: ClassVar[bool] = False  # whether it reads a variable of which a part is missing
+    pieces: ClassVar[int] = 0  # first axes along which elements may be missing; with none it is there or not
 
     @abc.abstractmethod
     def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
@@ -71,6 +71,8 @@ class Own(AbstractEmbedding):
 class CNN1d(AbstractEmbedding):
     """Strided convolutions along a series `(length,)` or `(length, channels)`, then `tokens` windows of the rest."""
 
+    pieces: ClassVar[int] = 1
+
     channels: tuple[int, ...] = (16, 32, 64, 64)
     kernel: int = 8
     stride: int = 4
@@ -85,6 +87,8 @@ class CNN1d(AbstractEmbedding):
 class CNN2d(AbstractEmbedding):
     """Strided convolutions over an image `(h, w)` or `(h, w, channels)`, then `tokens` pieces of what is left."""
 
+    pieces: ClassVar[int] = 2
+
     channels: tuple[int, ...] = (16, 32, 64)
     kernel: int = 3
     stride: int = 2
@@ -96,13 +100,33 @@ class CNN2d(AbstractEmbedding):
 
 
 @dataclass(frozen=True)
+class Spectrogram(AbstractEmbedding):
+    """Log power of a series `(length,)` or `(length, channels)` by time and frequency, an image that `then` reads.
+
+    The short-time Fourier transform under a Hann window of `window` samples, every `hop` of them, up to the share
+    `highest` of the Nyquist frequency. What is missing of a series counts as silence. For waves that are hidden in
+    noise, which convolutions of the raw series have to find first.
+    """
+
+    pieces: ClassVar[int] = 1
+
+    window: int = 256
+    hop: int = 64
+    highest: float = 0.5
+    then: AbstractEmbedding = CNN2d()
+
+    def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
+        return _Spectrum(self, variable, key=key)
+
+
+@dataclass(frozen=True)
 class SetEncoder(AbstractEmbedding):
     """A set `(n, *element)`: rho(mean of phi(element), log of their number), the same in whatever order.
 
     Any number of elements can be missing (NaN), see Zaheer et al. 2017.
     """
 
-    partial: ClassVar[bool] = True
+    pieces: ClassVar[int] = 1
 
     width: int = 64
     features: int = 64
@@ -202,7 +226,7 @@ class _Convolutions(eqx.Module):
             raise DataError(
                 f"{type(settings).__name__} reads variables of the shape {wanted}, but '{variable.name}' has {shape}"
             )
-        extent, channels = list(shape[:axes]), shape[axes] if len(shape) > axes else 1
+        extent, channels = list(shape[:axes]), 2 * (shape[axes] if len(shape) > axes else 1)  # values, and whether seen
         keys = jr.split(key, len(settings.channels) + 1)
         layers, strides = [], []
         for k, outputs in zip(keys[1:], settings.channels, strict=True):
@@ -216,12 +240,51 @@ class _Convolutions(eqx.Module):
         self.leave = Dense(channels * -(-math.prod(extent) // settings.tokens), settings.features, key=keys[0])
 
     def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "tokens features"]:
-        x = array[..., None] if array.ndim == self.axes else array
+        x = jnp.stack([array, seen.astype(array.dtype)], axis=-1).reshape(*array.shape[: self.axes], -1)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x = jax.nn.silu(normalize(convolution(windows(x, self.kernel, stride))))
         x = x.reshape(-1, x.shape[-1])  # places, channels
         x = jnp.pad(x, ((0, -len(x) % self.tokens), (0, 0)))
         return self.leave(x.reshape(self.tokens, -1))
+
+
+class _Spectrum(eqx.Module):
+    transform: Constant = eqx.field(static=True)
+    hop: int = eqx.field(static=True)
+    then: Module
+
+    def __init__(self, settings: Spectrogram, variable: Variable, *, key: PRNGKeyArray) -> None:
+        window, hop, shape = settings.window, settings.hop, variable.shape
+        if len(shape) not in (1, 2) or shape[0] < window:
+            raise DataError(
+                f"Spectrogram reads variables of the shape (length,) or (length, channels) of at least {window} "
+                f"samples, but '{variable.name}' has {shape}"
+            )
+        if hop < 1 or window % hop or not 0 < settings.highest <= 1:
+            raise DataError(
+                "Spectrogram needs a `hop` that divides `window` and `highest` in (0, 1], "
+                f"got {window}, {hop} and {settings.highest}"
+            )
+        samples, bins = np.arange(window), np.arange(1, 1 + max(1, round(settings.highest * (window // 2))))
+        turns = 2 * np.pi * np.outer(samples, bins) / window
+        hann = np.sin(np.pi * (samples + 0.5) / window) ** 2
+        waves = hann[:, None] / np.linalg.norm(hann) * np.sqrt(2.0)
+        self.transform = Constant(np.concatenate([waves * np.cos(turns), waves * np.sin(turns)], axis=1))
+        self.hop = hop
+        frames = (shape[0] - window) // hop + 1
+        image = Variable(variable.name, (frames, len(bins), *shape[1:]), kind=variable.kind)
+        self.then = settings.then.build(image, key=key)
+
+    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "..."]:
+        matrix = jnp.asarray(self.transform.array, array.dtype)
+        pieces = array[: len(array) // self.hop * self.hop].reshape(-1, self.hop, *array.shape[1:])
+        overlap = len(matrix) // self.hop
+        frames = len(pieces) - overlap + 1
+        x = jnp.concatenate([pieces[i : i + frames] for i in range(overlap)], axis=1)
+        cosines, sines = jnp.split(jnp.tensordot(jnp.moveaxis(x, 1, -1), matrix, 1), 2, axis=-1)
+        # frames, frequencies, channels: of white noise of variance 1 the power has mean 1
+        power = jnp.moveaxis((cosines**2 + sines**2) / 2.0, -1, 1)
+        return self.then(jnp.log1p(power), jnp.ones(power.shape, bool))
 
 
 def windows(x: Float[Array, "*places c"], kernel: int, stride: int) -> Float[Array, "*fewer k"]:
