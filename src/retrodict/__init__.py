@@ -25,6 +25,7 @@ try:
     from retrodict.estimators import likelihood as likelihood
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import unconditional as unconditional
+    from retrodict.problem import Function as Function
     from retrodict.problem import Problem as Problem
     from retrodict.problem import numpy_simulator as numpy_simulator
     from retrodict.saving import load as load
@@ -33,6 +34,7 @@ try:
     from retrodict.tokens import Batch as Batch
     from retrodict.training import fit as fit
     from retrodict.truncation import truncate as truncate
+    from retrodict.variables import At as At
 finally:
     if _collecting:
         _gc.enable()

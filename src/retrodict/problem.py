@@ -11,7 +11,7 @@ import abc
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,26 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed, unknown
-from retrodict.variables import Layout, Variable, bounds_of
+from retrodict.functions import recorded, variables_of
+from retrodict.variables import At, Layout, Variable, bounds_of
+
+
+class Function(NamedTuple):
+    """The prior of a function: a distribution `law` of its values on a grid `at`, linear in between.
+
+    The simulator gets the values on the grid; what a row keeps of them are `points` values at random points of it,
+    uniform from end to end.
+    """
+
+    law: Any
+    at: Any
+    points: int = 20
+
+    def seen(self, key: PRNGKeyArray, values: Array) -> At:
+        """The function at random points."""
+        grid = jnp.asarray(self.at, float)
+        where = jax.random.uniform(key, (self.points,), minval=grid[0], maxval=grid[-1])
+        return At(where, jnp.interp(where, grid, values))
 
 
 Draw = dict[str, Array]
@@ -41,6 +60,11 @@ class AbstractPrior(abc.ABC):
     @abc.abstractmethod
     def log_prob(self, values: Mapping[str, Array]) -> Array:
         """The log density of one value of every parameter."""
+
+    def recorded(self, key: PRNGKeyArray, values: Draw) -> Draw:
+        """What a row keeps of one draw: of a function, values at random points."""
+        del key
+        return values
 
 
 class Prior(AbstractPrior):
@@ -66,7 +90,8 @@ class Prior(AbstractPrior):
 
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:
-        draws, rows = [self.draw(jax.random.key(seed)) for seed in (0, 1)], []
+        draws = [self.draw(jax.random.key(seed)) for seed in (0, 1)]
+        rows: list[Variable] = []
         for name, entry in self.distributions.items():
             first, second = (bounds_of(self._at(entry, draw).support, name) for draw in draws)
             if first != second:
@@ -74,8 +99,19 @@ class Prior(AbstractPrior):
                     f"the support of '{name}' moves with {listed(_parents(entry))}; give it a fixed support "
                     "(draw a fraction of the interval, and scale it in the simulator)"
                 )
-            rows.append(Variable(name, tuple(draws[0][name].shape), *first, kind="parameter"))
+            if isinstance(entry, Function):
+                seen = entry.seen(jax.random.key(0), draws[0][name])
+                rows.extend(variables_of(name, seen, _one(first[0]), _one(first[1]), "parameter"))
+            else:
+                rows.append(Variable(name, tuple(draws[0][name].shape), *first, kind="parameter"))
         return tuple(rows)
+
+    def recorded(self, key: PRNGKeyArray, values: Draw) -> Draw:
+        found: dict[str, Any] = dict(values)
+        for i, (name, entry) in enumerate(self.distributions.items()):
+            if isinstance(entry, Function):
+                found[name] = entry.seen(jax.random.fold_in(key, i), values[name])
+        return recorded(found)
 
     def draw(self, key: PRNGKeyArray) -> Draw:
         values: Draw = {}
@@ -90,13 +126,20 @@ class Prior(AbstractPrior):
 
     @staticmethod
     def _at(entry: Any, values: Mapping[str, Array]) -> Any:
+        entry = entry.law if isinstance(entry, Function) else entry
         found = entry if hasattr(entry, "log_prob") else entry(**{p: values[p] for p in _parents(entry)})
         if not hasattr(found, "log_prob"):
             raise RetrodictError(f"a prior is a numpyro distribution or a function that returns one, got {found!r}")
         return found
 
 
+def _one(end: Any) -> float:
+    """The end of the support that all values of a function share."""
+    return float(np.min(end)) if np.ndim(end) else float(end)
+
+
 def _parents(entry: Any) -> list[str]:
+    entry = entry.law if isinstance(entry, Function) else entry
     if hasattr(entry, "log_prob"):
         return []
     if not callable(entry):
@@ -157,22 +200,24 @@ class Problem:
         if not isinstance(found, Mapping):
             kind = "an array" if hasattr(found, "shape") else type(found).__name__
             raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
-        data = {name: np.zeros(np.shape(value)) for name, value in found.items()}
+        data = {name: v if isinstance(v, At) else np.zeros(np.shape(v)) for name, v in found.items()}
         for name in self.supports:
             if name not in data:
                 raise DataError(unknown("`supports`", name, data, owner="this simulator returns"))
         both = [name for name in data if name in {v.name for v in parameters}]
         if both:
             raise DataError(f"{listed(both)} would be both a parameter and data: give the data another name")
-        rows = [
-            Variable(name, tuple(value.shape), *self._ends(name), kind="data")
-            for name, value in ((name, data[name]) for name in data)
-        ]
+        rows: list[Variable] = []
+        for name, value in data.items():
+            if isinstance(value, At):
+                rows.extend(variables_of(name, value, *self._ends(name), "data"))
+            else:
+                rows.append(Variable(name, tuple(value.shape), *self._ends(name), kind="data"))
         return Layout((*parameters, *rows))
 
     def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
         """One run of the simulator, as floating-point arrays."""
-        return {k: jnp.asarray(v, float) for k, v in self.simulator(key, **parameters).items()}
+        return {k: jnp.asarray(v, float) for k, v in recorded(self.simulator(key, **parameters)).items()}
 
     def _ends(self, name: str) -> tuple[Any, Any]:
         if name not in self.supports:

@@ -138,6 +138,20 @@ class Observed(AbstractRoleLaw):
 
 
 @dataclass(frozen=True)
+class Placed(AbstractRoleLaw):
+    """Another law for a layout with functions: where they lie is always given."""
+
+    law: AbstractRoleLaw
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        inner = layout.without(layout.places)
+        return jnp.pad(self.law.draw(key, inner), (0, layout.size - inner.size), constant_values=GIVEN)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": "Placed", "law": self.law.to_json()}
+
+
+@dataclass(frozen=True)
 class Mixture(AbstractRoleLaw):
     """One of several laws, drawn afresh for every row with the probabilities `weights`."""
 
@@ -182,6 +196,8 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
         return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
     if name == "Observed":
         return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
+    if name == "Placed":
+        return Placed(law_from_json(settings["law"]))
     if name not in _LAWS:
         raise FileError(f"the file names the law of roles '{name}', which this version does not know")
     return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

@@ -55,6 +55,16 @@ class Scaling(eqx.Module):
         parts = (self.center, self.width, self.heavy, self.mean, self.std)
         return Scaling(layout, *(part[where] for part in parts))
 
+    def resized(self, layout: Layout) -> "Scaling":
+        """The scaling of a layout that has other numbers of points, all of which share a scale."""
+
+        def of(part: Array) -> Array:
+            own = {v.name: part[self.layout.slices[v.name]] for v in self.layout.variables}
+            sizes = {name: layout[name].size for name in own}
+            return jnp.concatenate([x if len(x) == sizes[k] else jnp.repeat(x[:1], sizes[k]) for k, x in own.items()])
+
+        return Scaling(layout, *map(of, (self.center, self.width, self.heavy, self.mean, self.std)))
+
     @classmethod
     def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":
         """Reads center, width, tails, mean and standard deviation off rows `(n, d)` of tokens in the user's units.
@@ -98,6 +108,7 @@ class Scaling(eqx.Module):
                 scalings.append(cls.fit(Layout((v,)), rows[:, block]))
                 continue
             sample = rows[:: max(1, rows[:, block].size // SAMPLE), block].reshape(-1, 1)
+            sample = sample[np.isfinite(sample[:, 0])]  # a function has no value where it has no point
             one = cls.fit(Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),)), sample)
             parts = (one.center, one.width, one.heavy, one.mean, one.std)
             scalings.append(cls(Layout((v,)), *(jnp.broadcast_to(part, v.size) for part in parts)))

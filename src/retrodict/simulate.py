@@ -15,8 +15,9 @@ import numpy as np
 
 from retrodict._errors import DataError, RetrodictError
 from retrodict._types import Key, as_key
+from retrodict.functions import recorded
 from retrodict.problem import NumpySimulator, Problem
-from retrodict.variables import Layout
+from retrodict.variables import Layout, Variable
 
 
 BATCH = 4096
@@ -73,7 +74,7 @@ def simulate(problem: Problem, n: int, *, key: Key) -> Simulations:
     layout, root = problem.layout, as_key(key)
     run = _run_rows if isinstance(problem.simulator, NumpySimulator) else _run_batches
     values = run(problem, n, root)
-    finite = np.all([np.isfinite(values[name]).reshape(n, -1).all(axis=1) for name in layout.names], axis=0)
+    finite = np.all([_finite(values[v.name].reshape(n, -1), v) for v in layout.variables], axis=0)
     if not finite.any():
         raise RetrodictError(f"none of {n} simulations ended with finite data: check the simulator on one draw")
     kept = {name: values[name][finite] for name in layout.names}
@@ -81,11 +82,18 @@ def simulate(problem: Problem, n: int, *, key: Key) -> Simulations:
     return Simulations(kept, layout, failed)
 
 
+def _finite(rows: np.ndarray, variable: Variable) -> np.ndarray:
+    """Which rows ended well. A function is NaN where a row has no point, but not everywhere."""
+    if variable.axes or variable.kind == "place":
+        return ~np.isinf(rows).any(axis=1) & ~np.isnan(rows).all(axis=1)
+    return np.isfinite(rows).all(axis=1)
+
+
 def _run_batches(problem: Problem, n: int, root: jax.Array) -> dict[str, np.ndarray]:
     def one(row: jax.Array) -> dict[str, jax.Array]:
         key_prior, key_run = jax.random.split(jax.random.fold_in(root, row))
         parameters = problem.prior.draw(key_prior)
-        return {**parameters, **problem.run(key_run, parameters)}
+        return {**problem.prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}
 
     batched = jax.jit(jax.vmap(one))
     size = min(n, BATCH)
@@ -99,5 +107,6 @@ def _run_rows(problem: Problem, n: int, root: jax.Array) -> dict[str, np.ndarray
     for row in range(n):
         key_prior, key_run = jax.random.split(jax.random.fold_in(root, row))
         parameters = jax.device_get(draw(key_prior))
-        rows.append({**parameters, **problem.simulator(key_run, **parameters)})
+        seen = jax.device_get(problem.prior.recorded(key_prior, parameters))
+        rows.append({**seen, **recorded(problem.simulator(key_run, **parameters))})
     return {name: np.stack([np.asarray(r[name], np.float32) for r in rows]) for name in rows[0]}

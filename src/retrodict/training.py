@@ -97,7 +97,8 @@ def fit(
     else:
         train, judge = rows, _rows(model, validation)
     if not model.trained:
-        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, model.embedded))
+        together = (*model.embedded, *model.layout.functions, *model.layout.places)
+        model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, together))
     train, judge = (np.asarray(model.scaling.forward(part)) for part in (train, judge))
     trainer = _Trainer(model, train, judge, steps, batch_size, learning_rate, weight_decay)
     weights, history = trainer.run(key_train, key_validation, rng, patience or max(steps // 3, CHUNK), shown=progress)
@@ -220,6 +221,8 @@ def _rows(model: Generative, sims: Mapping[str, Any]) -> np.ndarray:
         raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
     rows = flatten(model.layout, sims, model.layout.names, where="the simulations")
     bad = ~np.isfinite(rows)
+    for name in (*model.layout.functions, *model.layout.places):  # NaN where a row has no point
+        bad[:, model.layout.slices[name]] &= ~np.isnan(rows[:, model.layout.slices[name]])
     if bad.any():
         names = sorted({model.layout.variables[i].name for i in model.layout.owner[bad.any(axis=0)]})
         raise DataError(

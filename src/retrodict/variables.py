@@ -5,13 +5,18 @@ first, their scalar elements are the `d` *tokens* on which every network works; 
 
 A support is an interval (low, high) per element, either end of which may be infinite: the real line, a half-line,
 a bounded interval. It is read off a `numpyro` distribution.
+
+A variable may be a *function* (of time, of place), seen at points that differ from row to row. Its elements are values
+at such points, and where they lie is a variable of its own, the `places` of "counts" being "counts.at": always known,
+never asked. What is NaN there is no point at all, so that rows may have different numbers of them.
 """
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +24,23 @@ from retrodict._errors import DataError, RetrodictError, listed, unknown
 
 
 Bound = float | tuple[float, ...]
-Kind = Literal["parameter", "data"]
+Kind = Literal["parameter", "data", "place"]
+KINDS = ("parameter", "data", "place")
+
+
+class At(NamedTuple):
+    """Values of a function `(k,)` at points `(k,)`, or `(k, axes)` for several coordinates; no values to ask for them.
+
+    A simulator returns it, `given` and `of` take it. Points that are NaN are none.
+    """
+
+    points: Any
+    values: Any = None
+
+
+def places_of(name: str) -> str:
+    """The name of the variable that says where the values of a function lie."""
+    return f"{name}.at"
 
 
 def bounds_of(support: Any, name: str) -> tuple[Bound, Bound]:
@@ -49,13 +70,17 @@ def _bound(value: Any, default: float) -> Bound:
 
 @dataclass(frozen=True)
 class Variable:
-    """One named variable: its shape, the ends of its support, and whether it is a parameter or data."""
+    """One named variable: its shape, the ends of its support, and what it is.
+
+    That is a parameter, data, or the place of a function; `axes` is a function's number of coordinates, else 0.
+    """
 
     name: str
     shape: tuple[int, ...] = ()
     low: Bound = -math.inf
     high: Bound = math.inf
     kind: Kind = "parameter"
+    axes: int = 0
 
     def __post_init__(self) -> None:
         for end in (self.low, self.high):
@@ -63,6 +88,8 @@ class Variable:
                 raise DataError(f"'{self.name}' has {self.size} elements, but a bound for {len(end)} of them")
         if np.any(np.asarray(self.low) >= np.asarray(self.high)):
             raise DataError(f"'{self.name}' has an empty support: low {self.low} is not below high {self.high}")
+        if self.axes and len(self.shape) != 1:
+            raise DataError(f"a function is values at points, of the shape (k,); '{self.name}' has {self.shape}")
 
     @property
     def size(self) -> int:
@@ -76,7 +103,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Layout:
-    """The variables of a model in their fixed order, parameters before data.
+    """The variables of a model in their fixed order, parameters before data, and where functions lie at the end.
 
     Raises:
         DataError: two variables share a name, or there is none.
@@ -89,7 +116,7 @@ class Layout:
             raise DataError("a layout needs at least one variable")
         if len(set(self.names)) != len(self.names):
             raise DataError(f"every variable needs a name of its own, got {listed(self.names)}")
-        ordered = sorted(self.variables, key=lambda v: v.kind == "data")
+        ordered = sorted(self.variables, key=lambda v: KINDS.index(v.kind))
         object.__setattr__(self, "variables", tuple(ordered))
 
     @property
@@ -103,6 +130,15 @@ class Layout:
     @property
     def data(self) -> list[str]:
         return [v.name for v in self.variables if v.kind == "data"]
+
+    @property
+    def functions(self) -> list[str]:
+        return [v.name for v in self.variables if v.axes]
+
+    @property
+    def places(self) -> list[str]:
+        """The variables that say where functions lie."""
+        return [v.name for v in self.variables if v.kind == "place"]
 
     @property
     def size(self) -> int:
@@ -131,6 +167,19 @@ class Layout:
         low, high = zip(*(v.ends for v in self.variables), strict=True)
         return np.concatenate(low), np.concatenate(high)
 
+    def seen_at(self, points: Mapping[str, int]) -> "Layout":
+        """The layout with so many points of each function, one of those that are not named."""
+
+        def cut(v: Variable) -> Variable:
+            name = v.name.removesuffix(".at") if v.kind == "place" else v.name
+            if name not in self.functions:
+                return v
+            count = points.get(name, 1)
+            low, high = (float(end[0]) for end in v.ends)
+            return dataclasses.replace(v, shape=(count, *v.shape[1:]), low=low, high=high)
+
+        return Layout(tuple(map(cut, self.variables)))
+
     def without(self, names: Iterable[str]) -> "Layout":
         """The layout of the other variables."""
         left = set(names)
@@ -149,7 +198,14 @@ class Layout:
     def to_json(self) -> list[dict[str, Any]]:
         """Plain numbers and strings; infinite ends become `None`."""
         return [
-            {"name": v.name, "shape": list(v.shape), "low": _plain(v.low), "high": _plain(v.high), "kind": v.kind}
+            {
+                "name": v.name,
+                "shape": list(v.shape),
+                "low": _plain(v.low),
+                "high": _plain(v.high),
+                "kind": v.kind,
+                "axes": v.axes,
+            }
             for v in self.variables
         ]
 
@@ -164,6 +220,7 @@ class Layout:
                     _unplain(row["low"], -math.inf),
                     _unplain(row["high"], math.inf),
                     row["kind"],
+                    row.get("axes", 0),
                 )
                 for row in rows
             )

@@ -13,6 +13,7 @@ under four laws of roles.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,18 +31,31 @@ from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus, check
 from retrodict.dependencies import Dependencies
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
-from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP
+from retrodict.functions import Slots, slots
+from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP, Simformer
 from retrodict.paths import Flow, Guess, Path, flow_matching
-from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Observed, Posterior, Unconditional, random_roles
+from retrodict.roles import (
+    ABSENT,
+    GIVEN,
+    LATENT,
+    AbstractRoleLaw,
+    Likelihood,
+    Observed,
+    Placed,
+    Posterior,
+    Unconditional,
+    random_roles,
+)
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
-from retrodict.tokens import Batch, Question, ask, flatten, unflatten
-from retrodict.variables import Layout
+from retrodict.tokens import Batch, Question, as_numbers, ask, flatten, unflatten
+from retrodict.variables import At, Layout
 
 
 SAMPLER = Straightened(AdamsBashforth(steps=16))
 # errs by .03 nats in the mean (median .02) on two moons, less than the model; Midpoint(48) for a tenth of that
 INTEGRATOR = Midpoint(steps=16)
+LEAST = 1e-6  # the weight of a row whose latent elements have no points
 TIMES = 8  # times and noises of one training row whose data are embedded
 ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
 # of densities, whose k derivatives a row then stay in a core's cache: 1,000 of SLCP take a quarter less than in one go
@@ -114,12 +128,14 @@ class Generative(eqx.Module):
     @property
     def modeled(self) -> Layout:
         """The layout of the variables that can be asked."""
-        return self.layout.without(self.embedded)
+        return self.layout.without((*self.embedded, *self.layout.places))
 
     @property
     def kept(self) -> np.ndarray | slice:
         """Where the tokens of `modeled` lie among all."""
-        return self.layout.tokens_of(self.modeled.names) if self.embedded else slice(None)
+        if self.embedded:
+            return self.layout.tokens_of(self.modeled.names)
+        return slice(self.modeled.size) if self.layout.places else slice(None)
 
     # one example at a time --------------------------------------------------------------------------------------------
 
@@ -167,6 +183,8 @@ class Generative(eqx.Module):
         roles = self.law.draw(key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
             z = z[self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2))]
+        if self.layout.functions:  # where a row has no point there is nothing to learn
+            z, roles = jnp.nan_to_num(z), jnp.where(jnp.isnan(z), ABSENT, roles)
         ready = self.ready(z, roles)
 
         def once(key: PRNGKeyArray, u: Scalar) -> Scalar:
@@ -174,7 +192,8 @@ class Generative(eqx.Module):
             z_t = jnp.where(ready.roles == LATENT, self.path.mix(ready.z, x0, t), ready.z)
             error = self.predict(z_t, ready, t) - self.path.target(ready.z, x0, t)
             weight = jnp.where(ready.roles == LATENT, self._weights(), 0.0)
-            return self.path.weight(t) * jnp.sum(weight * error**2) / jnp.sum(weight)
+            total = jnp.sum(weight) if not self.layout.functions else jnp.maximum(jnp.sum(weight), LEAST)
+            return self.path.weight(t) * jnp.sum(weight * error**2) / total
 
         if not self.embedded:
             return once(key_noise, u)
@@ -205,6 +224,10 @@ class Generative(eqx.Module):
         are integrated out. `of={name: mask}` asks for some elements only; the others come back as NaN. With
         `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
 
+        A function is given as `rd.At(points, values)`, any number of them, and asked by `of={name: rd.At(points)}`, at
+        which points its draws are. In a Batch, points and values have a leading axis, NaN where an observation has
+        fewer of them.
+
         Raises:
             QueryError: a name that this model does not have, nothing left to ask, `n` below 1, or a solver that cannot
                 follow this model's path.
@@ -215,10 +238,12 @@ class Generative(eqx.Module):
         solver = solver or SAMPLER
         if reason := solver.refusal(self.path):
             raise QueryError(reason)
-        question = self._ask(given, of)
-        draws = self._draw(question, int(n), solver, as_key(key))
-        draws = draws.reshape(-1, n, self.modeled.size) if isinstance(given, Batch) else draws
-        return unflatten(self.modeled, draws, question.of)
+        if self.layout.functions:
+            found = slots(self.layout, given, of)
+            model = self.seen_at(found.layout)
+            draws = model._sample(int(n), found.given, found.of, solver, as_key(key))
+            return {k: v[..., found.answers[k]] if k in found.answers else v for k, v in draws.items()}
+        return self._sample(int(n), given, of, solver, as_key(key))
 
     def log_prob(
         self,
@@ -311,6 +336,23 @@ class Generative(eqx.Module):
         tokens = flatten(self.layout, values, values, where="`values`")
         return unflatten(self.layout, np.asarray(self.scaling.inverse(tokens)), values)
 
+    def seen_at(self, layout: Layout) -> "Generative":
+        """The same model for other numbers of points of its functions, as `layout` has them."""
+        if layout == self.layout:
+            return self
+        net = jax.tree.unflatten(
+            _structure(self.architecture, layout, self.law, self.dependencies), jax.tree.leaves(self.net)
+        )
+        return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
+
+    def _sample(
+        self, n: int, given: Mapping[str, Any] | None, of: Any, solver: AbstractSolver, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        question = self._ask(given, of)
+        draws = self._draw(question, n, solver, key)
+        draws = draws.reshape(-1, n, self.modeled.size) if isinstance(given, Batch) else draws
+        return unflatten(self.modeled, draws, question.of)
+
     def _ask(self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
         """The question in tokens, unless the network cannot answer it."""
         if of is None and self.embedded and isinstance(given, Mapping | None):
@@ -376,6 +418,10 @@ class Generative(eqx.Module):
         *,
         slopes: bool = False,
     ) -> _Densities:
+        if self.layout.functions and not set(self.layout.places) & set(given or ()):
+            found = slots(self.layout, given, {k: _where(v) for k, v in values.items()})
+            model, filled = self.seen_at(found.layout), _in_slots(found, values)
+            return model._density(filled, found.given, solver, trace, key, slopes=slopes)
         solver = solver or INTEGRATOR
         check(solver)
         rows, roles, latent = self._pairs(values, given)
@@ -418,6 +464,35 @@ class Generative(eqx.Module):
         return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
 
 
+@functools.lru_cache(maxsize=64)
+def _structure(
+    architecture: AbstractArchitecture, layout: Layout, law: AbstractRoleLaw, dependencies: Dependencies | None
+) -> Any:
+    """How the network for a layout is built, without its numbers."""
+    make = partial(architecture.build, layout, law=law, dependencies=dependencies)
+    return jax.tree.structure(eqx.filter_eval_shape(lambda key: make(key=key), jr.key(0)))
+
+
+def _where(values: Any) -> At | None:
+    """What a density asks of a variable: of a function, its points."""
+    return At(values.points) if isinstance(values, At) else None
+
+
+def _in_slots(found: Slots, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a density, those of functions `(n, k)` in their slots."""
+    filled: dict[str, Any] = {}
+    for name, value in values.items():
+        filled[name] = value
+        if isinstance(value, At):
+            own = as_numbers(value.values, f"the values of '{name}'")
+            block = found.answers[name]
+            if own.ndim != 2 or own.shape[1] != block.stop - block.start:
+                raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {own.shape}")
+            filled[name] = np.full((len(own), *found.layout[name].shape), np.nan, np.float32)
+            filled[name][:, block] = own
+    return filled
+
+
 def joint(
     layout: Layout,
     *,
@@ -432,7 +507,7 @@ def joint(
 
     Args:
         layout: the variables, as `sims.layout` or `problem.layout` tells them.
-        net: the network; by default a residual MLP.
+        net: the network; by default a residual MLP, or a Simformer where there are functions.
         path: the path between noise and data; by default flow matching.
         roles: the law of roles in training; by default `rd.roles.random_roles()`.
         dependencies: what depends on what, and what is interchangeable: who attends to whom in transformers, and parts
@@ -447,11 +522,15 @@ def joint(
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
-    architecture, law = net or ResMLP(), roles or random_roles()
+    architecture, law = net or (Simformer() if layout.functions else ResMLP()), roles or random_roles()
     if architecture.embedded:
         law = Observed(law, architecture.embedded, tuple(map(architecture.pieces, architecture.embedded)))
+    if layout.functions:
+        law = Placed(law)
     if dependencies is not None:
-        dependencies.adjacency(layout)  # says what is wrong with them, whether or not the network looks at edges
+        dependencies.adjacency(
+            layout.without(layout.places)
+        )  # says what is wrong with them, whether or not the network looks at edges
     return Generative(
         layout=layout,
         architecture=architecture,

@@ -24,7 +24,7 @@ from retrodict.nets._base import AbstractNet, Constant
 from retrodict.nets._blocks import Parallel, Sequential, TimeEmbedding, attend, normalize
 from retrodict.nets._simformer import OneStream
 from retrodict.nets._tokenizer import AbstractTransformer, Prepared, Tokenizer
-from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Observed, Posterior, Query
+from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Observed, Placed, Posterior, Query
 from retrodict.variables import Layout
 
 
@@ -54,7 +54,9 @@ class Flux1(AbstractTransformer):
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
     ) -> AbstractNet:
-        inner = law.law if isinstance(law, Observed) else law
+        inner = law
+        while isinstance(inner, Observed | Placed):
+            inner = inner.law
         if not isinstance(inner, Posterior | Likelihood | Query):
             raise QueryError(
                 "Flux1 keeps what is given and what is asked in two streams, so it serves one fixed question, but "
@@ -110,7 +112,7 @@ class TwoStreams(AbstractNet):
 
     def prepare(self, z: Tokens, roles: Roles) -> Prepared:
         found, order = self.tokenizer.prepare(z, roles), self.order.array
-        return Prepared(found.context, found.mask[order][:, order])
+        return Prepared(found.context, found.mask[order][:, order], found.places)
 
     def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Prepared) -> Tokens:
         order, angles, e = self.order.array, self.tokenizer.identity.angles, self.time(time)

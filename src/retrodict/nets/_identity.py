@@ -5,8 +5,8 @@
     Rotary1d(), Rotary2d()     a trained vector per variable; places turn queries and keys (Su et al. 2021)
 
 Places are indices in a variable's shape, the last axis for 1-D, the first two for 2-D (rows and columns, of patches if
-it is cut into them). Places that are known (times, positions) are `coordinates`: Gaussian Fourier features of them
-(Tancik et al. 2020) are added to the identity.
+it is cut into them). Places that have numbers (times, positions) are coordinates, of a variable the same in every row
+or, of a function, its points: Gaussian Fourier features of them (Tancik et al. 2020) are added to the identity.
 """
 
 import abc
@@ -22,6 +22,7 @@ from retrodict._errors import DataError
 from retrodict.nets._base import AbstractSettings, Constant
 
 
+WAVES = 64  # Fourier features of a place, sines and cosines each
 LONGEST = 10_000.0  # places apart at which the slowest wave has turned once, as usual
 
 
@@ -108,22 +109,31 @@ class Rotary2d(AbstractIdentity):
 
 
 class Coordinates(eqx.Module):
-    """Gaussian Fourier features of places that are known: zero for tokens without."""
+    """Gaussian Fourier features of standardized coordinates `(t, axes)`: zero for tokens without any (NaN)."""
 
     dense: Float[Array, "features width"]
-    features: Constant = eqx.field(static=True)
+    frequencies: Constant = eqx.field(static=True)
 
-    def __init__(self, known: np.ndarray, width: int, *, key: PRNGKeyArray) -> None:
-        present = np.isfinite(known).all(axis=1)
-        scale = np.where(np.nanstd(known, axis=0) > 0, np.nanstd(known, axis=0), 1.0)
-        standard = np.where(present[:, None], (known - np.nanmean(known, axis=0)) / scale, 0.0)
-        turns = 2 * np.pi * standard @ np.random.default_rng(0).normal(size=(known.shape[1], 64))
-        found = np.where(present[:, None], np.concatenate([np.cos(turns), np.sin(turns)], axis=1), 0.0)
-        self.features = Constant(found)
-        self.dense = jr.normal(key, (128, width)) / np.sqrt(128)
+    def __init__(self, axes: int, width: int, *, key: PRNGKeyArray) -> None:
+        self.frequencies = Constant(np.random.default_rng(0).normal(size=(axes, WAVES)))
+        self.dense = jr.normal(key, (2 * WAVES, width)) / np.sqrt(2 * WAVES)
 
-    def __call__(self) -> Float[Array, "t width"]:
-        return jnp.asarray(self.features.array) @ self.dense
+    @property
+    def axes(self) -> int:
+        """The number of coordinates of a place."""
+        return len(self.frequencies.array)
+
+    def __call__(self, known: Float[Array, "t axes"]) -> Float[Array, "t width"]:
+        present = jnp.all(jnp.isfinite(known), axis=1, keepdims=True)
+        turns = 2 * np.pi * jnp.where(present, known, 0.0) @ jnp.asarray(self.frequencies.array, self.dense.dtype)
+        features = jnp.concatenate([jnp.cos(turns), jnp.sin(turns)], axis=1)
+        return jnp.where(present, features @ self.dense, 0.0)
+
+
+def standardized(known: np.ndarray) -> np.ndarray:
+    """Coordinates `(t, axes)` with mean 0 and standard deviation 1, NaN left out."""
+    scale = np.nanstd(known, axis=0)
+    return (known - np.nanmean(known, axis=0)) / np.where(scale > 0, scale, 1.0)
 
 
 def _identity(

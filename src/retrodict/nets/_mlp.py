@@ -76,6 +76,11 @@ class _ResMLP(AbstractNet):
     def __init__(self, settings: ResMLP, layout: Layout, *, key: PRNGKeyArray) -> None:
         width, depth = settings.width, settings.depth
         check_embedded(settings.embedded, layout)
+        if layout.functions:
+            raise DataError(
+                f"'{layout.functions[0]}' is a function, seen at points that differ from row to row, which needs a "
+                "token per element; use net=rd.nets.Simformer()"
+            )
         size = layout.size - sum(layout[name].size for name in settings.embedded)
         key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
         self.embedded = Embedded(settings.embed, layout, width=EMBEDDED, key=jr.fold_in(key, 0))

@@ -24,9 +24,9 @@ from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractArchitecture, Constant
 from retrodict.nets._blocks import Dense
 from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
-from retrodict.nets._identity import AbstractIdentity, Coordinates, Identity, Learned, Places
+from retrodict.nets._identity import AbstractIdentity, Coordinates, Identity, Learned, Places, standardized
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.variables import Layout, Variable
+from retrodict.variables import Layout, Variable, places_of
 
 
 LEARNED = Learned()
@@ -35,10 +35,12 @@ Kind = Literal["directed", "undirected", "dense"]
 
 
 class Prepared(eqx.Module):
-    """What does not change along a path: embedded tokens `(s, width)`, and who may look at whom `(t + s, t + s)`."""
+    """What does not change along a path: embedded tokens `(s, width)`, who may look at whom `(t + s, t + s)`, and what
+    coordinates add to the identities `(t + s, width)`, if there are any."""
 
     context: Array
     mask: Array
+    places: Array | None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class Tokenizer(eqx.Module):
     leave: tuple[Dense, ...]
     identity: Identity
     coordinates: Coordinates | None
+    known: Constant | None = eqx.field(static=True)  # coordinates of tokens, the same in every row, or NaN
+    points: Constant | None = eqx.field(static=True)  # of tokens of functions, where in the layout; or -1
     embedded: Embedded
 
     def __init__(
@@ -136,7 +140,9 @@ class Tokenizer(eqx.Module):
         key: PRNGKeyArray,
     ) -> None:
         keys = iter(jr.split(key, 8))
-        width = settings.across
+        width, whole_layout = settings.across, layout
+        # where functions lie comes last, and is no token
+        layout = layout.without(layout.places)
         _known(settings, layout)
         patches = {name: tuple(size) for name, size in settings.patches}
         nodes = _nodes(layout, settings.embedded, patches)
@@ -162,10 +168,20 @@ class Tokenizer(eqx.Module):
         # masks tell which elements make up a part; where everybody sees everybody, only identities could
         shared = dependencies is not None and settings.edges != "dense"
         kinds = dependencies.identity(nodes) if dependencies is not None and shared else np.arange(nodes.size)
+        for name in layout.functions:  # its values differ in where they lie, and in nothing else
+            kinds[nodes.slices[name]] = kinds[nodes.slices[name].start]
         places = _places(nodes, self.owners.array, kinds, counts)
         self.identity = settings.identity.build(places, of_identity, settings.head_size, key=next(keys))
         known = _coordinates(layout, dict(settings.coordinates), self.owners.array, nodes)
-        self.coordinates = None if known is None else Coordinates(known, of_identity, key=next(keys))
+        points = _points(whole_layout, self.owners.array, nodes)
+        if known is not None and points is not None and known.shape[1] != points.shape[1]:
+            raise DataError(
+                f"all coordinates need the same number of axes, got {known.shape[1]} and {points.shape[1]} of functions"
+            )
+        axes = next((array.shape[1] for array in (known, points) if array is not None), None)
+        self.known = None if known is None else Constant(standardized(known))
+        self.points = None if points is None else Constant(points)
+        self.coordinates = None if axes is None else Coordinates(axes, of_identity, key=next(keys))
 
     @property
     def modeled(self) -> int:
@@ -185,7 +201,17 @@ class Tokenizer(eqx.Module):
             order = self.owners.array
             of_nodes = jnp.zeros(int(order.max()) + 1, roles.dtype).at[order].set(of_tokens)
             mask = self.edges(of_nodes)[order][:, order]
-        return Prepared(self.embedded(z, roles), mask)
+        return Prepared(self.embedded(z, roles), mask, self._places(z))
+
+    def _places(self, z: Tokens) -> Float[Array, "t width"] | None:
+        if self.coordinates is None:
+            return None
+        found = jnp.full((len(self.owners.array), self.coordinates.axes), jnp.nan, z.dtype)
+        if self.known is not None:
+            found = jnp.asarray(self.known.array, z.dtype)
+        if self.points is not None:
+            found = jnp.where(self.points.array >= 0, z[self.points.array], found)
+        return self.coordinates(found)
 
     def latent(self, asked: np.ndarray) -> np.ndarray:
         """Which tokens have something to say when `asked` `(d,)` are the latent elements of the whole layout."""
@@ -201,8 +227,8 @@ class Tokenizer(eqx.Module):
             of = [run.cut(x[run.elements]) for x in (values, latent.astype(values.dtype), given.astype(values.dtype))]
             parts.append(dense(jnp.concatenate(of, axis=-1)))
         value, identity = jnp.concatenate(parts), self.identity()
-        if self.coordinates is not None:
-            identity = identity + self.coordinates()
+        if prepared.places is not None:
+            identity = identity + prepared.places
         own, others = identity[: self.modeled], identity[self.modeled :]
         tokens = value + own if self.merge == "sum" else jnp.concatenate([value, own], axis=-1)
         if not len(others):
@@ -257,7 +283,8 @@ def _runs(variables: list[Variable], patches: Mapping[str, tuple[int, int]]) -> 
 
 def _places(nodes: Layout, owners: np.ndarray, kinds: np.ndarray, counts: Mapping[str, int]) -> Places:
     """Where tokens lie; `kinds` numbers the nodes, alike where they share an identity."""
-    place = np.concatenate([_grid(v.shape) for v in nodes.variables])[owners]
+    # the points of a function are in no order
+    place = np.concatenate([_grid(v.shape) * (v.axes == 0) for v in nodes.variables])[owners]
     # an embedding's tokens are in order, in one dimension
     within = np.concatenate([np.zeros(len(owners) - sum(counts.values()), int), *map(np.arange, counts.values())])
     place[:, 1] += within
@@ -296,6 +323,24 @@ def _coordinates(layout: Layout, known: Mapping[str, Any], owners: np.ndarray, n
     (width,) = axes
     rows = [arrays.get(v.name, np.full((v.size, width), np.nan)) for v in nodes.variables]
     return np.concatenate(rows)[owners]
+
+
+def _points(layout: Layout, owners: np.ndarray, nodes: Layout) -> np.ndarray | None:
+    """Where among the elements of the layout the coordinates of every token lie, `(t, axes)`, -1 where there are none.
+
+    Raises:
+        DataError: functions of different numbers of coordinates.
+    """
+    if not layout.functions:
+        return None
+    axes = {layout[name].axes for name in layout.functions}
+    if len(axes) > 1:
+        raise DataError(f"all functions need the same number of coordinates, got {sorted(axes)}")
+    (width,) = axes
+    found = np.full((nodes.size, width), -1)
+    for name in layout.functions:
+        found[nodes.slices[name]] = np.arange(layout.size)[layout.slices[places_of(name)]].reshape(-1, width)
+    return found[owners]
 
 
 def _known(settings: AbstractTransformer, layout: Layout) -> None:

@@ -20,6 +20,8 @@ _BUILDERS = {
     "gaussian_mixture": ("gaussian_mixture", "task"),
     "gravitational_waves": ("gravitational_waves", "task"),
     "hmm": ("hmm", "task"),
+    "hodgkin_huxley": ("hodgkin_huxley", "task"),
+    "influenza": ("influenza", "task"),
     "lotka_volterra": ("lotka_volterra", "task"),
     "lynx_hare": ("lynx_hare", "task"),
     "sir": ("sir", "task"),
@@ -48,7 +50,7 @@ def get(name: str) -> Task:
 
     The tasks of sbibm, and `tree` and `hmm`, have one parameter `theta` and one datum `x`, and ten observations, k = 1
     to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
-    `gravitational_waves` and `strong_lensing` have names of their own.
+    `gravitational_waves`, `hodgkin_huxley`, `influenza` (real data) and `strong_lensing` have names of their own.
     With `hmm`, `slcp`, `tree` and `two_moons` comes `task.conditional`, which answers every question exactly.
     """
     if name not in _BUILDERS:

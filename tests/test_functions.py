@@ -1,0 +1,199 @@
+"""Functions seen at points that differ from row to row: slots, padding, and any number of points.
+
+Networks have random weights here, so that nothing is true by silence; what is learned is in the slow tests.
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+from retrodict.functions import slots
+from retrodict.roles import ABSENT, GIVEN, LATENT, Placed
+from retrodict.scaling import Scaling
+from retrodict.tokens import flatten
+from retrodict.variables import Layout, Variable
+
+
+GRID = np.linspace(0.0, 4.0, 9)
+
+
+def simulate(key, level, trend):
+    """Twelve times, of which some are none; values of the line between them, and a number that is no function."""
+    key_time, key_count = jr.split(key)
+    t = jr.uniform(key_time, (12,), maxval=4.0)
+    t = jnp.where(jnp.arange(12) < jr.randint(key_count, (), 3, 13), t, jnp.nan)
+    return {"y": rd.At(t, level + jnp.interp(t, jnp.asarray(GRID, float), trend)), "top": trend.max()}
+
+
+PROBLEM = rd.Problem(
+    {"level": dist.Normal(0.0, 1.0), "trend": rd.Function(dist.Normal(jnp.arange(9.0), 0.1).to_event(1), GRID, 5)},
+    simulate,
+)
+SMALL = {"heads": 2, "head_size": 8, "depth": 1}
+NETS = {"simformer": rd.nets.Simformer(**SMALL), "flux joint": rd.nets.Flux1Joint(**SMALL)}
+NETS["flux"] = rd.nets.Flux1(heads=2, head_size=8, double=1, single=1)
+
+
+def built(net, seed=0):
+    """A model with random weights and a scaling that was fitted."""
+    make = rd.posterior if isinstance(net, rd.nets.Flux1) else rd.joint
+    model, layout = make(PROBLEM.layout, net=net), PROBLEM.layout
+    rows = flatten(layout, rd.simulate(PROBLEM, 200, key=0), layout.names, where="the simulations")
+    scaling = Scaling.fit(layout, rows, (*layout.functions, *layout.places))
+    leaves, tree = jax.tree.flatten(eqx.filter(model.net, eqx.is_inexact_array))
+    keys = jr.split(jr.key(seed), len(leaves))
+    wild = [leaf + 0.3 * jr.normal(k, leaf.shape, leaf.dtype) for leaf, k in zip(leaves, keys, strict=True)]
+    return dataclasses.replace(model, scaling=scaling, net=eqx.combine(jax.tree.unflatten(tree, wild), model.net))
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: built(net) for name, net in NETS.items()}
+
+
+def said(model, given, of):
+    """Predictions by name at time .4 about noisy values that are all .3, in the model's coordinates."""
+    found = slots(model.layout, given, of)
+    model = model.seen_at(found.layout)
+    question = model._ask(found.given, found.of)
+    ready = model.ready(model.scaling.forward(question.values[0]), jnp.asarray(question.roles[0]))
+    whole = model.predict(jnp.full(model.modeled.size, 0.3), ready, jnp.asarray(0.4))
+    parts = {name: np.asarray(whole[model.modeled.slices[name]]) for name in question.of}
+    return {name: part[found.answers.get(name, slice(None))] for name, part in parts.items()}
+
+
+T, Y = np.asarray([0.5, 1.0, 3.0]), np.asarray([0.1, 0.7, 2.0])
+
+
+def test_a_problem_knows_its_functions():
+    layout = PROBLEM.layout
+    assert layout.names == ["level", "trend", "top", "y", "trend.at", "y.at"]
+    assert (layout.functions, layout.places) == (["trend", "y"], ["trend.at", "y.at"])
+    assert [layout[name].shape for name in layout.names] == [(), (5,), (), (12,), (5,), (12,)]
+    assert Layout.from_json(layout.to_json()) == layout
+
+
+def test_rows_keep_functions_where_they_were_seen():
+    sims = rd.simulate(PROBLEM, 300, key=0)
+    assert sims.n_failed == 0
+    points = np.isfinite(sims["y.at"]).sum(axis=1)
+    assert (points.min(), points.max()) == (3, 12)
+    np.testing.assert_array_equal(np.isnan(sims["y"]), np.isnan(sims["y.at"]))
+    # the trend is t times two, up to the noise of .1, and what was seen of it lies .5 apart on the grid
+    np.testing.assert_allclose(sims["trend"], 2 * sims["trend.at"], atol=0.6)
+    assert not np.array_equal(sims["trend.at"][0], sims["trend.at"][1])
+
+
+def test_training_does_not_mind_missing_points():
+    sims, net = rd.simulate(PROBLEM, 200, key=0), rd.nets.Simformer(heads=1, head_size=8, depth=1)
+    model, history = rd.fit(rd.joint(PROBLEM.layout, net=net), sims, key=1, steps=2, batch_size=16, progress=False)
+    assert np.isfinite(history.best)
+    for name in ("y", "y.at", "trend"):
+        part = model.scaling.std[model.layout.slices[name]]
+        assert np.isfinite(part).all()
+        assert len(np.unique(part)) == 1
+
+
+def test_where_functions_lie_is_always_given():
+    law = Placed(rd.roles.random_roles())
+    roles = np.asarray(jax.vmap(lambda key: law.draw(key, PROBLEM.layout))(jr.split(jr.key(0), 500)))
+    places = np.concatenate([np.arange(PROBLEM.layout.size)[PROBLEM.layout.slices[n]] for n in PROBLEM.layout.places])
+    assert (roles[:, places] == GIVEN).all()
+    others = np.delete(roles, places, axis=1)
+    assert (others == LATENT).any(axis=1).all()
+    assert all((others == role).any() for role in (GIVEN, LATENT, ABSENT))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_points_are_in_no_order_and_empty_slots_count_nothing(name, models, x64):
+    """In double precision where it matters: sums over tokens run in another order."""
+    model, of = models[name], {"trend": rd.At([0.2, 2.2]), "level": None}
+    found = said(model, {"y": rd.At(T, Y)}, of)
+    assert found["trend"].shape == (2,)
+    moved = said(model, {"y": rd.At(T[::-1], Y[::-1])}, of)
+    padded = said(model, {"y": rd.At([*T, np.nan, *np.full(5, 3.3)], [*Y, *np.full(6, np.nan)])}, of)
+    for other in (moved, padded):
+        for key, value in found.items():
+            np.testing.assert_allclose(other[key], value, atol=2e-5)
+    elsewhere = said(model, {"y": rd.At(T + 0.1, Y)}, of)
+    assert np.abs(elsewhere["trend"] - found["trend"]).max() > 1e-3
+    turned = said(model, {"y": rd.At(T, Y)}, {"trend": rd.At([2.2, 0.2]), "level": None})
+    np.testing.assert_allclose(turned["trend"], found["trend"][::-1], atol=2e-5)
+
+
+def test_draws_come_at_the_points_that_were_asked(models):
+    model = models["simformer"]
+    draws = model.sample(7, given={"y": rd.At(T, Y)}, of={"trend": rd.At(GRID), "y": rd.At([3.5])}, key=0)
+    assert {name: x.shape for name, x in draws.items()} == {"trend": (7, 9), "y": (7, 1)}
+    assert all(np.isfinite(x).all() for x in draws.values())
+    assert set(model.sample(7, given={"y": rd.At(T, Y)}, key=0)) == {"level", "top"}
+
+
+def test_a_batch_may_have_different_numbers_of_points(models):
+    model = models["simformer"]
+    times = np.stack([T, [0.5, np.nan, np.nan]])
+    values = np.stack([Y, [0.1, np.nan, np.nan]])
+    many = model.sample(400, given=rd.Batch({"y": rd.At(times, values)}), of=["level"], key=0)["level"]
+    assert many.shape == (2, 400)
+    one = model.sample(400, given={"y": rd.At([0.5], [0.1])}, of=["level"], key=1)["level"]
+    # the same law from other noise: means within five standard errors of their difference
+    assert abs(many[1].mean() - one.mean()) < 5 * one.std() * np.sqrt(2 / 400)
+
+
+def test_a_density_takes_functions(models):
+    """Its integral over a value at one point is one."""
+    model, given = models["simformer"], {"y": rd.At(T, Y), "level": 0.1}
+    draws = model.sample(2000, given=given, of={"trend": rd.At([1.5])}, key=0)["trend"][:, 0]
+    low, high = draws.mean() - 8 * draws.std(), draws.mean() + 8 * draws.std()
+    x = np.linspace(low, high, 200)
+    logs = model.log_prob({"trend": rd.At([1.5], x[:, None])}, given=given, solver=rd.solvers.Midpoint(64))
+    assert np.trapezoid(np.exp(logs), x) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_model_with_functions_survives_a_file(models, tmp_path):
+    model = models["flux joint"]
+    rd.save(model, tmp_path / "model.safetensors")
+    question = {"given": {"y": rd.At(T, Y)}, "of": {"trend": rd.At([1.0])}, "key": 3}
+    again = rd.load(tmp_path / "model.safetensors").sample(5, **question)["trend"]
+    np.testing.assert_array_equal(again, model.sample(5, **question)["trend"])
+
+
+REFUSED = {
+    "no points": (lambda m: m.sample(2, given={"y": Y}, key=0), r"'y' is a function: `given` says where and what"),
+    "no values": (lambda m: m.sample(2, given={"y": rd.At(T)}, key=0), r"`given` says where and what"),
+    "asked nowhere": (
+        lambda m: m.sample(2, given={"y": rd.At(T, Y)}, of=["trend"], key=0),
+        r"say where it is asked, of=\{'trend': rd.At\(points\)\}",
+    ),
+    "asked with values": (
+        lambda m: m.sample(2, of={"y": rd.At(T, Y)}, key=0), "its values belong in `given`"),
+    "fewer values": (
+        lambda m: m.sample(2, given={"y": rd.At(T, Y[:2])}, key=0), "'y' needs a value for every point"),
+    "two axes": (
+        lambda m: m.sample(2, given={"y": rd.At(np.zeros((3, 2)), Y)}, key=0), "the points of 'y' must have the shape"),
+    "an infinite point": (
+        lambda m: m.sample(2, given={"y": rd.At([np.inf, 0, 1], Y)}, key=0), "values at points that are not finite"),
+    "asked at nan": (
+        lambda m: m.sample(2, of={"y": rd.At([np.nan])}, key=0), "asked at one or more finite points"),
+    "a place": (lambda m: m.sample(2, of=["y.at"], key=0), "says where a function lies; it is known, not asked"),
+    "an mlp": (
+        lambda m: rd.joint(m.layout, net=rd.nets.ResMLP()), "needs a token per element; use net=rd.nets.Simformer"),
+    "two shapes": (
+        lambda m: rd.Problem({"a": dist.Normal()}, lambda key, a: {"y": rd.At(jnp.zeros(3), jnp.zeros(4))}).layout,
+        r"values \(k,\) at points \(k,\) or \(k, axes\)"),
+    "no series": (lambda m: Variable("y", (2, 2), axes=1), r"a function is values at points, of the shape \(k,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_question_about_a_function_gets_one_clear_sentence(case, models):
+    ask, sentence = REFUSED[case]
+    with pytest.raises(rd.RetrodictError, match=sentence):
+        ask(models["simformer"])
