@@ -14,6 +14,7 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
     "paths": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
     "solvers": {"variables", "tokens", "nets", "roles", "scaling", "estimators"},
     "densities": {"variables", "tokens", "nets", "roles", "estimators"},
+    "guidance": {"variables", "tokens", "nets", "roles", "scaling", "estimators", "constraints"},
     "nets": {"paths", "solvers", "estimators", "scaling"},
     "diagnostics": {"estimators", "nets", "paths", "plots", "report", "training"},
     "variables": {"tokens", "nets", "estimators", "paths"},
@@ -21,10 +22,9 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
 FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress"], 2),
-    **dict.fromkeys(
-        ["tokens", "scaling", "roles", "solvers", "densities", "problem", "simulate", "tasks", "dependencies"], 3
-    ),
-    "nets": 4,
+    **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
+    **dict.fromkeys(["problem", "simulate", "tasks", "dependencies"], 3),
+    **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis"], 6),
     **dict.fromkeys(["report", "plots", "demo"], 7),
