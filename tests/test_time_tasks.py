@@ -529,6 +529,39 @@ def test_dense_simulations_are_finite(module, monkeypatch):
     assert all(np.isfinite(x).all() for x in found.values())
 
 
+@pytest.mark.parametrize(("module", "functions"), [(lv, {"prey", "predators"}), (sird, {"contact", *sird.SEEN})])
+def test_a_task_of_functions_is_seen_at_times_of_its_own(module, functions):
+    task = module.task()
+    layout = task.problem.layout
+    assert set(layout.functions) == functions
+    sims = rd.simulate(task.problem, 100, key=0)
+    assert sims.n_failed == 0
+    for name in functions:
+        times = sims[f"{name}.at"]
+        assert times.shape == sims[name].shape == (100, 20)
+        assert times.min() >= 0
+        assert times.max() <= module.GRID[-1]
+        assert len(np.unique(times)) > 1900  # nobody shares them
+    seen = task.observation(2)
+    assert set(seen) == set(layout.data) - set(layout.places)
+    assert all(isinstance(found, rd.At) and found.values.shape == (20,) for found in seen.values())
+    assert set(task.true_parameters(2)) == set(layout.parameters)
+
+
+def test_the_likelihood_of_populations_is_normal_around_the_curves():
+    task = lv.task()
+    truth, seen = task.true_parameters(3), task.observation(3)
+    found = float(lv.log_likelihood(**seen, **truth))
+    curves = lv_curves(*(truth[name] for name in lv.PARAMETERS))
+    terms = [
+        stats.norm.logpdf(seen[k].values, np.interp(seen[k].points, lv.GRID, curves[k]), lv.NOISE)
+        for k in ("prey", "predators")
+    ]
+    assert found == pytest.approx(np.sum(terms), rel=1e-4)
+    fewer = {k: rd.At(at.points, np.where(np.arange(20) < 5, at.values, np.nan)) for k, at in seen.items()}
+    assert float(lv.log_likelihood(**fewer, **truth)) == pytest.approx(np.sum([t[:5] for t in terms]), rel=1e-4)
+
+
 def test_neurons_are_finite():
     sims = rd.simulate(hh.problem(), 200, key=0)
     assert (sims.kept, sims.n_failed) == (200, 0)

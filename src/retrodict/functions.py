@@ -157,6 +157,16 @@ def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def joined(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `recorded`."""
+    places = {places_of(name) for name in values} & set(values)
+    return {
+        name: At(values[places_of(name)], value) if places_of(name) in places else value
+        for name, value in values.items()
+        if name not in places
+    }
+
+
 def variables_of(name: str, value: At, low: Any, high: Any, kind: str) -> tuple[Variable, Variable]:
     """The variable of a function, and that of where it lies.
 

@@ -23,8 +23,10 @@ _BUILDERS = {
     "hodgkin_huxley": ("hodgkin_huxley", "task"),
     "influenza": ("influenza", "task"),
     "lotka_volterra": ("lotka_volterra", "task"),
+    "lotka_volterra_unstructured": ("lotka_volterra_unstructured", "task"),
     "lynx_hare": ("lynx_hare", "task"),
     "sir": ("sir", "task"),
+    "sird": ("sird", "task"),
     "slcp": ("slcp", "task"),
     "slcp_distractors": ("slcp_distractors", "task"),
     "strong_lensing": ("strong_lensing", "task"),
@@ -50,7 +52,8 @@ def get(name: str) -> Task:
 
     The tasks of sbibm, and `tree` and `hmm`, have one parameter `theta` and one datum `x`, and ten observations, k = 1
     to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
-    `gravitational_waves`, `hodgkin_huxley`, `influenza` (real data) and `strong_lensing` have names of their own.
+    `lotka_volterra_unstructured` and `sird` are about functions of time, `influenza` is an outbreak that history made;
+    these, `gravitational_waves`, `hodgkin_huxley` and `strong_lensing` have names of their own.
     With `hmm`, `slcp`, `tree` and `two_moons` comes `task.conditional`, which answers every question exactly.
     """
     if name not in _BUILDERS:

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from retrodict._errors import DataError
 from retrodict._types import Key
+from retrodict.functions import joined
 from retrodict.problem import Problem
 
 
@@ -57,12 +58,16 @@ class Task:
         """The number of observations, K."""
         return len(next(iter(self.observations().values())))
 
-    def observation(self, k: int = 1) -> dict[str, np.ndarray]:
-        """The k-th observation, name to `(*shape,)`; `DataError` if there is no such k."""
+    def observation(self, k: int = 1) -> dict[str, Any]:
+        """The k-th observation, name to `(*shape,)`, or to `rd.At`; `DataError` if there is no such k."""
         return self._row(self.observations, k)
 
     def true_parameters(self, k: int = 1) -> dict[str, np.ndarray]:
-        """The parameters that made the k-th observation; `DataError` if there is no such k, or nobody knows them."""
+        """The parameters that made the k-th observation, functions on the grid of their prior.
+
+        Raises:
+            DataError: there is no such k, or nobody knows them.
+        """
         return self._row(self.truths, k)
 
     def reference(self, k: int = 1) -> dict[str, np.ndarray]:
@@ -74,12 +79,12 @@ class Task:
         """
         return self._row(self.references, k)
 
-    def _row(self, read: Callable[[], Rows], k: int) -> dict[str, np.ndarray]:
+    def _row(self, read: Callable[[], Rows], k: int) -> dict[str, Any]:
         # asked first: a wrong k should not cost the reading of a file, nor be blamed on it
         if not 1 <= k <= self.count:
             numbers = f"k = 1 to {self.count}" if self.count > 1 else "k = 1"
             raise DataError(f"the observations of '{self.name}' have the numbers {numbers}, got {k}")
-        return {name: rows[k - 1] for name, rows in read().items()}
+        return joined({name: rows[k - 1] for name, rows in read().items()})
 
 
 def simulated_task(name: str, problem: Problem, *, count: int, seed: int, nuisances: int) -> Task:

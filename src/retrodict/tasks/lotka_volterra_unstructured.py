@@ -1,29 +1,37 @@
 """Lotka-Volterra as the Simformer asks it: populations seen at times that differ from row to row and from kind to kind.
 
-x' = alpha x - beta x y,   y' = delta x y - gamma y,   x(0) = 1, y(0) = 1/2,   0 <= t <= 15
-alpha, beta, gamma, delta = 1 + 2 / (1 + e^-z), z ~ N(0, 1), each
-prey ~ N(x(t), .1),   predators ~ N(y(t), .1), at any times t
+    x' = alpha x - beta x y,   y' = delta x y - gamma y,   x(0) = 1, y(0) = 1/2,   0 <= t <= 15
+    alpha, beta, gamma, delta = 1 + 2 / (1 + e^-z), z ~ N(0, 1), each
+    prey ~ N(x(t), .1),   predators ~ N(y(t), .1), at 20 random times t each
 
 After Gloeckler et al. 2024 (arXiv:2404.09636). The noise belongs to an observation, and is drawn where one is made:
 noise on a grid, read between its points, would be smaller there, and shared by neighbors. x and y are solved in logs
 (`_oscillation`) at the 150 points of `GRID`, and are linear between them.
 """
 
+import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.tasks._functions import at
+from retrodict.problem import Problem
+from retrodict.tasks._functions import at, random_times
 from retrodict.tasks._oscillation import log_populations
+from retrodict.tasks._task import Task, simulated_task
+from retrodict.variables import At
 
 
 PARAMETERS = ("alpha", "beta", "gamma", "delta")
 START, END, POINTS, STEPS = (1.0, 0.5), 15.0, 150, 4
 NOISE = 0.1
+TIMES = 20  # of each kind in a row
+OBSERVATIONS, SEED = 10, 59
 GRID = np.linspace(0.0, END, POINTS)
 
 
@@ -59,3 +67,34 @@ def prior() -> dict[str, Any]:
         dist.transforms.AffineTransform(1.0, 2.0, dist.constraints.unit_interval),
     ]
     return {name: dist.TransformedDistribution(dist.Normal(0.0, 1.0), squash) for name in PARAMETERS}
+
+
+def simulate(key: PRNGKeyArray, **parameters: Array) -> dict[str, At]:
+    """One draw of `prey` and `predators` at `TIMES` random times each, given the four `PARAMETERS`."""
+    key_seen, *keys = jr.split(key, 3)
+    times = {name: random_times(k, TIMES, GRID) for name, k in zip(("prey", "predators"), keys, strict=True)}
+    return {name: At(times[name], seen) for name, seen in observed(key_seen, times, **parameters).items()}
+
+
+def problem() -> Problem:
+    """Four rates, and two functions of time."""
+    return Problem(prior(), simulate)
+
+
+@functools.cache
+def task() -> Task:
+    """Four rates, `prey` and `predators` at times of their own; ten observations, drawn from a fixed seed."""
+    found = simulated_task("lotka_volterra_unstructured", problem(), count=OBSERVATIONS, seed=SEED, nuisances=0)
+    return dataclasses.replace(found, log_likelihood=log_likelihood)
+
+
+def log_likelihood(*, prey: At, predators: At, **parameters: Array) -> Float[Array, ""]:
+    """The log density of what was seen of both, points without values left out, given the four `PARAMETERS`."""
+    found = curves(**parameters)
+    return sum(
+        (
+            jnp.nansum(norm.logpdf(jnp.asarray(seen.values), at(jnp.asarray(seen.points), GRID, found[name]), NOISE))
+            for name, seen in (("prey", prey), ("predators", predators))
+        ),
+        jnp.zeros(()),
+    )
