@@ -48,8 +48,8 @@ def built(net, seed=0):
     rows = flatten(layout, rd.simulate(PROBLEM, 200, key=0), layout.names, where="the simulations")
     scaling = Scaling.fit(layout, rows, (*layout.functions, *layout.places))
     leaves, tree = jax.tree.flatten(eqx.filter(model.net, eqx.is_inexact_array))
-    keys = jr.split(jr.key(seed), len(leaves))
-    wild = [leaf + 0.3 * jr.normal(k, leaf.shape, leaf.dtype) for leaf, k in zip(leaves, keys, strict=True)]
+    rng = np.random.default_rng(seed)
+    wild = [jnp.asarray(leaf + 0.3 * rng.normal(size=leaf.shape), jnp.float32) for leaf in leaves]
     return dataclasses.replace(model, scaling=scaling, net=eqx.combine(jax.tree.unflatten(tree, wild), model.net))
 
 
@@ -91,14 +91,35 @@ def test_rows_keep_functions_where_they_were_seen():
     assert not np.array_equal(sims["trend.at"][0], sims["trend.at"][1])
 
 
-def test_training_does_not_mind_missing_points():
-    sims, net = rd.simulate(PROBLEM, 200, key=0), rd.nets.Simformer(heads=1, head_size=8, depth=1)
-    model, history = rd.fit(rd.joint(PROBLEM.layout, net=net), sims, key=1, steps=2, batch_size=16, progress=False)
-    assert np.isfinite(history.best)
+def test_the_scale_is_shared(models):
+    model = models["simformer"]
     for name in ("y", "y.at", "trend"):
         part = model.scaling.std[model.layout.slices[name]]
         assert np.isfinite(part).all()
         assert len(np.unique(part)) == 1
+
+
+def test_missing_points_cost_nothing(models):
+    """Values of what is no point count nothing in the loss, and nothing that is no number comes out of it."""
+    model, layout = models["simformer"], PROBLEM.layout
+    rows = flatten(layout, rd.simulate(PROBLEM, 8, key=1), layout.names, where="the simulations")
+    z = np.asarray(model.scaling.forward(rows))
+    assert np.isnan(z).any()
+
+    @eqx.filter_jit
+    def loss(net, z, key):
+        return dataclasses.replace(model, net=net).loss(z, key, jnp.asarray(0.4))
+
+    found, slope = eqx.filter_value_and_grad(lambda net: sum(loss(net, row, jr.key(3)) for row in z))(model.net)
+    assert np.isfinite(found)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    # a value at a place that is none is no value
+    row = z[np.isnan(z).any(axis=1)][0]
+    other = row.copy()
+    block = layout.slices["y"]
+    other[block] = np.where(np.isnan(row[layout.slices["y.at"]]), 7.0, row[block])
+    assert not np.isnan(other[block]).any()
+    assert loss(model.net, row, jr.key(3)) == loss(model.net, other, jr.key(3))
 
 
 def test_where_functions_lie_is_always_given():

@@ -7,8 +7,10 @@ import gc as _gc
 _collecting = _gc.isenabled()
 _gc.disable()
 try:
+    from retrodict import constraints as constraints
     from retrodict import densities as densities
     from retrodict import diagnostics as diagnostics
+    from retrodict import guidance as guidance
     from retrodict import nets as nets
     from retrodict import paths as paths
     from retrodict import roles as roles
@@ -20,10 +22,13 @@ try:
     from retrodict._errors import QueryError as QueryError
     from retrodict._errors import RetrodictError as RetrodictError
     from retrodict._errors import TrainingError as TrainingError
+    from retrodict.constraints import Interval as Interval
     from retrodict.dependencies import Dependencies as Dependencies
+    from retrodict.estimators import GuidanceWarning as GuidanceWarning
     from retrodict.estimators import joint as joint
     from retrodict.estimators import likelihood as likelihood
     from retrodict.estimators import posterior as posterior
+    from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
     from retrodict.problem import Function as Function
     from retrodict.problem import Problem as Problem

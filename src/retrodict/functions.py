@@ -27,7 +27,7 @@ class Slots:
 
     layout: Layout
     given: Mapping[str, Any]
-    of: Iterable[str] | Mapping[str, Any]
+    of: Mapping[str, Any] | None
     answers: Mapping[str, slice]
 
 
@@ -41,10 +41,9 @@ def slots(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | M
     given = {} if given is None else given
     batched, count = isinstance(given, Batch), 1
     if batched:
-        count = len(np.asarray(jax_first(given)))
-    if of is None:
-        of = [name for name in layout.names if name not in given and name not in (*layout.places, *layout.functions)]
-    wanted = dict(of) if isinstance(of, Mapping) else dict.fromkeys([of] if isinstance(of, str) else of)
+        count = len(np.asarray(_first(given)))
+    names = [of] if isinstance(of, str) else of or ()
+    wanted: dict[str, Any] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
     sizes, values, places, asked = {}, {}, {}, {}
     for name in layout.functions:
         axes = layout[name].axes
@@ -62,20 +61,26 @@ def slots(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | M
     cut = layout.seen_at(sizes)
     return Slots(
         cut,
-        _filled(cut, given, values, places, batched=batched),
-        _of(cut, wanted, asked),
+        _filled(cut, given, values, places, wanted, batched=batched),
+        None if of is None else _of(cut, wanted, asked),
         {name: asked[name] for name in wanted if name in asked},
     )
 
 
-def jax_first(given: Mapping[str, Any]) -> Any:
+def _first(given: Mapping[str, Any]) -> Any:
     """The first array of a batch, of a function its points."""
     first = next(iter(given.values()))
     return first.points if isinstance(first, At) else first
 
 
 def _filled(
-    layout: Layout, given: Mapping[str, Any], values: Mapping[str, Any], places: Mapping[str, Any], *, batched: bool
+    layout: Layout,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    places: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    *,
+    batched: bool,
 ) -> Mapping[str, Any]:
     found = {name: value for name, value in given.items() if name not in values}
     for name, array in values.items():
@@ -83,7 +88,7 @@ def _filled(
         there = places[name].reshape(len(array), *layout[place].shape)
         # a slot without a place is empty; one with a place and no value is asked or left out
         found[place] = np.nan_to_num(there)
-        if name in given:
+        if name in given or name not in wanted:  # a function that nobody speaks of is not there
             found[name] = np.where(np.isnan(places[name]).any(axis=2), np.nan, array)
         if not batched:
             found = {k: v[0] if k in (name, place) else v for k, v in found.items()}

@@ -7,3 +7,6 @@ from retrodict.estimators._generative import joint as joint
 from retrodict.estimators._generative import likelihood as likelihood
 from retrodict.estimators._generative import posterior as posterior
 from retrodict.estimators._generative import unconditional as unconditional
+from retrodict.estimators._guided import GuidanceWarning as GuidanceWarning
+from retrodict.estimators._guided import Guided as Guided
+from retrodict.estimators._guided import repaint as repaint

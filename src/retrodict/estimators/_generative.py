@@ -14,7 +14,7 @@ under four laws of roles.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from retrodict import supports
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
+from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus, check
 from retrodict.dependencies import Dependencies
+from retrodict.estimators._guided import Guided, ask_guided, is_guided, sample_guided
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
 from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP, Simformer
@@ -49,7 +51,7 @@ from retrodict.roles import (
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, as_numbers, ask, flatten, unflatten
-from retrodict.variables import At, Layout
+from retrodict.variables import At, Layout, places_of
 
 
 SAMPLER = Straightened(AdamsBashforth(steps=16))
@@ -184,7 +186,7 @@ class Generative(eqx.Module):
         if self.dependencies is not None and self.dependencies.exchangeable:
             z = z[self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2))]
         if self.layout.functions:  # where a row has no point there is nothing to learn
-            z, roles = jnp.nan_to_num(z), jnp.where(jnp.isnan(z), ABSENT, roles)
+            z, roles = jnp.nan_to_num(z), jnp.where(self._empty(z), ABSENT, roles)
         ready = self.ready(z, roles)
 
         def once(key: PRNGKeyArray, u: Scalar) -> Scalar:
@@ -199,6 +201,14 @@ class Generative(eqx.Module):
             return once(key_noise, u)
         # reading a whole image costs more than all that follows: several times and noises share one reading
         return jnp.mean(jax.vmap(once)(jr.split(key_noise, TIMES), (u + jnp.arange(TIMES) / TIMES) % 1.0))
+
+    def _empty(self, z: Tokens) -> Bool[Array, " d"]:
+        """Elements without a value, and those of functions without a place."""
+        missing = jnp.isnan(z)
+        for name in self.layout.functions:
+            block, places = self.layout.slices[name], missing[self.layout.slices[places_of(name)]]
+            missing = missing.at[block].max(jnp.any(places.reshape(block.stop - block.start, -1), axis=1))
+        return missing
 
     def _weights(self) -> Tokens:
         parameter, size = self.modeled.is_parameter, self.modeled.size
@@ -215,6 +225,9 @@ class Generative(eqx.Module):
         *,
         given: Mapping[str, Any] | None = None,
         of: Iterable[str] | Mapping[str, Any] | None = None,
+        guide: Sequence[AbstractConstraint] = (),
+        strength: float = 1.0,
+        correct: bool = True,
         solver: AbstractSolver | None = None,
         key: Key,
     ) -> dict[str, np.ndarray]:
@@ -228,22 +241,48 @@ class Generative(eqx.Module):
         which points its draws are. In a Batch, points and values have a leading axis, NaN where an observation has
         fewer of them.
 
+        What else must hold comes as `rd.Interval` in `given` and as constraints in `guide`; `strength` above 1 trusts
+        what is given more than once (classifier-free guidance). Such draws are guided, weighted by what guidance got
+        wrong, and resampled: proposals are added until they are worth half of `n`, at most four times `n`; see `guided`
+        for the weights. With `correct=False` they are what guidance alone gives, by any solver.
+
         Raises:
-            QueryError: a name that this model does not have, nothing left to ask, `n` below 1, or a solver that cannot
-                follow this model's path.
+            QueryError: a name that this model does not have, nothing left to ask, `n` below 1, a solver that cannot
+                follow this model's path, or constraints that no draw satisfies.
             DataError: a value of the wrong shape or type, or outside its support.
+
+        Warns:
+            GuidanceWarning: guided proposals are worth less than a tenth of their number.
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
-        solver = solver or SAMPLER
-        if reason := solver.refusal(self.path):
-            raise QueryError(reason)
-        if self.layout.functions:
-            found = slots(self.layout, given, of)
-            model = self.seen_at(found.layout)
-            draws = model._sample(int(n), found.given, found.of, solver, as_key(key))
-            return {k: v[..., found.answers[k]] if k in found.answers else v for k, v in draws.items()}
-        return self._sample(int(n), given, of, solver, as_key(key))
+        count = _count(n)
+        model, given, of, answers = self._at_points(given, of)
+        if is_guided(given, guide, strength):
+            rest: dict[str, Any] = {"solver": solver, "correct": correct, "key": key}
+            draws = sample_guided(model, count, given=given, guide=guide, of=of, strength=strength, **rest)
+        else:
+            draws = model._sample(count, given, of, solver or SAMPLER, as_key(key))
+        return {k: v[..., answers[k]] if k in answers else v for k, v in draws.items()}
+
+    def guided(
+        self,
+        n: int,
+        *,
+        given: Mapping[str, Any] | None = None,
+        of: Iterable[str] | Mapping[str, Any] | None = None,
+        guide: Sequence[AbstractConstraint] = (),
+        strength: float = 1.0,
+        solver: AbstractSolver | None = None,
+        key: Key,
+    ) -> Guided:
+        """`n` guided draws with the weights that make them right, and how many independent draws they are worth.
+
+        Arguments and errors are those of `sample`; the solver must be one of fixed steps without noise of its own.
+        """
+        count = _count(n)
+        model, given, of, answers = self._at_points(given, of)
+        found = ask_guided(model, count, given=given, guide=guide, of=of, strength=strength, solver=solver, key=key)
+        draws = {k: v[..., answers[k]] if k in answers else v for k, v in found.draws.items()}
+        return dataclasses.replace(found, draws=draws)
 
     def log_prob(
         self,
@@ -345,9 +384,20 @@ class Generative(eqx.Module):
         )
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
+    def _at_points(
+        self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None
+    ) -> tuple["Generative", Any, Any, Mapping[str, slice]]:
+        """The model and the question with as many slots as its functions need, and where their answers lie."""
+        if not self.layout.functions:
+            return self, given, of, {}
+        found = slots(self.layout, given, of)
+        return self.seen_at(found.layout), found.given, found.of, found.answers
+
     def _sample(
         self, n: int, given: Mapping[str, Any] | None, of: Any, solver: AbstractSolver, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
+        if reason := solver.refusal(self.path):
+            raise QueryError(reason)
         question = self._ask(given, of)
         draws = self._draw(question, n, solver, key)
         draws = draws.reshape(-1, n, self.modeled.size) if isinstance(given, Batch) else draws
@@ -471,6 +521,12 @@ def _structure(
     """How the network for a layout is built, without its numbers."""
     make = partial(architecture.build, layout, law=law, dependencies=dependencies)
     return jax.tree.structure(eqx.filter_eval_shape(lambda key: make(key=key), jr.key(0)))
+
+
+def _count(n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
+    return int(n)
 
 
 def _where(values: Any) -> At | None:
