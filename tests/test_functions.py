@@ -14,6 +14,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.estimators._answers import questioned
 from retrodict.functions import slots
 from retrodict.roles import ABSENT, GIVEN, LATENT, Placed
 from retrodict.scaling import Scaling
@@ -62,7 +63,7 @@ def said(model, given, of):
     """Predictions by name at time .4 about noisy values that are all .3, in the model's coordinates."""
     found = slots(model.layout, given, of)
     model = model.seen_at(found.layout)
-    question = model._ask(found.given, found.of)
+    question = questioned(model, found.given, found.of)
     ready = model.ready(model.scaling.forward(question.values[0]), jnp.asarray(question.roles[0]))
     whole = model.predict(jnp.full(model.modeled.size, 0.3), ready, jnp.asarray(0.4))
     parts = {name: np.asarray(whole[model.modeled.slices[name]]) for name in question.of}
@@ -209,6 +210,9 @@ REFUSED = {
     "two shapes": (
         lambda m: rd.Problem({"a": dist.Normal()}, lambda key, a: {"y": rd.At(jnp.zeros(3), jnp.zeros(4))}).layout,
         r"values \(k,\) at points \(k,\) or \(k, axes\)"),
+    "a gradient": (
+        lambda m: m.grad_log_prob({"level": np.zeros(1)}, given={"y": rd.At(T, Y)}), "grad_log_prob is not offered"),
+    "a score": (lambda m: m.score({"level": np.zeros(1)}, 0.5), "score is not offered for models with functions"),
     "no series": (lambda m: Variable("y", (2, 2), axes=1), r"a function is values at points, of the shape \(k,\)"),
 }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Estimators: a layout, a network and a path that together answer questions."""
 
-from retrodict.estimators._generative import SAMPLER as SAMPLER
+from retrodict.estimators._answers import SAMPLER as SAMPLER
 from retrodict.estimators._generative import Generative as Generative
 from retrodict.estimators._generative import Record as Record
 from retrodict.estimators._generative import joint as joint

@@ -25,15 +25,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
-from retrodict import supports
-from retrodict._errors import DataError, QueryError, unknown
+from retrodict._errors import DataError
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.constraints import AbstractConstraint
-from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus, check
+from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.dependencies import Dependencies
+from retrodict.estimators import _answers
 from retrodict.estimators._guided import Guided, ask_guided, is_guided, sample_guided
-from retrodict.estimators._rows import density_rows, field_rows, solve_rows
-from retrodict.functions import Slots, slots
 from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP, Simformer
 from retrodict.paths import Flow, Guess, Path, flow_matching
 from retrodict.roles import (
@@ -49,19 +47,13 @@ from retrodict.roles import (
     random_roles,
 )
 from retrodict.scaling import Scaling
-from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
-from retrodict.tokens import Batch, Question, as_numbers, ask, flatten, unflatten
-from retrodict.variables import At, Layout, places_of
+from retrodict.solvers import AbstractSolver
+from retrodict.tokens import flatten, unflatten
+from retrodict.variables import Layout, places_of
 
 
-SAMPLER = Straightened(AdamsBashforth(steps=16))
-# errs by .03 nats in the mean (median .02) on two moons, less than the model; Midpoint(48) for a tenth of that
-INTEGRATOR = Midpoint(steps=16)
 LEAST = 1e-6  # the weight of a row whose latent elements have no points
 TIMES = 8  # times and noises of one training row whose data are embedded
-ROWS = 8192  # rows solved per dispatch: memory stays bounded however many draws are asked for
-# of densities, whose k derivatives a row then stay in a core's cache: 1,000 of SLCP take a quarter less than in one go
-DENSITY_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,13 +79,6 @@ class Gradient(NamedTuple):
     log_prob: np.ndarray
     values: dict[str, np.ndarray]
     given: dict[str, np.ndarray]
-
-
-class _Densities(NamedTuple):
-    estimates: np.ndarray
-    slope: np.ndarray  # of every token, or empty
-    roles: np.ndarray
-    latent: int
 
 
 class Ready(NamedTuple):
@@ -254,13 +239,13 @@ class Generative(eqx.Module):
         Warns:
             GuidanceWarning: guided proposals are worth less than a tenth of their number.
         """
-        count = _count(n)
-        model, given, of, answers = self._at_points(given, of)
+        count = _answers.count(n)
+        model, given, of, answers = _answers.at_points(self, given, of)
         if is_guided(given, guide, strength):
             rest: dict[str, Any] = {"solver": solver, "correct": correct, "key": key}
             draws = sample_guided(model, count, given=given, guide=guide, of=of, strength=strength, **rest)
         else:
-            draws = model._sample(count, given, of, solver or SAMPLER, as_key(key))
+            draws = _answers.sample(model, count, given, of, solver or _answers.SAMPLER, as_key(key))
         return {k: v[..., answers[k]] if k in answers else v for k, v in draws.items()}
 
     def guided(
@@ -278,8 +263,8 @@ class Generative(eqx.Module):
 
         Arguments and errors are those of `sample`; the solver must be one of fixed steps without noise of its own.
         """
-        count = _count(n)
-        model, given, of, answers = self._at_points(given, of)
+        count = _answers.count(n)
+        model, given, of, answers = _answers.at_points(self, given, of)
         found = ask_guided(model, count, given=given, guide=guide, of=of, strength=strength, solver=solver, key=key)
         draws = {k: v[..., answers[k]] if k in answers else v for k, v in found.draws.items()}
         return dataclasses.replace(found, draws=draws)
@@ -301,7 +286,7 @@ class Generative(eqx.Module):
             QueryError: a name that this model does not have, one both asked and given, or a solver without densities.
             DataError: a value of the wrong shape or type, or NaN in some rows only.
         """
-        return self._density(values, given, solver, Exact(), 0).estimates[:, 0]
+        return _answers.density(self, values, given, solver, Exact(), 0).estimates[:, 0]
 
     def estimate_log_prob(
         self,
@@ -318,7 +303,7 @@ class Generative(eqx.Module):
         are otherwise those of `log_prob`.
         """
         trace = trace or HutchPlusPlus()
-        found = self._density(values, given, solver, trace, key)
+        found = _answers.density(self, values, given, solver, trace, key)
         return Estimate(found.estimates.mean(axis=1), np.asarray(trace.error(found.estimates, found.latent)))
 
     def grad_log_prob(
@@ -333,7 +318,8 @@ class Generative(eqx.Module):
         In the user's units; NaN where an element is neither asked nor given. Arguments and errors are those of
         `log_prob`; outside the supports gradients are NaN.
         """
-        found = self._density(values, given, solver, Exact(), 0, slopes=True)
+        _answers.no_functions(self, "grad_log_prob")
+        found = _answers.density(self, values, given, solver, Exact(), 0, slopes=True)
         slope = np.where(np.isfinite(found.estimates), found.slope, np.nan)
 
         def of(role: int, names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -353,7 +339,7 @@ class Generative(eqx.Module):
             QueryError: a wrong name, or a time outside the path's span.
             DataError: a value of the wrong shape or type.
         """
-        return self._field("velocity", values, t, given)
+        return _answers.field(self, "velocity", values, t, given)
 
     def score(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
@@ -363,7 +349,7 @@ class Generative(eqx.Module):
         Raises:
             QueryError: besides, where the path's noise is not Gaussian or there is none at `t`.
         """
-        return self._field("score", values, t, given)
+        return _answers.field(self, "score", values, t, given)
 
     def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Values `(n, *shape)` in the user's units in the model's coordinates: unconstrained and standardized."""
@@ -384,132 +370,7 @@ class Generative(eqx.Module):
         )
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
-    def _at_points(
-        self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None
-    ) -> tuple["Generative", Any, Any, Mapping[str, slice]]:
-        """The model and the question with as many slots as its functions need, and where their answers lie."""
-        if not self.layout.functions:
-            return self, given, of, {}
-        found = slots(self.layout, given, of)
-        return self.seen_at(found.layout), found.given, found.of, found.answers
-
-    def _sample(
-        self, n: int, given: Mapping[str, Any] | None, of: Any, solver: AbstractSolver, key: PRNGKeyArray
-    ) -> dict[str, np.ndarray]:
-        if reason := solver.refusal(self.path):
-            raise QueryError(reason)
-        question = self._ask(given, of)
-        draws = self._draw(question, n, solver, key)
-        draws = draws.reshape(-1, n, self.modeled.size) if isinstance(given, Batch) else draws
-        return unflatten(self.modeled, draws, question.of)
-
-    def _ask(self, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
-        """The question in tokens, unless the network cannot answer it."""
-        if of is None and self.embedded and isinstance(given, Mapping | None):
-            of = [name for name in self.modeled.names if name not in (given or {})]
-        question = ask(self.layout, given, of)
-        for name in self.embedded:
-            roles = question.roles[:, self.layout.slices[name]]
-            if name in question.of:
-                raise QueryError(f"'{name}' is read as a whole by an embedding; it can be given, not asked")
-            if not self.architecture.pieces(name) and (roles != roles[:, :1]).any():
-                raise QueryError(
-                    f"'{name}' is read as a whole by an embedding; give all of it, or leave it out of `given`"
-                )
-        if reason := self.net.refusal(question.roles):
-            raise QueryError(reason)
-        return question
-
-    def _draw(self, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
-        m = len(question.roles)
-        size = min(ROWS, 1 << (m * n - 1).bit_length())
-        z, where = self.scaling.forward(question.values), jnp.asarray(question.roles)
-        parts, core = [], self._core()
-        count = min(m, (size - 1) // n + 2)  # questions that one block can touch
-        for start in range(0, m * n, size):
-            asked = (start // n + np.arange(count)) % m
-            which = jnp.asarray((start + np.arange(size)) // n - start // n) % count if m > 1 else None
-            parts.append(solve_rows(core, solver, z[asked], where[asked], size, which, jr.fold_in(key, start // size)))
-        draws = np.concatenate([np.asarray(part) for part in parts])[: m * n]
-        kept = self.kept
-        roles = np.repeat(question.roles[:, kept], n, axis=0)
-        known = np.where(roles == GIVEN, np.repeat(question.values[:, kept], n, axis=0), np.nan)
-        return np.where(roles == LATENT, draws, known)
-
-    def _pairs(
-        self, values: Mapping[str, Any], given: Mapping[str, Any] | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens of values and givens, roles, `(n, d)` each, and which tokens are asked, `(d,)`, of a density."""
-        if not isinstance(values, Mapping) or not values:
-            raise QueryError("`values` must map at least one name to its values")
-        for name in values:
-            if name not in self.layout.names:
-                raise QueryError(unknown("`values`", name, self.layout.names))
-        tokens = flatten(self.layout, values, values, where="`values`")
-        asked = ~np.isnan(tokens)
-        if (asked != asked[0]).any():
-            raise DataError("`values` has NaN in some rows only; NaN leaves an element out, in every row or in none")
-        question = self._ask(given, unflatten(self.layout, asked[0], values))
-        if isinstance(given, Batch) and len(question.roles) != len(tokens):
-            raise DataError(
-                f"`values` has {len(tokens)} rows and the Batch {len(question.roles)} observations; "
-                "they are paired row by row"
-            )
-        roles = np.broadcast_to(question.roles, tokens.shape)
-        return np.where(roles == LATENT, tokens, question.values), roles, question.roles[0] == LATENT
-
-    def _density(
-        self,
-        values: Mapping[str, Any],
-        given: Mapping[str, Any] | None,
-        solver: AbstractSolver | None,
-        trace: AbstractTrace,
-        key: Key,
-        *,
-        slopes: bool = False,
-    ) -> _Densities:
-        if self.layout.functions and not set(self.layout.places) & set(given or ()):
-            found = slots(self.layout, given, {k: _where(v) for k, v in values.items()})
-            model, filled = self.seen_at(found.layout), _in_slots(found, values)
-            return model._density(filled, found.given, solver, trace, key, slopes=slopes)
-        solver = solver or INTEGRATOR
-        check(solver)
-        rows, roles, latent = self._pairs(values, given)
-        x, where = jnp.asarray(rows), jnp.asarray(roles)
-        directions, n = jnp.eye(self.modeled.size)[latent[self.kept]], len(rows)
-        size = min(DENSITY_ROWS, 1 << (n - 1).bit_length())
-        parts, core = [], self._core()
-        for start in range(0, n, size):
-            which = np.arange(start, start + size) % n
-            seed = jr.fold_in(as_key(key), start // size)
-            parts.append(density_rows(core, solver, trace, x[which], where[which], directions, seed, slopes))
-        estimates = np.concatenate([np.asarray(part.estimates) for part in parts])[:n]
-        slope = np.concatenate([np.asarray(part.slope) for part in parts])[:n] if slopes else np.zeros((n, 0))
-        inside = supports.contains(rows, *(end.astype(np.float32) for end in self.layout.ends))
-        inside = np.all(inside | ~latent, axis=1)
-        return _Densities(np.where(inside[:, None], estimates, -np.inf), slope, roles, int(latent.sum()))
-
-    def _field(
-        self, kind: str, values: Mapping[str, Any], t: float, given: Mapping[str, Any] | None
-    ) -> dict[str, np.ndarray]:
-        low, high = self.path.span
-        if not low <= t <= high:
-            raise QueryError(f"`t` must lie between {low:g} (noise) and {high:g} (data), got {t:g}")
-        if kind == "score" and not self.path.gaussian:
-            raise QueryError(f"noise from {type(self.path.source).__name__} has no score that a guess of it could give")
-        if kind == "score" and float(self.path.schedule(jnp.asarray(t, float))[1]) == 0.0:
-            raise QueryError(
-                f"at t = {t:g} no noise is left and so no score; ask a little earlier, or use grad_log_prob"
-            )
-        rows, roles, _ = self._pairs(values, given)
-        z = self.scaling.forward(np.where(roles == GIVEN, rows, 0.0))
-        kept = self.kept
-        found = np.asarray(
-            field_rows(self._core(), kind, jnp.asarray(rows[:, kept]), z, jnp.asarray(roles), jnp.asarray(t, float))
-        )
-        return unflatten(self.modeled, np.where(roles[:, kept] == LATENT, found, np.nan), values)
-
-    def _core(self) -> "Generative":
+    def core(self) -> "Generative":
         """The model without what only training knows, which must not decide whether compiled code is used again."""
         return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
 
@@ -521,32 +382,6 @@ def _structure(
     """How the network for a layout is built, without its numbers."""
     make = partial(architecture.build, layout, law=law, dependencies=dependencies)
     return jax.tree.structure(eqx.filter_eval_shape(lambda key: make(key=key), jr.key(0)))
-
-
-def _count(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
-    return int(n)
-
-
-def _where(values: Any) -> At | None:
-    """What a density asks of a variable: of a function, its points."""
-    return At(values.points) if isinstance(values, At) else None
-
-
-def _in_slots(found: Slots, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a density, those of functions `(n, k)` in their slots."""
-    filled: dict[str, Any] = {}
-    for name, value in values.items():
-        filled[name] = value
-        if isinstance(value, At):
-            own = as_numbers(value.values, f"the values of '{name}'")
-            block = found.answers[name]
-            if own.ndim != 2 or own.shape[1] != block.stop - block.start:
-                raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {own.shape}")
-            filled[name] = np.full((len(own), *found.layout[name].shape), np.nan, np.float32)
-            filled[name][:, block] = own
-    return filled
 
 
 def joint(

@@ -13,38 +13,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError, unknown
-from retrodict._types import Key, Scalar, Tokens, as_key
+from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint, Between, Interval, Units, View
-from retrodict.densities import Exact, pull_back
+from retrodict.estimators._answers import questioned
+from retrodict.estimators._guided_rows import raw_rows, weighted_rows
 from retrodict.guidance import (
-    AbstractGuide,
     Product,
     Renoised,
     Spread,
     Within,
-    carried,
     effective_size,
-    guided,
     refusal,
     resample,
-    strengthened,
 )
-from retrodict.paths import Flow
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractOneStep, AbstractSolver, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, as_numbers, unflatten
 
 
 PROPOSER = Straightened(Midpoint(steps=16))
-TARGET = Midpoint(steps=16)  # of the density without guidance, as for `log_prob`
 PILOT = 1024  # draws without constraints, that tell how wide their answer is
 BLOCK = 512  # rows per dispatch
 MOST = 4  # proposals per draw that `guided_draws` may spend
@@ -200,7 +193,7 @@ def repaint(
     """
     if isinstance(given, Batch):
         raise QueryError(ONE)
-    question = model._ask(given, of)
+    question = questioned(model, given, of)
     held = (question.roles == GIVEN) & np.isin(np.arange(model.layout.size), np.arange(model.layout.size)[model.kept])
     roles = np.where(held, LATENT, question.roles)
     if reason := model.net.refusal(roles):
@@ -212,7 +205,7 @@ def repaint(
     )
     if reason := way.refusal(model.path):
         raise QueryError(reason)
-    core, parts = model._core(), []
+    core, parts = model.core(), []
     for start in range(0, n, BLOCK):
         size = min(BLOCK, 1 << (n - 1).bit_length())
         parts.append(
@@ -274,7 +267,7 @@ class _Asked:
 
     def rows(self, n: int, *, corrected: bool) -> tuple[np.ndarray, np.ndarray]:
         """`n` rows of tokens in the model's coordinates, and their log weights (zero if not corrected)."""
-        size, core, parts = min(BLOCK, 1 << (n - 1).bit_length()), self.model._core(), []
+        size, core, parts = min(BLOCK, 1 << (n - 1).bit_length()), self.model.core(), []
         for start in range(0, n, size):
             question = (self.guide, self.spread, self.strength, self.z, self.roles)
             key = jr.fold_in(self.key_rows, start // size)
@@ -298,7 +291,7 @@ class _Asked:
         return found
 
     def _pilot(self) -> Float[Array, "n d"]:
-        return raw_rows(self.model._core(), PROPOSER, None, None, None, self.z, self.roles, PILOT, self.key_pilot)
+        return raw_rows(self.model.core(), PROPOSER, None, None, None, self.z, self.roles, PILOT, self.key_pilot)
 
 
 def _intervals(given: Mapping[str, Any] | None) -> dict[str, Interval]:
@@ -335,81 +328,9 @@ def _question(
             )
         for name, mask in masks.items():
             asked[name] = np.asarray(asked.get(name, False)) | mask
-    return model._ask(plain, asked), names or list(intervals)
+    return questioned(model, plain, asked), names or list(intervals)
 
 
 def _left(mask: np.ndarray, name: str, seen: Mapping[str, np.ndarray]) -> np.ndarray:
     """What of a mask is not given; given values of a wrong shape are reported later."""
     return mask & ~seen[name] if name in seen and seen[name].shape == mask.shape else mask
-
-
-# many rows at once ----------------------------------------------------------------------------------------------------
-
-
-def _flows(
-    model: Any,
-    guide: AbstractGuide | None,
-    spread: Spread | None,
-    strength: Scalar | None,
-    z: Tokens,
-    roles: Int[Array, " d"],
-) -> tuple[Flow, Flow, Flow]:
-    """The flows of the answer with all that is wanted, of the answer, and of the answer with nothing given."""
-    flow = model.flow(z, roles)
-    blank = flow if strength is None else model.flow(z, jnp.where(roles == GIVEN, ABSENT, roles))
-    bent = flow if strength is None else strengthened(flow, blank, strength)
-    return (bent if guide is None else guided(bent, guide, spread)), flow, blank
-
-
-@eqx.filter_jit
-def raw_rows(
-    model: Any,
-    solver: AbstractSolver,
-    guide: AbstractGuide | None,
-    spread: Spread | None,
-    strength: Scalar | None,
-    z: Tokens,
-    roles: Int[Array, " d"],
-    n: int,
-    key: PRNGKeyArray,
-) -> Float[Array, "n k"]:
-    """`n` draws in the model's coordinates."""
-    key_noise, key_way = jr.split(key)
-    latent = roles[model.kept] == LATENT
-    flow, *_ = _flows(model, guide, spread, strength, z, roles)
-    noise = jnp.where(latent, model.path.begin(model.path.noise(key_noise, (n, model.modeled.size))), 0.0)
-    found = jax.vmap(lambda x, key: solver(flow, x, *model.path.span, key=key))(noise, jr.split(key_way, n))
-    return jnp.where(latent, found, z[model.kept])
-
-
-@eqx.filter_jit
-def weighted_rows(
-    model: Any,
-    solver: AbstractSolver,
-    guide: AbstractGuide | None,
-    spread: Spread | None,
-    strength: Scalar | None,
-    z: Tokens,
-    roles: Int[Array, " d"],
-    directions: Float[Array, "a k"],
-    n: int,
-    key: PRNGKeyArray,
-) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
-    """`n` draws in the model's coordinates, and their log weights."""
-    latent = roles[model.kept] == LATENT
-    bent, flow, blank = _flows(model, guide, spread, strength, z, roles)
-    noise = jnp.where(latent, model.path.begin(model.path.noise(key, (n, model.modeled.size))), 0.0)
-
-    def log_density(flow: Flow, x: Tokens) -> Scalar:
-        there, gain = pull_back(flow, x, directions, TARGET, Exact(), key)
-        return jnp.sum(directions @ model.path.log_begin(there)) + gain[0]
-
-    def one(x: Tokens) -> tuple[Tokens, Scalar]:
-        found, own = carried(bent, solver, x, directions)
-        target = log_density(flow, found)
-        if strength is not None:
-            target = strength * target + (1.0 - strength) * log_density(blank, found)
-        factor = jnp.zeros(()) if guide is None else guide.log_factor(found)
-        return jnp.where(latent, found, z[model.kept]), target + factor - own
-
-    return jax.vmap(one)(noise)

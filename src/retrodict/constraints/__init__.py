@@ -1,0 +1,23 @@
+"""What else must hold of an answer, in the user's names and units.
+
+    Interval(.5, 1.)                            in `given`: this variable lies between two ends (either may be None)
+    Inequality({"a": 1., "b": [1., 2.]}, high=3.)      low <= sum of coefficients times values <= high
+    Equality({"a": 1., "b": [1., 2.]}, 3.)      the same sum is 3, up to a fiftieth of its spread
+    Soft({"x": values}, sd=.1)                  values seen with a normal error
+    LogConstraint(f, of=["a"])                  any differentiable log factor, f({"a": ...}) -> number
+    Prior({"a": dist.Normal(1, .3)}, old=problem)      another prior than the one the model was trained under
+
+A polytope is several inequalities. Here names and units become a guide (`retrodict.guidance`) of tokens in the model's
+coordinates; scaling is monotone per element, so that an interval stays one.
+"""
+
+from retrodict.constraints._base import AbstractConstraint as AbstractConstraint
+from retrodict.constraints._base import Units as Units
+from retrodict.constraints._base import View as View
+from retrodict.constraints._factors import LogConstraint as LogConstraint
+from retrodict.constraints._factors import Prior as Prior
+from retrodict.constraints._factors import Soft as Soft
+from retrodict.constraints._interval import Between as Between
+from retrodict.constraints._interval import Interval as Interval
+from retrodict.constraints._sums import Equality as Equality
+from retrodict.constraints._sums import Inequality as Inequality
