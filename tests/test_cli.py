@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import retrodict as rd
 from retrodict import cli
 
 
@@ -58,6 +59,21 @@ def test_sample_answers_and_writes(trained, capsys, tmp_path):
     assert text.rstrip().endswith("20 draws")
 
 
+def test_given_may_name_functions_and_intervals():
+    found = cli._given("--given", '{"y": {"points": [0, 1], "values": [2, null]}, "a": {"low": 0.5}, "b": [1]}')
+    assert isinstance(found["y"], rd.At)
+    np.testing.assert_array_equal(found["y"].points, [0.0, 1.0])
+    np.testing.assert_array_equal(found["y"].values, [2.0, np.nan])
+    assert isinstance(found["a"], rd.Interval)
+    assert (found["a"].low, found["a"].high) == (0.5, np.inf)
+    np.testing.assert_array_equal(found["b"], [1.0])
+    asked = cli._of('{"y": {"points": [3]}, "a": null}')
+    assert asked["a"] is None
+    assert asked["y"].values is None
+    assert cli._of("a, b") == ["a", "b"]
+    assert cli._of(None) is None
+
+
 def test_given_may_be_a_file(trained, tmp_path, capsys):
     np.savez(tmp_path / "obs.npz", x=np.asarray([0.1, 0.2], np.float32))
     (tmp_path / "obs.json").write_text('{"x": [0.1, 0.2]}')
@@ -105,6 +121,10 @@ WRONG = {
     "given has text": (
         ["sample", "MODEL", "--given", '{"x": ["a", 1]}'],
         "takes numbers, lists of numbers and null, got 'a'",
+    ),
+    "given has no form": (
+        ["sample", "MODEL", "--given", '{"x": {"lo": 1}}'],
+        """'x' must be numbers, {"points": ..., "values": ...} for a function""",
     ),
     "given has a wrong name": (["sample", "MODEL", "--given", '{"y": 1}'], "`given` names 'y'"),
     "given has a wrong shape": (["sample", "MODEL", "--given", '{"x": [1]}'], "must have the shape (2,), got (1,)"),

@@ -213,6 +213,8 @@ REFUSED = {
     "a gradient": (
         lambda m: m.grad_log_prob({"level": np.zeros(1)}, given={"y": rd.At(T, Y)}), "grad_log_prob is not offered"),
     "a score": (lambda m: m.score({"level": np.zeros(1)}, 0.5), "score is not offered for models with functions"),
+    "truncation": (
+        lambda m: rd.truncate(PROBLEM, m, given={"y": rd.At(T, Y)}), "'trend' is a function; truncate a problem whose"),
     "no series": (lambda m: Variable("y", (2, 2), axes=1), r"a function is values at points, of the shape \(k,\)"),
 }  # fmt: skip
 

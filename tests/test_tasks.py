@@ -359,7 +359,8 @@ def test_slcp_has_the_density_of_four_points_of_one_gaussian():
 
 
 def test_unknown_names_are_told_apart():
-    others = {"gravitational_waves", "lynx_hare", "strong_lensing"}
+    in_time = {"hodgkin_huxley", "influenza", "lotka_volterra_unstructured", "sird"}
+    others = {"gravitational_waves", "lynx_hare", "strong_lensing", *in_time}
     assert rd.tasks.names() == sorted(rd.tasks.names())
     assert set(rd.tasks.names()) - others == set(NAMES)
     with pytest.raises(rd.DataError, match=r"names 'two_moon'.*Did you mean 'two_moons'\?"):

@@ -112,9 +112,19 @@ def train(
 def sample(
     model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
     given: Annotated[
-        str, typer.Option(help="What is known: JSON such as '{\"x\": [0.1, null]}', or a .json or .npz file.")
+        str,
+        typer.Option(
+            help="What is known: JSON such as '{\"x\": [0.1, null]}', or a .json or .npz file; "
+            '\'{"points": [...], "values": [...]}\' for a function, \'{"low": 0, "high": 1}\' for an interval.'
+        ),
     ] = "{}",
-    of: Annotated[str | None, typer.Option(help="Names with commas; by default all that is not given.")] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas, by default all that is not given; "
+            '\'{"f": {"points": [...]}, "a": null}\' where there are functions.'
+        ),
+    ] = None,
     n: Annotated[int, typer.Option(help="How many draws.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="A .npz file for the draws.")] = None,
     seed: Seed = 0,
@@ -125,8 +135,7 @@ def sample(
     from retrodict.saving import write_npz
     from retrodict.summary import summarize
 
-    names = None if of is None else [name.strip() for name in of.split(",")]
-    draws = rd.load(model).sample(n, given=_given(given), of=names, key=seed)
+    draws = rd.load(model).sample(n, given=_given("--given", given), of=_of(of), key=seed)
     if out is not None:
         write_npz(out, draws)
     summary = summarize(draws)
@@ -239,10 +248,19 @@ def _problem(where: str) -> Any:
     return vars(module)[name]
 
 
-def _given(text: str) -> dict[str, Any]:
+def _of(text: str | None) -> Any:
+    """Names, or a mapping from names to where functions are asked."""
+    if text is None or not text.lstrip().startswith("{"):
+        return None if text is None else [name.strip() for name in text.split(",")]
+    from retrodict import At
+
+    return {name: value if isinstance(value, At) else None for name, value in _given("--of", text).items()}
+
+
+def _given(option: str, text: str) -> dict[str, Any]:
     file = Path(text)
     if text.lstrip().startswith("{"):
-        source, content = "--given", text
+        source, content = option, text
     elif not file.is_file():
         raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
     elif file.suffix == ".npz":
@@ -259,7 +277,24 @@ def _given(text: str) -> dict[str, Any]:
         raise DataError(f"{source} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
-    return {name: np.asarray(_nulls(value), np.float32) for name, value in found.items()}
+    return {name: _value(name, value) for name, value in found.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    """Numbers, a function at points, or an interval."""
+    from retrodict import At, Interval
+
+    if not isinstance(value, dict):
+        return np.asarray(_nulls(value), np.float32)
+    parts = {key: None if part is None else np.asarray(_nulls(part), np.float32) for key, part in value.items()}
+    if "points" in parts and set(parts) <= {"points", "values"}:
+        return At(**parts)
+    if parts and set(parts) <= {"low", "high"}:
+        return Interval(**parts)
+    raise DataError(
+        f'\'{name}\' must be numbers, {{"points": ..., "values": ...}} for a function, or '
+        f'{{"low": ..., "high": ...}} for an interval; got {listed(parts) or "nothing"}'
+    )
 
 
 def _nulls(value: Any) -> Any:

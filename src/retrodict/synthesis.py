@@ -76,6 +76,8 @@ def synthesize(problem: Problem, learned: Generative, dependencies: Dependencies
 
 def _only(layout: Layout, dependencies: Dependencies) -> tuple[str, int]:
     """The one exchangeable data variable and its number of parts."""
+    if layout.functions:
+        raise DataError(f"parts of functions are not learned one by one, and {listed(layout.functions)} is one")
     found = dict(dependencies.exchangeable)
     if list(found) != layout.data:
         raise DataError(

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict import supports
-from retrodict._errors import QueryError
+from retrodict._errors import QueryError, listed
 from retrodict._types import Key, as_key
 from retrodict.estimators import Generative
 from retrodict.problem import AbstractPrior, Draw, Problem
@@ -151,6 +151,11 @@ def truncate(
     if not 0.0 < mass < 1.0:
         raise QueryError(f"`mass` must lie between 0 and 1, got {mass}")
     parameters = Layout(problem.prior.variables)
+    if parameters.functions:
+        raise QueryError(
+            f"an ellipsoid holds numbers, and {listed(parameters.functions)} is a function; truncate a problem whose "
+            "parameters are all numbers"
+        )
     key_draws, key_pilot = jr.split(as_key(key))
     draws = model.sample(DRAWS, given=given, of=parameters.names, key=key_draws)
     flat = np.concatenate([draws[v.name].reshape(DRAWS, v.size) for v in parameters.variables], axis=1)
