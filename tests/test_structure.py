@@ -143,7 +143,7 @@ def test_a_transformer_keeps_the_machine_busy(name):
     sims = rd.simulate(rd.tasks.get("two_moons").problem, 2_000, key=0)
     model = rd.joint(sims.layout, net=getattr(rd.nets, name)(depth=depth, heads=4, head_size=10))
     rows = np.concatenate([sims["theta"], sims["x"]], axis=1)
-    trainer = training._Trainer(model, rows, rows[:64], 1_000, batch, 1e-3)
+    trainer = training._Trainer(model, rows, rows[:64], 1_000, batch, 1e-3, training.WEIGHT_DECAY)
     copy = functools.partial(jax.tree.map, jnp.copy)
     carry = (copy(trainer.initial), copy(trainer.initial), trainer.optimizer.init(trainer.initial), jnp.zeros((), int))
     which = trainer._batches(np.random.default_rng(0), steps)

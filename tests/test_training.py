@@ -1,5 +1,7 @@
 """fit: it learns, it keeps the best, it stops for the right reasons, and it says what happened."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -89,7 +91,7 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cure(sims):
 
 def new_trainer(sims):
     train, validation = np.ones((50, 5), np.float32), np.zeros((20, 5), np.float32)
-    return training._Trainer(rd.joint(sims.layout, net=NET), train, validation, 10, 8, 1e-3)
+    return training._Trainer(rd.joint(sims.layout, net=NET), train, validation, 10, 8, 1e-3, 3.0)
 
 
 def test_validation_compares_like_with_like(sims):
@@ -105,3 +107,14 @@ def test_batches_use_every_row_before_any_twice(sims):
     flat = trainer._batches(np.random.default_rng(0), 25).ravel()
     for epoch in range(4):
         assert sorted(flat[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
+
+
+def test_weights_decay_as_fast_as_asked(sims):
+    """Without a gradient AdamW takes `rate * decay` of every weight; the rate has warmed up to 1e-3 after one step."""
+    trainer = new_trainer(sims)
+    nothing = jax.tree.map(jnp.zeros_like, trainer.initial)
+    state = trainer.optimizer.init(trainer.initial)
+    _, state = trainer.optimizer.update(nothing, state, trainer.initial)
+    update, _ = trainer.optimizer.update(nothing, state, trainer.initial)
+    for moved, weight in zip(jax.tree.leaves(update), jax.tree.leaves(trainer.initial), strict=True):
+        np.testing.assert_allclose(moved, -3e-3 * weight, rtol=1e-4, atol=1e-9)

@@ -176,7 +176,7 @@ def variables_of(name: str, value: At, low: Any, high: Any, kind: str) -> tuple[
     """The variable of a function, and that of where it lies.
 
     Raises:
-        DataError: points and values that do not fit, or a name that ends as that of places does.
+        DataError: points and values that do not fit.
     """
     points, shape = np.shape(value.points), np.shape(value.values)
     if len(shape) != 1 or points[:1] != shape or len(points) > 2:

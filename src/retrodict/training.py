@@ -122,7 +122,7 @@ class _Trainer:
         steps: int,
         batch_size: int,
         learning_rate: float,
-        weight_decay: float = WEIGHT_DECAY,
+        weight_decay: float,
     ) -> None:
         import optax  # half a second to import, and only this room needs it
 
