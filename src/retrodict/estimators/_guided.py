@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import QueryError, unknown
 from retrodict._types import Key, as_key
@@ -110,13 +110,8 @@ def ask_guided(
             solver whose draws have no density.
         DataError: a value of the wrong shape or type.
     """
-    solver = solver or PROPOSER
-    if reason := refusal(solver):
-        raise QueryError(reason)
-    asked = _Asked(model, given, guide, of, strength, solver, as_key(key))
-    z, log_weights = asked.rows(n, corrected=True)
-    log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # a row that a solver lost
-    return Guided(asked.named(z, kept=np.isfinite(log_weights)), log_weights)
+    key_pilot, key_rows = jr.split(as_key(key))
+    return _Asked(model, given, guide, of, strength, solver or PROPOSER, key_pilot).weighted(n, key_rows)
 
 
 def sample_guided(
@@ -139,24 +134,13 @@ def sample_guided(
     Raises:
         QueryError: as `ask_guided`, or no draw satisfies the constraints.
     """
-    key_draws, key_choice = jr.split(as_key(key))
+    key_pilot, key_rows, key_choice = jr.split(as_key(key), 3)
+    asked = _Asked(model, given, guide, of, strength, solver or PROPOSER, key_pilot)
     if not correct:
-        asked = _Asked(model, given, guide, of, strength, solver or PROPOSER, key_draws)
-        return asked.named(asked.rows(n, corrected=False)[0], kept=np.zeros(n, bool))
+        return asked.named(asked.rows(n, key_rows, corrected=False)[0], kept=np.zeros(n, bool))
     parts: list[Guided] = []
     for i in range(MOST):
-        parts.append(
-            ask_guided(
-                model,
-                n,
-                given=given,
-                guide=guide,
-                of=of,
-                strength=strength,
-                solver=solver,
-                key=jr.fold_in(key_draws, i),
-            )
-        )
+        parts.append(asked.weighted(n, jr.fold_in(key_rows, i)))
         whole = Guided(
             {name: np.concatenate([part.draws[name] for part in parts]) for name in parts[0].draws},
             np.concatenate([part.log_weights for part in parts]),
@@ -244,7 +228,6 @@ class _Asked:
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
         self.model, self.solver, self.intervals = model, solver, _intervals(given)
-        self.key_pilot, self.key_rows = jr.split(key)
         between = [Between(self.intervals)] if self.intervals else []
         constraints = [c for c in (*between, *guide) if any(mask.any() for mask in c.masks(model.modeled).values())]
         self.question, self.of = _question(model, given, constraints, of)
@@ -252,7 +235,7 @@ class _Asked:
         self.z, self.roles = model.scaling.forward(self.question.values)[0], jnp.asarray(roles)
         self.directions = jnp.eye(model.modeled.size)[roles[model.kept] == LATENT]
         self.strength = None if strength == 1.0 else jnp.asarray(strength, float)
-        pilot = self._pilot()
+        pilot = raw_rows(model.core(), PROPOSER, None, None, None, self.z, self.roles, PILOT, key)
         centered = pilot - jnp.mean(pilot, axis=0)
         self.spread = Spread.of(centered.T @ centered / PILOT)
         view = View(self.units, pilot)
@@ -265,16 +248,24 @@ class _Asked:
         kept = self.model.kept
         return Units(self.model.scaling.only(self.model.modeled), self.z[kept], self.roles[kept] == LATENT)
 
-    def rows(self, n: int, *, corrected: bool) -> tuple[np.ndarray, np.ndarray]:
+    def weighted(self, n: int, key: PRNGKeyArray) -> Guided:
+        """`n` draws and the log weights that make them right."""
+        if reason := refusal(self.solver):
+            raise QueryError(reason)
+        z, log_weights = self.rows(n, key, corrected=True)
+        log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # a row that a solver lost
+        return Guided(self.named(z, kept=np.isfinite(log_weights)), log_weights)
+
+    def rows(self, n: int, key: PRNGKeyArray, *, corrected: bool) -> tuple[np.ndarray, np.ndarray]:
         """`n` rows of tokens in the model's coordinates, and their log weights (zero if not corrected)."""
         size, core, parts = min(BLOCK, 1 << (n - 1).bit_length()), self.model.core(), []
         for start in range(0, n, size):
             question = (self.guide, self.spread, self.strength, self.z, self.roles)
-            key = jr.fold_in(self.key_rows, start // size)
+            own = jr.fold_in(key, start // size)
             if corrected:
-                parts.append(weighted_rows(core, self.solver, *question, self.directions, size, key))
+                parts.append(weighted_rows(core, self.solver, *question, self.directions, size, own))
             else:
-                parts.append((raw_rows(core, self.solver, *question, size, key), jnp.zeros(size)))
+                parts.append((raw_rows(core, self.solver, *question, size, own), jnp.zeros(size)))
         z, log_weights = (np.concatenate([np.asarray(part[i]) for part in parts])[:n] for i in (0, 1))
         return z, log_weights
 
@@ -289,9 +280,6 @@ class _Asked:
             here = kept.reshape(-1, *(1 for _ in low.shape))
             found[name] = np.where(here, np.clip(found[name], low, high), found[name])
         return found
-
-    def _pilot(self) -> Float[Array, "n d"]:
-        return raw_rows(self.model.core(), PROPOSER, None, None, None, self.z, self.roles, PILOT, self.key_pilot)
 
 
 def _intervals(given: Mapping[str, Any] | None) -> dict[str, Interval]:
