@@ -376,7 +376,7 @@ def school(p, contact=None):
 def test_a_school_solves_its_equations_and_loses_no_boy(varies):
     p = single(ILL)
     r0, period = p["r0"], p["period"]
-    draw = influenza.draw_contact(jax.random.key(1), r0, period)
+    draw = influenza.contact_law(r0, period).sample(jax.random.key(1))
     contact = draw if varies else influenza.constant_contact(r0, period)
     found = jax.jit(influenza.curves)(contact, period, p["initial"])
     for name, truth in zip(

@@ -89,6 +89,31 @@ class Partial(AbstractRoleLaw):
 
 
 @dataclass(frozen=True)
+class Missing(AbstractRoleLaw):
+    """Parameters never given, and data given in part: the posterior, forecasts and predictions where data are missing.
+
+    A share p ~ U(0, 1) of the data is given: with probability `ahead` the first elements of every variable, so that the
+    others lie ahead of them, and otherwise each element with probability p. Elements that are not given, parameters
+    too, are absent with probability q, where q ~ U(0, 1) with probability `absent`, and 0 otherwise. An assignment with
+    nothing latent becomes the one with all parameters latent.
+    """
+
+    absent: float = 0.5
+    ahead: float = 0.25
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        key_p, key_q, key_some, key_ahead, key_given, key_absent = jr.split(key, 6)
+        place = np.concatenate([(np.arange(v.size) + 0.5) / v.size for v in layout.variables])
+        random = jr.uniform(key_given, (layout.size,))
+        given = jnp.where(jr.bernoulli(key_ahead, self.ahead), place, random) < jr.uniform(key_p)
+        given = given & ~layout.is_parameter
+        q = jnp.where(jr.bernoulli(key_some, self.absent), jr.uniform(key_q), 0.0)
+        left_out = jr.uniform(key_absent, (layout.size,)) < q
+        roles = jnp.where(given, GIVEN, jnp.where(left_out, ABSENT, LATENT))
+        return jnp.where(~jnp.any(roles == LATENT) & layout.is_parameter, LATENT, roles)
+
+
+@dataclass(frozen=True)
 class Query(AbstractRoleLaw):
     """One fixed question: `roles` names GIVEN (2), LATENT (1) or ABSENT (0) per token."""
 
@@ -180,7 +205,7 @@ def random_roles(alpha: float = 0.15, beta: float = 0.15, partial: Partial | Non
 
 
 _LAWS: dict[str, type[AbstractRoleLaw]] = {
-    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Query)
+    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Missing, Query)
 }
 
 

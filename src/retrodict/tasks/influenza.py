@@ -17,7 +17,7 @@ all that the equations leave out, beds first of all: infectious and in bed are n
 the Stan case study (Grinsztajn et al. 2021, Statistics in Medicine 40, 6209), whose others are on beta and gamma, and
 which sets I(0) = 1. Counts are treated as real numbers, and a negative binomial knows of no 763: a few are above.
 
-Two models share all of this. `simulate` has a constant beta; `dense` has one that varies in time,
+Two models share all of this. In `problem` beta is constant; in `varying` it is a function of time, `contact`,
 
     log beta(t) = log(r0 / period) + f(t),   f a Gaussian process, cov(f(s), f(t)) = .5^2 exp(-(s - t)^2 / (2 * 3^2))
 
@@ -26,8 +26,10 @@ which lets contacts halve or double within days, as boys go to bed; it lives on 
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -36,9 +38,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
-from retrodict.problem import Prior, Problem
+from retrodict.problem import Function, Prior, Problem
 from retrodict.tasks._epidemic import epidemic
-from retrodict.tasks._functions import gaussian_process
+from retrodict.tasks._functions import cholesky
 from retrodict.tasks._nuts import CHAINS, convergence, nuts
 from retrodict.tasks._task import Rows, Task, frozen
 
@@ -51,6 +53,8 @@ A_DAY, STEPS = 4, 5  # points of the grid, and steps from one to the next
 # Against ten times as many steps: of 20,000 draws of the prior, 1 + I(t) is within .4 % in all, .05 % in all but 20.
 GRID = np.linspace(0.0, DAYS, A_DAY * DAYS + 1)
 AMPLITUDE, LENGTH = 0.5, 3.0
+POINTS = 14  # of beta(t) in a row, at random times
+LEFT_OUT = 1e-4  # of the variance of f, where NUTS needs it as a sum of few waves
 
 FEWEST = 1e-6  # boys: the mean of a count is not below, where its logarithm would be lost
 MAX_R_HAT, MIN_ESS, MIN_CHAIN = 1.01, 1000, 1000
@@ -69,9 +73,15 @@ def constant_contact(r0: Array, period: Array) -> Float[Array, "57"]:
     return jnp.broadcast_to(r0 / period, GRID.shape)
 
 
-def draw_contact(key: PRNGKeyArray, r0: Array, period: Array) -> Float[Array, "57"]:
-    """One draw of beta(t) on the grid."""
-    return r0 / period * jnp.exp(gaussian_process(key, GRID, amplitude=AMPLITUDE, length=LENGTH))
+def contact_law(r0: Array, period: Array) -> Any:
+    """The law of beta on the grid, as it varies in time."""
+    import numpyro.distributions as dist
+
+    factor = jnp.asarray(cholesky(tuple(GRID.tolist()), AMPLITUDE, LENGTH), float)
+    center = jnp.log(constant_contact(r0, period))
+    return dist.TransformedDistribution(
+        dist.MultivariateNormal(center, scale_tril=factor), dist.transforms.ExpTransform()
+    )
 
 
 def means(infected: Float[Array, "57"]) -> Float[Array, "14"]:
@@ -87,31 +97,33 @@ def count(key: PRNGKeyArray, mean: Float[Array, "14"], overdispersion: Array) ->
 
 
 def simulate(
-    key: PRNGKeyArray, r0: Array, period: Array, initial: Array, overdispersion: Array
+    key: PRNGKeyArray,
+    r0: Array,
+    period: Array,
+    initial: Array,
+    overdispersion: Array,
+    contact: Float[Array, "57"] | None = None,
 ) -> dict[str, Float[Array, "14"]]:
-    """One draw of `in_bed`, with a constant contact rate."""
-    infected = curves(constant_contact(r0, period), period, initial)["infected"]
-    return {"in_bed": count(key, means(infected), overdispersion)}
-
-
-def dense(
-    key: PRNGKeyArray, r0: Array, period: Array, initial: Array, overdispersion: Array
-) -> dict[str, Float[Array, " k"]]:
-    """One draw of `contact`, beta(t), and `infected` at every point of the grid, and of `in_bed` on days 1 to 14."""
-    key_contact, key_count = jr.split(key)
-    contact = draw_contact(key_contact, r0, period)
-    infected = curves(contact, period, initial)["infected"]
-    return {"contact": contact, "infected": infected, "in_bed": count(key_count, means(infected), overdispersion)}
+    """One draw of `in_bed`, given beta(t) on the grid or, without it, with a constant contact rate."""
+    beta = constant_contact(r0, period) if contact is None else contact
+    return {"in_bed": count(key, means(curves(beta, period, initial)["infected"]), overdispersion)}
 
 
 def log_likelihood(
-    *, in_bed: Float[Array, "14"], r0: Array, period: Array, initial: Array, overdispersion: Array
+    *,
+    in_bed: Float[Array, "14"],
+    r0: Array,
+    period: Array,
+    initial: Array,
+    overdispersion: Array,
+    contact: Float[Array, "57"] | None = None,
 ) -> Float[Array, ""]:
-    """log P(in_bed | parameters), the contact rate constant; a count that is NaN was not seen, and adds nothing.
+    """log P(in_bed | parameters), `contact` as in `simulate`; a count that is NaN was not seen, and adds nothing.
 
     In float32 good to .01 while the overdispersion is above 1e-4, which it is but once in 2,000 draws of the prior.
     """
-    mean = means(curves(constant_contact(r0, period), period, initial)["infected"])
+    beta = constant_contact(r0, period) if contact is None else contact
+    mean = means(curves(beta, period, initial)["infected"])
     seen = ~jnp.isnan(in_bed)
     x, shape = jnp.where(seen, in_bed, 0.0), 1 / overdispersion
     ways = gammaln(x + shape) - gammaln(shape) - gammaln(x + 1)
@@ -137,13 +149,19 @@ def problem() -> Problem:
     return Problem(prior(), simulate)
 
 
-def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000) -> dict[str, np.ndarray]:
-    """Draws `(draws,)` of each of the four parameters from their exact posterior, the contact rate constant, by NUTS.
+def varying() -> Problem:
+    """The priors and the simulator with `contact`, beta(t), a function of time."""
+    return Problem({**prior(), "contact": Function(contact_law, GRID, POINTS)}, simulate)
+
+
+def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000, varies: bool = False) -> dict[str, np.ndarray]:
+    """Draws `(draws,)` of each of the four parameters from their exact posterior, by NUTS.
 
     Args:
         in_bed: the counts (14,); one that is NaN was not seen.
         key: a key from `jax.random`, or an integer.
         draws: taken evenly from four chains, which are longer where fewer would leave too few independent ones.
+        varies: whether the contact rate does; `contact` `(draws, 57)` on the grid is then there, too.
 
     Raises:
         DataError: the counts have another shape or are negative, or `draws` is not positive.
@@ -156,10 +174,19 @@ def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000) -> dict[str, np
         raise DataError(f"'in_bed' has one count for each of {DAYS} days, got the shape {counts.shape}")
     if not np.all((counts >= 0) & np.isfinite(counts) | np.isnan(counts)):
         raise DataError("'in_bed' has counts that are no counts: write NaN for what was not observed")
-    found = Prior(prior())
     given = jnp.asarray(counts)
+    waves = _waves() if varies else np.zeros((0, len(GRID)))
+    loads = [f"load {i}" for i in range(len(waves))]
+
+    def contact(values: Mapping[str, Array]) -> Array:
+        f = jnp.stack([values[name] for name in loads]) @ jnp.asarray(waves, float) if varies else 0.0
+        return constant_contact(values["r0"], values["period"]) * jnp.exp(f)
+
+    def score(values: Mapping[str, Array]) -> Array:
+        return log_likelihood(in_bed=given, contact=contact(values), **{name: values[name] for name in PARAMETERS})
+
     length = max(MIN_CHAIN, math.ceil(draws / CHAINS))
-    chains = nuts(found, lambda values: log_likelihood(in_bed=given, **values), as_key(key), draws=length)
+    chains = nuts(Prior({**prior(), **_standard(loads)}), score, as_key(key), draws=length)
     for name, row in convergence(chains).items():
         if not (row["r_hat"] < MAX_R_HAT and row["ess"] > MIN_ESS):
             raise QueryError(
@@ -167,7 +194,24 @@ def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000) -> dict[str, np
                 f"good) and {row['ess']:.0f} independent draws (above {MIN_ESS}); use another key or more draws"
             )
     rows = np.linspace(0, CHAINS * length - 1, draws).round().astype(int)
-    return {name: chain.T.ravel()[rows] for name, chain in chains.items()}  # chains take turns
+    flat = {name: chain.T.ravel()[rows] for name, chain in chains.items()}  # chains take turns
+    found = {name: flat[name] for name in PARAMETERS}
+    return {**found, "contact": np.asarray(jax.vmap(contact)(flat))} if varies else found
+
+
+def _waves() -> Float[np.ndarray, "waves 57"]:
+    """The Karhunen-Loeve functions of f times their standard deviations, without the last 1e-4 of its variance."""
+    factor = cholesky(tuple(GRID.tolist()), AMPLITUDE, LENGTH)
+    values, vectors = np.linalg.eigh(factor @ factor.T)
+    left_out = np.cumsum(values) / values.sum()
+    kept = left_out > LEFT_OUT
+    return (vectors[:, kept] * np.sqrt(values[kept])).T
+
+
+def _standard(names: Sequence[str]) -> dict[str, Any]:
+    import numpyro.distributions as dist
+
+    return {name: dist.Normal(0.0, 1.0) for name in names}
 
 
 @functools.cache
