@@ -27,7 +27,7 @@ FLOORS = {
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis"], 6),
-    **dict.fromkeys(["report", "plots", "demo"], 7),
+    **dict.fromkeys(["report", "plots", "demo", "gallery"], 7),
     "cli": 8,
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `retrodict demo | train | sample | bench`. Nothing is computed here.
+"""The command line: `retrodict demo | train | sample | gallery | bench`. Nothing is computed here.
 
 Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
 instead. A wrong argument exits with code 2 and one line that says what to type instead.
@@ -144,6 +144,25 @@ def sample(
         return
     print(table(summary))
     print(f"{n} draws" + (f"; wrote {out}" if out is not None else ""))
+
+
+@app.command()
+def gallery(
+    out: Annotated[Path, typer.Option(help="The folder to write into.")] = Path("runs/gallery"),
+    only: Annotated[str | None, typer.Option(help="Exhibits with commas; by default all.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Make the figures of the gallery: intervals, scattered observations, functions, energy, influenza."""
+    from retrodict import gallery as exhibits
+
+    names = None if only is None else [name.strip() for name in only.split(",")]
+    found = exhibits.run(out, only=names, seed=seed, progress=not as_json)
+    if as_json:
+        print(json.dumps({"out": str(out), "exhibits": found}))
+        return
+    print(exhibits.tell(found))
+    print(f"page: {out / 'gallery.html'}; figures and gallery.json beside it")
 
 
 @app.command()

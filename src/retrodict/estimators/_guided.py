@@ -3,7 +3,9 @@
 With p the model's density of what is asked given what is given, and c the product of all constraints, p c / Z is
 wanted. Proposals come from the guided flow, whose density q is known; they are weighted by p c / q. However poorly
 guidance approximates, the weighted draws are right, and the effective size tells what they are worth: near the number
-of proposals where guidance did well, near one where it failed.
+of proposals where guidance did well, near one where it failed. Where it did worse than no guidance at all (a narrow
+answer whose density is hard to find, under constraints that one draw in ten satisfies by itself), draws without
+guidance are proposed instead, and weighted by c.
 
 The strength of classifier-free guidance is corrected in the same way, with the target p(. | given)^w p(.)^(1 - w).
 """
@@ -13,10 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from retrodict._errors import QueryError, unknown
 from retrodict._types import Key, as_key
@@ -242,6 +245,9 @@ class _Asked:
         # what is exact for Gaussians responds first, intervals last
         guides = sorted((c.guide(view) for c in constraints), key=lambda guide: isinstance(guide, Within))
         self.guide = Product(tuple(guides)) if len(guides) > 1 else guides[0] if guides else None
+        self.unguided, self.worth = False, 0.0
+        if self.guide is not None and self.strength is None:
+            self.worth = effective_size(np.asarray(self._factors(pilot))) / PILOT
 
     @property
     def units(self) -> Units:
@@ -252,15 +258,28 @@ class _Asked:
         """`n` draws and the log weights that make them right."""
         if reason := refusal(self.solver):
             raise QueryError(reason)
-        z, log_weights = self.rows(n, key, corrected=True)
+        if not self.unguided:
+            found = self._weighted(*self.rows(n, key, corrected=True))
+            self.unguided = found.effective_size < self.worth * n
+        if self.unguided:
+            z, _ = self.rows(n, jr.fold_in(key, n), corrected=False, guided=False)
+            found = self._weighted(z, np.asarray(self._factors(z)))
+        return found
+
+    def _weighted(self, z: np.ndarray, log_weights: np.ndarray) -> Guided:
         log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # a row that a solver lost
         return Guided(self.named(z, kept=np.isfinite(log_weights)), log_weights)
 
-    def rows(self, n: int, key: PRNGKeyArray, *, corrected: bool) -> tuple[np.ndarray, np.ndarray]:
+    def _factors(self, z: ArrayLike) -> Array:
+        """The log of all constraints' factors for rows of tokens."""
+        rows = jnp.asarray(z)
+        return jnp.zeros(len(rows)) if self.guide is None else jax.vmap(self.guide.log_factor)(rows)
+
+    def rows(self, n: int, key: PRNGKeyArray, *, corrected: bool, guided: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """`n` rows of tokens in the model's coordinates, and their log weights (zero if not corrected)."""
         size, core, parts = min(BLOCK, 1 << (n - 1).bit_length()), self.model.core(), []
         for start in range(0, n, size):
-            question = (self.guide, self.spread, self.strength, self.z, self.roles)
+            question = (self.guide if guided else None, self.spread, self.strength, self.z, self.roles)
             own = jr.fold_in(key, start // size)
             if corrected:
                 parts.append(weighted_rows(core, self.solver, *question, self.directions, size, own))

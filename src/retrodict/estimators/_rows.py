@@ -4,7 +4,6 @@
 only numbers change: weights, values, roles, keys.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +16,15 @@ from retrodict._types import Roles, Scalar, Tokens
 from retrodict.densities import AbstractTrace, pull_back
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
+
+
+# 1,000 draws of a Simformer's 36 tokens take 1.7 s in blocks of 64 rows, 2.5 s of 256 and 3.1 s all at once
+TOGETHER = 4096  # tokens
+
+
+def in_cache(tokens: int) -> int:
+    """Rows solved side by side: what a network keeps of them should stay in a core's cache."""
+    return 1 << max(5, (TOGETHER // tokens).bit_length() - 1)
 
 
 @eqx.filter_jit
@@ -41,11 +49,12 @@ def solve_rows(
         found = solver(flow, jnp.where(latent, noise, 0.0), *model.path.span, key=key)
         return jnp.where(latent, found, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
 
-    keys = jr.split(key_way, n)
-    if which is None:
-        found = jax.vmap(partial(one, jax.tree.map(lambda a: a[0], ready)))(noise, keys)
-    else:
-        found = jax.vmap(one)(jax.tree.map(lambda a: a[which], ready), noise, keys)
+    def of(row: Any) -> Tokens:
+        question, noise, key = row
+        return one(jax.tree.map(lambda a: a[question], ready), noise, key)
+
+    questions = jnp.zeros(n, int) if which is None else which
+    found = jax.lax.map(of, (questions, noise, jr.split(key_way, n)), batch_size=in_cache(model.modeled.size))
     return model.scaling.only(model.modeled).inverse(found)
 
 

@@ -16,6 +16,8 @@ from retrodict.plots._series import forecast as forecast
 from retrodict.plots._series import losses as losses
 from retrodict.plots._series import missing as missing
 from retrodict.plots._series import overlay as overlay
+from retrodict.plots._series import scattered as scattered
+from retrodict.plots._series import traces as traces
 from retrodict.plots._style import BLUE as BLUE
 from retrodict.plots._style import GREEN as GREEN
 from retrodict.plots._style import INK as INK

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrodict._errors import DataError
+from retrodict._errors import DataError, unknown
 from retrodict.plots._style import (
     BLUE,
     INK,
@@ -148,6 +148,67 @@ def overlay(
         if log:
             logarithmic(ax)
     _legend(figure, panels)
+    return figure
+
+
+@styled
+def scattered(
+    x: Numbers | Mapping[str, Numbers],
+    draws: Mapping[str, Numbers | None],
+    seen: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    truth: Mapping[str, Numbers] | None = None,
+    held_out: Mapping[str, tuple[Numbers, Numbers]] | None = None,
+    xlabel: str = "time",
+) -> Figure:
+    """Functions that were seen at points of their own: one panel per function, draws as bands, observations as dots.
+
+    `x` is `(m,)`, or one such array per function; `draws` maps a function to `(n, m)` draws, or to `None` where only
+    what was seen is shown; `seen` and `held_out` (hollow) map functions to points and values `(k,)` each, and `truth`
+    to `(m,)` values, a dashed line.
+
+    Raises:
+        DataError: no function, a name that `draws` lacks, or values that do not fit their points.
+    """
+    figure, panels = _stack(list(draws), xlabel)
+    for name in {**seen, **(held_out or {}), **(truth or {})}:
+        if name not in panels:
+            raise DataError(unknown("the picture", name, panels, owner="draws are there of"))
+    for (name, ax), color in zip(panels.items(), colors(len(panels)), strict=True):
+        where = np.asarray(x[name] if isinstance(x, Mapping) else x, float)
+        rows = draws[name]
+        if rows is not None:
+            bands(ax, where, rows, color=color)
+        if name in (truth or {}):
+            line = line_of((truth or {})[name], where, name)
+            ax.plot(where, line, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), label="true")
+        for label, fill, found in (("given", INK, seen), ("held out", "white", held_out or {})):
+            if name in found and np.size(found[name][0]):
+                points = np.asarray(found[name][0], float)
+                values = line_of(found[name][1], points, name)
+                ax.plot(points, values, "o", color=INK, mfc=fill, markersize=3.4, zorder=3, label=label)
+    low, high = (f(ax.get_xlim()[i] for ax in panels.values()) for i, f in enumerate((min, max)))
+    for ax in panels.values():
+        ax.set_xlim(low, high)
+    _legend(figure, panels)
+    return figure
+
+
+@styled
+def traces(x: Numbers, series: Mapping[str, Numbers], *, xlabel: str = "time", ylabel: str = "") -> Figure:
+    """Single draws `(n, m)` over `x` `(m,)`, each a line; one panel per source.
+
+    Raises:
+        DataError: no source, or draws that have not one column per entry of `x`.
+    """
+    x = np.asarray(x, float)
+    figure, panels = _stack(list(series), xlabel, x=x)
+    for (name, ax), color in zip(panels.items(), colors(len(panels)), strict=True):
+        rows = rows_of(series[name], f"'{name}'")
+        if rows.shape[1] != len(x):
+            raise DataError(f"'{name}' needs one column per entry of x, got the shapes {rows.shape} and {x.shape}")
+        ax.plot(x, rows.T, color=color, linewidth=0.6, alpha=0.8)
+        ax.set(title=name, ylabel=ylabel)
     return figure
 
 
