@@ -317,6 +317,21 @@ def test_repaint_in_names(silent, sims):
     assert np.isfinite(drawn["rate"]).all()
 
 
+def test_guidance_that_is_worse_than_none_is_not_used(silent):
+    """A factor whose gradient lies: guided draws would all be lost, three in ten without guidance are not."""
+
+    def lying(v):
+        push = 1e3 * v["rate"]
+        return jnp.where(v["rate"] > 1.3, 0.0, -jnp.inf) - push + jax.lax.stop_gradient(push)
+
+    found = ask_guided(silent, 500, guide=[LogConstraint(lying, of=["rate"])], of=["rate"], key=0)
+    weights = found.weights
+    assert set(np.round(weights[weights > 0] * (weights > 0).sum(), 5)) == {1.0}  # draws without guidance
+    assert (found.draws["rate"][weights > 0] > 1.3).all()
+    share = np.mean(silent.sample(20_000, of=["rate"], key=1)["rate"] > 1.3)
+    assert np.exp(found.log_evidence) == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 500))
+
+
 def test_poor_guidance_is_said(silent):
     """A factor whose gradient says nothing counts in the weights only: one in fifty draws survives."""
     guide = [LogConstraint(lambda v: jnp.where(v["rate"] > 2.5, 0.0, -jnp.inf), of=["rate"])]

@@ -37,6 +37,8 @@ FIGURES = {
     "missing": lambda: plots.missing({"hare": [1.0, 2.0]}, {"hare": DRAWS["hare"][:, :2]}, labels={"hare": ["a", "b"]}),
     "overlay": lambda: plots.overlay(YEARS, {"simulator": DRAWS, "model": DRAWS}, observed=OBSERVED, xlabel="year"),
     "losses": lambda: plots.losses(HISTORY),
+    "scattered": lambda: plots.scattered(YEARS, {"hare": DRAWS["hare"], "lynx": None}, {"lynx": ([1902.5], [3.0])}),
+    "traces": lambda: plots.traces(YEARS, {"model": DRAWS["hare"][:5]}, xlabel="year", ylabel="hares"),
 }
 
 
@@ -151,6 +153,28 @@ def test_forecast_fills_what_was_given_and_leaves_the_rest_hollow():
         np.testing.assert_array_equal(held_out.get_ydata(), values[5:])
         assert to_rgba(held_out.get_markerfacecolor()) == to_rgba("white") != to_rgba(given.get_markerfacecolor())
     assert [ax.get_yscale() for ax in plots.forecast(YEARS, OBSERVED, DRAWS, 1904, log=True).axes] == ["log"] * 2
+
+
+def test_scattered_points_lie_where_they_were_seen():
+    seen, later = ([1901.5, 1903.0], [2.0, 4.0]), ([1906.0], [5.0])
+    truth = {"hare": np.full(8, 20.0)}
+    figure = plots.scattered(YEARS, DRAWS, {"hare": seen}, truth=truth, held_out={"hare": later})
+    hare, lynx = figure.axes
+    np.testing.assert_array_equal(line(hare, "given").get_xydata(), np.transpose(seen))
+    np.testing.assert_array_equal(line(hare, "held out").get_xydata(), np.transpose(later))
+    np.testing.assert_array_equal(line(hare, "true").get_ydata(), truth["hare"])
+    assert hare.get_xlim() == lynx.get_xlim()
+    with pytest.raises(DataError, match="draws are there of 'hare', 'lynx'"):
+        plots.scattered(YEARS, DRAWS, {"hares": seen})
+    with pytest.raises(DataError, match="one value for each of 2"):
+        plots.scattered(YEARS, DRAWS, {"hare": ([1.0, 2.0], [3.0])})
+
+
+def test_traces_are_single_draws():
+    (ax,) = plots.traces(YEARS, {"model": DRAWS["hare"][:4]}).axes
+    np.testing.assert_array_equal([each.get_ydata() for each in ax.lines], DRAWS["hare"][:4])
+    with pytest.raises(DataError, match="one column per entry"):
+        plots.traces(YEARS[1:], {"model": DRAWS["hare"]})
 
 
 def test_missing_shows_true_values_over_the_bars():

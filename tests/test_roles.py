@@ -79,11 +79,31 @@ def test_the_mixture_has_its_weights(gaussian_layout):
     assert close(np.mean((found == likelihood).all(axis=1)), 0.15 + chance)
 
 
+def test_missing_data(gaussian_layout):
+    """Six elements, the last three data; with p ~ U(0, 1) the number of data given is uniform on 0..3."""
+    law = rd.roles.Missing(absent=0.0, ahead=0.0)
+    found = draws(law, gaussian_layout)
+    assert (found[:, :3] == LATENT).all()
+    counts = (found[:, 3:] == GIVEN).sum(axis=1)
+    assert all(close(np.mean(counts == k), 1 / 4) for k in range(4))
+    assert not (found == ABSENT).any()
+    ahead = draws(rd.roles.Missing(absent=0.0, ahead=1.0), gaussian_layout)[:, 3:] == GIVEN
+    assert (ahead[:, :-1] >= ahead[:, 1:]).all()  # what is given comes first
+    assert close(np.mean(ahead.sum(axis=1) == 3), 1 / 6)  # the last of three lies at 5/6
+    some = draws(rd.roles.Missing(absent=1.0, ahead=0.0), gaussian_layout)
+    assert not (some[:, :3] == GIVEN).any()
+    # of a datum: given 1/2, absent 1/4; of a parameter: absent 1/2, but for rows that had nothing left to ask
+    assert close(np.mean(some[:, 4] == GIVEN), 1 / 2)
+    assert close(np.mean(some[:, 4] == ABSENT), 1 / 4)
+    assert (some == LATENT).any(axis=1).all()
+
+
 @pytest.mark.parametrize(
     "law",
     [
         rd.roles.Posterior(),
         rd.roles.Partial(0.1, 0.2),
+        rd.roles.Missing(0.1, 0.2),
         rd.roles.Query((0, 1, 2, 2, 2, 1)),
         rd.roles.random_roles(0.2, 0.3),
     ],

@@ -389,6 +389,19 @@ def test_a_school_solves_its_equations_and_loses_no_boy(varies):
     np.testing.assert_allclose(days, np.interp(np.arange(1, 15), influenza.GRID, found["infected"]), rtol=1e-6)
 
 
+def test_a_varying_contact_rate_has_its_law_and_its_waves():
+    """The law against the covariance it is written with; what NUTS leaves of it is all but 1e-4 of the variance."""
+    truth = kernel(influenza.GRID, amplitude=influenza.AMPLITUDE, length=influenza.LENGTH)
+    law = influenza.contact_law(jnp.float32(3.0), jnp.float32(2.0))
+    np.testing.assert_allclose(law.base_dist.covariance_matrix, truth + 1e-5 * np.eye(57), atol=1e-5)
+    np.testing.assert_allclose(law.base_dist.loc, np.log(1.5), rtol=1e-6)
+    waves = influenza._waves()
+    assert len(waves) < 12
+    np.testing.assert_allclose(waves.T @ waves, truth, atol=2e-3)
+    assert np.trace(waves.T @ waves) == pytest.approx(np.trace(truth), rel=2e-4)
+    assert influenza.varying().layout.names == [*influenza.PARAMETERS, "contact", "in_bed", "contact.at"]
+
+
 def test_the_observation_is_what_history_made():
     seen = influenza.task().observation(1)["in_bed"]
     assert seen.tolist() == [3, 8, 26, 76, 225, 298, 258, 233, 189, 128, 68, 29, 14, 4]
