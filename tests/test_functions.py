@@ -14,7 +14,8 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.estimators._answers import questioned
+from retrodict.estimators._answers import at_points, questioned
+from retrodict.estimators._guided import PROPOSER
 from retrodict.functions import slots
 from retrodict.roles import ABSENT, GIVEN, LATENT, Placed
 from retrodict.scaling import Scaling
@@ -179,6 +180,30 @@ def test_a_density_takes_functions(models):
     assert np.trapezoid(np.exp(logs), x) == pytest.approx(1.0, abs=0.02)
 
 
+def test_an_interval_of_a_function_becomes_one_of_its_slots(models):
+    ends = rd.Interval([*Y, 1.5, -np.inf], [*Y, np.inf, np.inf])
+    _, given, _, answers = at_points(models["simformer"], {"y": rd.At([*T, 2.5, 3.5], ends)}, {"y": rd.At([0.2])})
+    assert answers == {"y": slice(5, 6)}
+    np.testing.assert_allclose(given["y"].low, [*Y, 1.5, *[-np.inf] * 4], rtol=1e-6)
+    np.testing.assert_allclose(given["y"].high, [*Y, *[np.inf] * 5], rtol=1e-6)
+    np.testing.assert_allclose(given["y.at"][:6], [*T, 2.5, 3.5, 0.2], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_values_of_a_function_may_lie_in_an_interval(models):
+    """y above its median at 2.5, and known at T: against draws without the bound, of which half remain."""
+    model, where = models["simformer"], rd.At([2.5])
+    # random weights make a rough flow: both questions have the solver of guidance
+    free = model.sample(4000, given={"y": rd.At(T, Y)}, of={"level": None, "y": where}, solver=PROPOSER, key=0)
+    low = np.median(free["y"])
+    above = free["y"][:, 0] > low
+    ends = rd.Interval([*Y, low], [*Y, np.inf])
+    found = model.guided(1000, given={"y": rd.At([*T, 2.5], ends)}, of=["level"], key=1)
+    assert np.exp(found.log_evidence) == pytest.approx(0.5, abs=0.1)  # five standard errors are .08
+    mean, truth = np.average(found.draws["level"].ravel(), weights=found.weights), free["level"][above]
+    assert abs(mean - truth.mean()) < 0.25 * truth.std()  # five standard errors of 500 and 2,000 draws
+
+
 def test_a_model_with_functions_survives_a_file(models, tmp_path):
     model = models["flux joint"]
     rd.save(model, tmp_path / "model.safetensors")
@@ -190,6 +215,8 @@ def test_a_model_with_functions_survives_a_file(models, tmp_path):
 REFUSED = {
     "no points": (lambda m: m.sample(2, given={"y": Y}, key=0), r"'y' is a function: `given` says where and what"),
     "no values": (lambda m: m.sample(2, given={"y": rd.At(T)}, key=0), r"`given` says where and what"),
+    "intervals that do not fit": (
+        lambda m: m.sample(2, given={"y": rd.At(T, rd.Interval([0.0, 1.0]))}, key=0), "ends of the shapes"),
     "asked nowhere": (
         lambda m: m.sample(2, given={"y": rd.At(T, Y)}, of=["trend"], key=0),
         r"say where it is asked, of=\{'trend': rd.At\(points\)\}",

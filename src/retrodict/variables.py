@@ -31,7 +31,8 @@ KINDS = ("parameter", "data", "place")
 class At(NamedTuple):
     """Values of a function `(k,)` at points `(k,)`, or `(k, axes)` for several coordinates; no values to ask for them.
 
-    A simulator returns it, `given` and `of` take it. Points that are NaN are none.
+    A simulator returns it, `given` and `of` take it. Points that are NaN are none. In `given` the values may be an
+    `rd.Interval`, one for all points or one per point.
     """
 
     points: Any

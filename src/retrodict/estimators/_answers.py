@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from retrodict import supports
 from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict._types import Key, as_key
+from retrodict.constraints import Interval
 from retrodict.densities import AbstractTrace, check
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
@@ -47,8 +48,22 @@ def at_points(
     """The model and the question with as many slots as its functions need, and where their answers lie."""
     if not model.layout.functions:
         return model, given, of, {}
-    found = slots(model.layout, given, of)
-    return model.seen_at(found.layout), found.given, found.of, found.answers
+    held = {name: at for name, at in _plain(given).items() if isinstance(at, At) and isinstance(at.values, Interval)}
+    ends = {name: at.values.ends(np.shape(at.points)[:1], name) for name, at in held.items()}
+    # what is known exactly goes through slots as numbers; the rest comes back as an interval of every slot
+    known = {name: At(held[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
+    found = slots(model.layout, {**given, **known} if known and given is not None else given, of)
+    if not known:
+        return model.seen_at(found.layout), found.given, found.of, found.answers
+    filled = dict(found.given)
+    for name, (low, high) in ends.items():
+        rest = found.layout[name].size - len(low)
+        filled[name] = Interval(*(np.pad(e, (0, rest), constant_values=x) for e, x in ((low, -np.inf), (high, np.inf))))
+    return model.seen_at(found.layout), filled, found.of, found.answers
+
+
+def _plain(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {} if given is None or isinstance(given, Batch) or not isinstance(given, Mapping) else given
 
 
 def sample(
