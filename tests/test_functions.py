@@ -19,7 +19,7 @@ from retrodict.estimators._guided import PROPOSER
 from retrodict.functions import slots
 from retrodict.roles import ABSENT, GIVEN, LATENT, Placed
 from retrodict.scaling import Scaling
-from retrodict.tokens import flatten
+from retrodict.tokens import ask, flatten
 from retrodict.variables import Layout, Variable
 
 
@@ -178,6 +178,18 @@ def test_a_density_takes_functions(models):
     x = np.linspace(low, high, 200)
     logs = model.log_prob({"trend": rd.At([1.5], x[:, None])}, given=given, solver=rd.solvers.Midpoint(64))
     assert np.trapezoid(np.exp(logs), x) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_whole_variable_is_asked_beside_points_by_none():
+    layout = rd.Problem(
+        {"a": dist.Normal(0.0, 1.0), "f": rd.Function(dist.Normal(jnp.zeros(9), 1.0).to_event(1), GRID, 5)},
+        lambda key, a, f: {"x": jnp.stack([a, f[0], f[1]])},
+    ).layout
+    found = slots(layout, {"x": [1.0, np.nan, 2.0]}, {"f": rd.At([0.5]), "x": None})
+    roles = ask(found.layout, found.given, found.of).roles[0]
+    assert roles[found.layout.slices["x"]].tolist() == [GIVEN, LATENT, GIVEN]
+    with pytest.raises(rd.QueryError, match="both asked and given"):
+        ask(found.layout, found.given, {**found.of, "x": np.ones(3, bool)})
 
 
 def test_an_interval_of_a_function_becomes_one_of_its_slots(models):

@@ -101,8 +101,6 @@ def _of(layout: Layout, wanted: Mapping[str, Any], asked: Mapping[str, slice]) -
         if name in asked:
             found[name] = np.zeros(layout[name].shape, bool)
             found[name][asked[name]] = True
-        elif how is None and name in layout.names:
-            found[name] = np.ones(layout[name].shape, bool)
         else:
             found[name] = how
         if name in layout.places:

@@ -90,7 +90,8 @@ def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Map
     """A question in names as roles and values per token.
 
     `of` defaults to every variable that `given` does not name; it may map a name to booleans `shape`, the elements that
-    are asked. NaN elements of a given variable are absent, or latent where `of` asks for them.
+    are asked, or to None for all that is not given. NaN elements of a given variable are absent, or latent where `of`
+    asks for them.
 
     Raises:
         QueryError: a wrong name, an element of `of` that is given as well, or nothing left to ask.
@@ -116,7 +117,7 @@ def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Map
     for name, array in arrays.items():
         seen = ~np.isnan(array)
         block = layout.slices[name]
-        if isinstance(of, Mapping) and (seen & (roles[:, block] == LATENT)).any():
+        if isinstance(of, Mapping) and of.get(name) is not None and (seen & (roles[:, block] == LATENT)).any():
             raise QueryError(f"'{name}' has an element that is both asked and given; ask for what is not given")
         roles[:, block] = np.where(seen, GIVEN, roles[:, block])
         values[:, block] = np.where(seen, array, 0.0)
@@ -138,7 +139,7 @@ def _asked(layout: Layout, of: Iterable[str]) -> tuple[str, ...]:
 
 def _mask(variable: Variable, of: Any) -> np.ndarray:
     """Which elements of a variable are asked, flat."""
-    if not isinstance(of, Mapping):
+    if not isinstance(of, Mapping) or of[variable.name] is None:
         return np.ones(variable.size, bool)
     mask = np.asarray(of[variable.name])
     if mask.dtype != bool or mask.shape != variable.shape:

@@ -219,12 +219,12 @@ class Generative(eqx.Module):
         """Draws of the variables `of`, `(n, *shape)` each, given the values `given`.
 
         NaN in `given` means not observed. `of` defaults to the variables that `given` does not name; those in neither
-        are integrated out. `of={name: mask}` asks for some elements only; the others come back as NaN. With
-        `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
+        are integrated out. `of={name: mask}` asks for some elements only, the others come back as NaN; `{name: None}`
+        is the name alone. With `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
 
         A function is given as `rd.At(points, values)`, any number of them, and asked by `of={name: rd.At(points)}`, at
-        which points its draws are. In a Batch, points and values have a leading axis, NaN where an observation has
-        fewer of them.
+        which points its draws are; its values may be an `rd.Interval`. In a Batch, points and values have a leading
+        axis, NaN where an observation has fewer of them.
 
         What else must hold comes as `rd.Interval` in `given` and as constraints in `guide`; `strength` above 1 trusts
         what is given more than once (classifier-free guidance). Such draws are guided, weighted by what guidance got

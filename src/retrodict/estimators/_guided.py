@@ -323,9 +323,8 @@ def _question(
         if name not in model.layout.names:
             raise QueryError(unknown("`of`", name, model.layout.names))
         # an element that is both asked and given is a contradiction only where the user named elements
-        asked[name] = (
-            of[name] if isinstance(of, Mapping) else _left(np.ones(model.layout[name].shape, bool), name, seen)
-        )
+        named = of[name] if isinstance(of, Mapping) else None
+        asked[name] = _left(np.ones(model.layout[name].shape, bool), name, seen) if named is None else named
     for constraint in constraints:
         masks = {name: _left(mask, name, seen) for name, mask in constraint.masks(modeled).items()}
         if not any(mask.any() for mask in masks.values()):
