@@ -66,11 +66,19 @@ def varying(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001
                 off = (draws[p].mean() - exact[p].mean()) / exact[p].std()
                 known = {"mean, NUTS": float(exact[p].mean()), "sd, NUTS": float(exact[p].std())}
                 findings[f"{p}, {name}"] |= {**known, "distance (sd)": float(off)}
-        if not seen.all():
+        if seen.all():
+            findings[f"beta(t), {name}"] = {"largest distance of a median (sd)": _apart(draws["contact"], exact)}
+        else:
             low, high = np.quantile(draws["in_bed"][:, ~seen], [0.05, 0.95], axis=0)
             share = np.mean((COUNTS[~seen] >= low) & (COUNTS[~seen] <= high))
             findings[f"days not seen, {name}"] = {"90 % bands hold": float(share), "days": float((~seen).sum())}
     return Shown(figures, findings)
+
+
+def _apart(contact: np.ndarray, exact: Any) -> float:
+    """The largest distance over time between the medians of beta(t), ours and NUTS's, in NUTS's sds."""
+    known = np.stack([np.interp(TIMES, influenza.GRID, curve) for curve in exact["contact"]])
+    return float(np.max(np.abs(np.median(contact, axis=0) - np.median(known, axis=0)) / known.std(axis=0)))
 
 
 def answer(model: Any, seen: np.ndarray, draws: int, seed: int) -> dict[str, np.ndarray]:
