@@ -135,7 +135,7 @@ def sample(
     from retrodict.saving import write_npz
     from retrodict.summary import summarize
 
-    draws = rd.load(model).sample(n, given=_given("--given", given), of=_of(of), key=seed)
+    draws = rd.load(model).sample(n, given=_given(given), of=_of(of), key=seed)
     if out is not None:
         write_npz(out, draws)
     summary = summarize(draws)
@@ -273,13 +273,19 @@ def _of(text: str | None) -> Any:
         return None if text is None else [name.strip() for name in text.split(",")]
     from retrodict import At
 
-    return {name: value if isinstance(value, At) else None for name, value in _given("--of", text).items()}
+    found = {name: None if value is None else _value(name, value) for name, value in _object("--of", text).items()}
+    for name, value in found.items():
+        if value is not None and not isinstance(value, At):
+            raise DataError(
+                f"--of takes {{\"points\": [...]}} where a function is asked and null for others; see '{name}'"
+            )
+    return found
 
 
-def _given(option: str, text: str) -> dict[str, Any]:
+def _given(text: str) -> dict[str, Any]:
     file = Path(text)
     if text.lstrip().startswith("{"):
-        source, content = option, text
+        source, content = "--given", text
     elif not file.is_file():
         raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
     elif file.suffix == ".npz":
@@ -290,13 +296,17 @@ def _given(option: str, text: str) -> dict[str, Any]:
             raise FileError(f"'{text}' is no .npz file of plain arrays: {error}") from error
     else:
         source, content = f"'{text}'", file.read_text(errors="replace")
+    return {name: _value(name, value) for name, value in _object(source, content).items()}
+
+
+def _object(source: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(content)
+        found = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{source} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
-    return {name: _value(name, value) for name, value in found.items()}
+    return found
 
 
 def _value(name: str, value: Any) -> Any:
@@ -308,8 +318,9 @@ def _value(name: str, value: Any) -> Any:
     parts = {key: None if part is None else np.asarray(_nulls(part), np.float32) for key, part in value.items()}
     if "points" in parts and set(parts) <= {"points", "values"}:
         return At(**parts)
+    points = parts.pop("points", None)
     if parts and set(parts) <= {"low", "high"}:
-        return Interval(**parts)
+        return Interval(**parts) if points is None else At(points, Interval(**parts))
     raise DataError(
         f'\'{name}\' must be numbers, {{"points": ..., "values": ...}} for a function, or '
         f'{{"low": ..., "high": ...}} for an interval; got {listed(parts) or "nothing"}'

@@ -26,10 +26,9 @@ from typing import Any
 import numpy as np
 
 from retrodict import plots, report
-from retrodict._errors import FileError
 from retrodict.estimators import Generative, joint
 from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
-from retrodict.saving import save, write_npz, write_whole
+from retrodict.saving import make_folder, save, write_npz, write_whole
 from retrodict.simulate import Simulations, simulate
 from retrodict.summary import summarize
 from retrodict.tasks import lynx_hare
@@ -86,10 +85,7 @@ def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan
         FileError: the folder cannot be made or written.
     """
     begun = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder '{out}': {error.strerror}") from error
+    make_folder(out)
     plan = plan or (THOROUGH if thorough else QUICK)
     job = train(plan, seed=seed, progress=progress)
     asked = time.perf_counter()

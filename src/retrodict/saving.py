@@ -88,6 +88,18 @@ def write_npz(file: Path, arrays: Mapping[str, np.ndarray]) -> Path:
     return write_whole(file, buffer.getvalue())
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, unless it is there.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder '{path}': {error.strerror}") from error
+
+
 def write_whole(file: Path, content: bytes) -> Path:
     """Writes all of `content` to `file` or leaves what was there.
 

@@ -48,22 +48,25 @@ def at_points(
     """The model and the question with as many slots as its functions need, and where their answers lie."""
     if not model.layout.functions:
         return model, given, of, {}
-    held = {name: at for name, at in _plain(given).items() if isinstance(at, At) and isinstance(at.values, Interval)}
-    ends = {name: at.values.ends(np.shape(at.points)[:1], name) for name, at in held.items()}
-    # what is known exactly goes through slots as numbers; the rest comes back as an interval of every slot
-    known = {name: At(held[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
-    found = slots(model.layout, {**given, **known} if known and given is not None else given, of)
-    if not known:
+    between = {name: at for name, at in _functions(given).items() if isinstance(at.values, Interval)}
+    if not between:
+        found = slots(model.layout, given, of)
         return model.seen_at(found.layout), found.given, found.of, found.answers
-    filled = dict(found.given)
-    for name, (low, high) in ends.items():
-        rest = found.layout[name].size - len(low)
-        filled[name] = Interval(*(np.pad(e, (0, rest), constant_values=x) for e, x in ((low, -np.inf), (high, np.inf))))
-    return model.seen_at(found.layout), filled, found.of, found.answers
+    # what is known exactly goes through slots as numbers; the rest comes back as an interval of every slot
+    ends = {name: at.values.ends(np.shape(at.points)[:1], name) for name, at in between.items()}
+    known = {name: At(between[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
+    found = slots(model.layout, {**(given or {}), **known}, of)
+    open_ = {name: np.full(found.layout[name].size - len(low), np.inf) for name, (low, _) in ends.items()}
+    held = {
+        name: Interval(np.append(low, -open_[name]), np.append(high, open_[name])) for name, (low, high) in ends.items()
+    }
+    return model.seen_at(found.layout), {**found.given, **held}, found.of, found.answers
 
 
-def _plain(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    return {} if given is None or isinstance(given, Batch) or not isinstance(given, Mapping) else given
+def _functions(given: Mapping[str, Any] | None) -> dict[str, At]:
+    """What one observation gives as functions; a Batch has none with intervals."""
+    one = isinstance(given, Mapping) and not isinstance(given, Batch)
+    return {name: at for name, at in given.items() if isinstance(at, At)} if one and given is not None else {}
 
 
 def sample(

@@ -27,6 +27,7 @@ from retrodict.constraints import AbstractConstraint, Between, Interval, Units, 
 from retrodict.estimators._answers import questioned
 from retrodict.estimators._guided_rows import raw_rows, weighted_rows
 from retrodict.guidance import (
+    AbstractGuide,
     Product,
     Renoised,
     Spread,
@@ -140,7 +141,7 @@ def sample_guided(
     key_pilot, key_rows, key_choice = jr.split(as_key(key), 3)
     asked = _Asked(model, given, guide, of, strength, solver or PROPOSER, key_pilot)
     if not correct:
-        return asked.named(asked.rows(n, key_rows, corrected=False)[0], kept=np.zeros(n, bool))
+        return asked.named(asked.raw(n, key_rows, asked.guide), kept=np.zeros(n, bool))
     parts: list[Guided] = []
     for i in range(MOST):
         parts.append(asked.weighted(n, jr.fold_in(key_rows, i)))
@@ -259,10 +260,12 @@ class _Asked:
         if reason := refusal(self.solver):
             raise QueryError(reason)
         if not self.unguided:
-            found = self._weighted(*self.rows(n, key, corrected=True))
+            question = (self.guide, self.spread, self.strength, self.z, self.roles, self.directions)
+            blocks = [weighted_rows(self.model.core(), self.solver, *question, *block) for block in _blocks(n, key)]
+            found = self._weighted(*(np.concatenate(part)[:n] for part in zip(*blocks, strict=True)))
             self.unguided = found.effective_size < self.worth * n
         if self.unguided:
-            z, _ = self.rows(n, jr.fold_in(key, n), corrected=False, guided=False)
+            z = self.raw(n, jr.fold_in(key, n), None)
             found = self._weighted(z, np.asarray(self._factors(z)))
         return found
 
@@ -275,18 +278,11 @@ class _Asked:
         rows = jnp.asarray(z)
         return jnp.zeros(len(rows)) if self.guide is None else jax.vmap(self.guide.log_factor)(rows)
 
-    def rows(self, n: int, key: PRNGKeyArray, *, corrected: bool, guided: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """`n` rows of tokens in the model's coordinates, and their log weights (zero if not corrected)."""
-        size, core, parts = min(BLOCK, 1 << (n - 1).bit_length()), self.model.core(), []
-        for start in range(0, n, size):
-            question = (self.guide if guided else None, self.spread, self.strength, self.z, self.roles)
-            own = jr.fold_in(key, start // size)
-            if corrected:
-                parts.append(weighted_rows(core, self.solver, *question, self.directions, size, own))
-            else:
-                parts.append((raw_rows(core, self.solver, *question, size, own), jnp.zeros(size)))
-        z, log_weights = (np.concatenate([np.asarray(part[i]) for part in parts])[:n] for i in (0, 1))
-        return z, log_weights
+    def raw(self, n: int, key: PRNGKeyArray, guide: AbstractGuide | None) -> np.ndarray:
+        """`n` rows of tokens in the model's coordinates, as `guide` proposes them."""
+        question = (guide, self.spread, self.strength, self.z, self.roles)
+        blocks = [raw_rows(self.model.core(), self.solver, *question, *block) for block in _blocks(n, key)]
+        return np.concatenate(blocks)[:n]
 
     def named(self, z: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Rows of tokens by name, in the user's units; those that count do not leave an interval by rounding."""
@@ -299,6 +295,12 @@ class _Asked:
             here = kept.reshape(-1, *(1 for _ in low.shape))
             found[name] = np.where(here, np.clip(found[name], low, high), found[name])
         return found
+
+
+def _blocks(n: int, key: PRNGKeyArray) -> list[tuple[int, PRNGKeyArray]]:
+    """The size and the key of every dispatch for `n` rows or a few more."""
+    size = min(BLOCK, 1 << (n - 1).bit_length())
+    return [(size, jr.fold_in(key, i)) for i in range(-(-n // size))]
 
 
 def _intervals(given: Mapping[str, Any] | None) -> dict[str, Interval]:

@@ -17,7 +17,7 @@ from retrodict.gallery import _epidemic, _gaussian, _influenza, _moons, _neuron,
 from retrodict.gallery._exhibit import Budget as Budget
 from retrodict.gallery._exhibit import Exhibit as Exhibit
 from retrodict.gallery._exhibit import Shown as Shown
-from retrodict.saving import write_whole
+from retrodict.saving import make_folder, write_whole
 
 
 EXHIBITS: dict[str, Exhibit] = {
@@ -52,10 +52,7 @@ def run(
     for name in names:
         if name not in EXHIBITS:
             raise DataError(unknown("the gallery", name, EXHIBITS, owner="it has"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make the folder '{out}': {error.strerror}") from error
+    make_folder(out)
     found = _earlier(out / "gallery.json")
     for name in names:
         exhibit, begun = EXHIBITS[name], time.perf_counter()

@@ -10,7 +10,7 @@ import numpy as np
 
 from retrodict import plots
 from retrodict.estimators import joint, posterior
-from retrodict.gallery._exhibit import Budget, Exhibit, Shown
+from retrodict.gallery._exhibit import Budget, Exhibit, Shown, held
 from retrodict.nets import Simformer
 from retrodict.roles import Missing
 from retrodict.simulate import simulate
@@ -69,9 +69,8 @@ def varying(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001
         if seen.all():
             findings[f"beta(t), {name}"] = {"largest distance of a median (sd)": _apart(draws["contact"], exact)}
         else:
-            low, high = np.quantile(draws["in_bed"][:, ~seen], [0.05, 0.95], axis=0)
-            share = np.mean((COUNTS[~seen] >= low) & (COUNTS[~seen] <= high))
-            findings[f"days not seen, {name}"] = {"90 % bands hold": float(share), "days": float((~seen).sum())}
+            share, _ = held(COUNTS[None, ~seen], draws["in_bed"][None, :, ~seen])
+            findings[f"days not seen, {name}"] = {"90 % bands hold": share, "days": float((~seen).sum())}
     return Shown(figures, findings)
 
 

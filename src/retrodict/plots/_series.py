@@ -73,17 +73,13 @@ def forecast(
     """
     years = np.asarray(years, float)
     same_names(observed, draws)
-    figure, panels = _stack(list(observed), xlabel, x=years)
-    given = years <= split
-    for (name, ax), color in zip(panels.items(), colors(len(panels)), strict=True):
-        seen = line_of(observed[name], years, name)
-        bands(ax, years, draws[name], color=color)
-        ax.plot(years[given], seen[given], "o", color=INK, markersize=3.2, zorder=3, label="given")
-        ax.plot(years[~given], seen[~given], "o", color=INK, markersize=3.6, mfc="white", zorder=3, label="held out")
+    lines, given = {name: line_of(values, years, name) for name, values in observed.items()}, years <= split
+    seen, later = ({name: (years[which], line[which]) for name, line in lines.items()} for which in (given, ~given))
+    figure = scattered(years, draws, seen, held_out=later, xlabel=xlabel)
+    for ax in figure.axes:
         ax.axvline(split, color=PENCIL, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         if log:
             logarithmic(ax)
-    _legend(figure, panels)
     return figure
 
 
@@ -170,7 +166,7 @@ def scattered(
     Raises:
         DataError: no function, a name that `draws` lacks, or values that do not fit their points.
     """
-    figure, panels = _stack(list(draws), xlabel)
+    figure, panels = _stack(list(draws), xlabel, x=None if isinstance(x, Mapping) else np.asarray(x, float))
     for name in {**seen, **(held_out or {}), **(truth or {})}:
         if name not in panels:
             raise DataError(unknown("the picture", name, panels, owner="draws are there of"))
