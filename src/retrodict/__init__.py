@@ -30,7 +30,9 @@ try:
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
+    from retrodict.numpyro_priors import numpyro_prior as numpyro_prior
     from retrodict.problem import Function as Function
+    from retrodict.problem import Plate as Plate
     from retrodict.problem import Problem as Problem
     from retrodict.problem import numpy_simulator as numpy_simulator
     from retrodict.saving import load as load
