@@ -25,6 +25,7 @@ try:
     from retrodict.constraints import Interval as Interval
     from retrodict.dependencies import Dependencies as Dependencies
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
+    from retrodict.estimators import hierarchical as hierarchical
     from retrodict.estimators import joint as joint
     from retrodict.estimators import likelihood as likelihood
     from retrodict.estimators import posterior as posterior

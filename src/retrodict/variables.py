@@ -180,6 +180,11 @@ class Layout:
         return np.concatenate([np.full(v.size, v.kind == "parameter") for v in self.variables])
 
     @cached_property
+    def is_own(self) -> np.ndarray:
+        """`(d,)` booleans: which tokens belong to what every site has for itself."""
+        return np.concatenate([np.full(v.size, bool(v.plate)) for v in self.variables])
+
+    @cached_property
     def owner(self) -> np.ndarray:
         """`(d,)` integers: the index of the variable that each token belongs to."""
         return np.concatenate([np.full(v.size, i) for i, v in enumerate(self.variables)])

@@ -10,3 +10,5 @@ from retrodict.estimators._generative import unconditional as unconditional
 from retrodict.estimators._guided import GuidanceWarning as GuidanceWarning
 from retrodict.estimators._guided import Guided as Guided
 from retrodict.estimators._guided import repaint as repaint
+from retrodict.estimators._hierarchical import Hierarchical as Hierarchical
+from retrodict.estimators._hierarchical import hierarchical as hierarchical
