@@ -10,7 +10,7 @@ and given each of them draws of every eta_s:
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from retrodict.functions import joined, recorded
 from retrodict.problem import Prior, Problem
 from retrodict.simulate import simulate
 from retrodict.tasks._task import LogJoint, Rows, Task, frozen
+from retrodict.variables import Variable
 
 
 SITES, OBSERVATIONS, REFERENCE = 50, 10, 10_000
@@ -86,16 +87,10 @@ def log_joint(problem: Problem, log_likelihood: Callable[..., Array]) -> LogJoin
 
     Laws of what is always given (where a function is seen, known errors) are left out: they cancel in every posterior.
     """
-    prior, layout = problem.prior, problem.layout
+    prior = problem.prior
     if not isinstance(prior, Prior):
         raise DataError("`log_joint` is that of a prior in a mapping")
     shared = Prior({k: entry for k, entry in prior.distributions.items() if k not in prior.own})
-    variables = {v.name: v for v in prior.variables}
-
-    def inside(values: Mapping[str, Array]) -> Bool[Array, ""]:
-        ends = {k: [end.reshape(v.shape) for end in v.ends] for k, v in variables.items()}
-        held = [jnp.all((values[k] >= low) & (values[k] <= high)) for k, (low, high) in ends.items()]
-        return functools.reduce(jnp.logical_and, held)
 
     def joint(values: Mapping[str, Any]) -> Float[Array, ""]:
         found = {k: jnp.asarray(v, float) for k, v in recorded(values).items()}
@@ -106,10 +101,17 @@ def log_joint(problem: Problem, log_likelihood: Callable[..., Array]) -> LogJoin
             parameters = {**common, **{k: own[k] for k in prior.own}}
             return prior.log_prob(parameters) - score + log_likelihood(**joined({**common, **own}))
 
-        total = score + jnp.sum(jax.vmap(site)({k: found[k] for k in layout.own}))
-        return jnp.where(inside(found), total, -jnp.inf)
+        total = score + jnp.sum(jax.vmap(site)({k: found[k] for k in problem.layout.own}))
+        return jnp.where(_inside(prior.variables, found), total, -jnp.inf)
 
     return joint
+
+
+def _inside(variables: Iterable[Variable], values: Mapping[str, Array]) -> Bool[Array, ""]:
+    """Whether every variable lies in its support, at all sites."""
+    ends = {v.name: [end.reshape(v.shape) for end in v.ends] for v in variables}
+    held = [jnp.all((values[k] >= low) & (values[k] <= high)) for k, (low, high) in ends.items()]
+    return functools.reduce(jnp.logical_and, held)
 
 
 def drawn_on_grid(
