@@ -39,9 +39,9 @@ def test_one_key_one_model(sims):
 
 
 def test_training_goes_on_where_it_stopped(sims):
-    model, history = fit(sims, steps=300)
-    further, more = rd.fit(model, sims, key=0, steps=300, batch_size=32, progress=False)
-    assert further.record.steps == 600
+    model, history = fit(sims, steps=150)
+    further, more = rd.fit(model, sims, key=0, steps=150, batch_size=32, progress=False)
+    assert further.record.steps == 300
     assert more.validation[0] < history.validation[0]
     np.testing.assert_array_equal(further.scaling.mean, model.scaling.mean)
 

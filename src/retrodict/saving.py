@@ -156,7 +156,7 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
         whole = estimators.hierarchical(
             layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
         )
-        parts = {part: _skeleton(manifest[part]) for part in MODELS}
+        parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in MODELS}
         return dataclasses.replace(whole, record=Record(**manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(

@@ -164,7 +164,7 @@ class Hierarchical(eqx.Module):
             total = model.log_prob(known, given={**question.shared, **seen}, solver=solver)
         if names:
             shared = {**{k: np.broadcast_to(v, (rows, *np.shape(v))) for k, v in question.shared.items()}, **known}
-            given_rows, _ = self._rows_of(question, shared, np.arange(question.count))
+            given_rows = self._rows_of(question, shared, np.arange(question.count))
             own = {name: np.asarray(values[name], np.float32).reshape(-1, *self.layout[name].shape) for name in names}
             each = self.site.log_prob(own, given=given_rows, solver=solver)
             total = total + each.reshape(rows, question.count).sum(axis=1)
@@ -215,7 +215,7 @@ class Hierarchical(eqx.Module):
         found: dict[str, np.ndarray] = {}
         for start in range(0, len(which), at_once):
             some = which[start : start + at_once]
-            given, rows = self._rows_of(question, shared, some)
+            given = self._rows_of(question, shared, some)
             draws = self.site.sample(1, given=given, of=of, solver=solver, key=jr.fold_in(key, start))
             for name, values in draws.items():
                 block = values[:, 0].reshape(n, len(some), *values.shape[2:])
@@ -261,9 +261,7 @@ class Hierarchical(eqx.Module):
         value = question.own.get(name)
         return value is None or isinstance(value, At) or bool(np.isnan(np.asarray(value)[site]).any())
 
-    def _rows_of(
-        self, question: SiteQuestion, shared: Mapping[str, np.ndarray], which: np.ndarray
-    ) -> tuple[Batch, int]:
+    def _rows_of(self, question: SiteQuestion, shared: Mapping[str, np.ndarray], which: np.ndarray) -> Batch:
         """One row for every draw of what is shared and every site: what is known of that site beside that draw."""
         n = len(next(iter(shared.values())))
         rows: dict[str, Any] = {name: np.repeat(np.asarray(v), len(which), axis=0) for name, v in shared.items()}
@@ -274,7 +272,7 @@ class Hierarchical(eqx.Module):
 
         for name, value in question.own.items():
             rows[name] = At(tiled(value.points), tiled(value.values)) if isinstance(value, At) else tiled(value)
-        return Batch(rows), n
+        return Batch(rows)
 
     # simulations of many sites, without a simulator -------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
     tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
     site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
     all sites   pooled  = [mean of phi_s, mean of z_s, share of sites that have each element, log of their number]
-    summary             = [center m, log width log s, features f]                 one center and width per shared element
+    summary             = [center m, log width log s, features f]           one center and width per shared element
 
 Given what they share sites are independent, so that a mean over them and their number can carry all they say together
 (Zaheer et al. 2017), at a cost that is linear in their number. A site has no number of its own: a set of 10 and one of
@@ -42,7 +42,7 @@ PLENTY = 200.0  # a number of sites whose log is of order one
 
 @dataclass(frozen=True)
 class PlateTransformer(AbstractTransformer):
-    """Reads the sites of a plate, for `rd.hierarchical(layout, net=...)`; see `AbstractTransformer` for what is not here.
+    """Reads the sites of a plate, for `rd.hierarchical(layout, net=...)`; see `AbstractTransformer` for other settings.
 
     Args:
         depth: blocks of attention and MLP within a site.
@@ -52,7 +52,7 @@ class PlateTransformer(AbstractTransformer):
 
     heads: int = 2
     widening: int = 2
-    depth: int = 2
+    depth: int = 1
     features: int = 32
     dense: bool = False
 

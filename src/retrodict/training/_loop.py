@@ -93,10 +93,14 @@ class Trainer:
         patience: int | None,
         shown: bool,
         what: str = "training",
-        renew: Callable[[int, Any], Any] | None = None,
+        renew: Callable[[int], Any] | None = None,
     ) -> tuple[Any, History]:
-        """The best averaged weights, and the history; `renew(steps done, rows)` gives the rows of the next chunk."""
-        patience = patience or max(self.steps // 3, CHUNK)
+        """The best averaged weights, and the history.
+
+        `renew(steps done)` gives the rows of the next chunk. Where no row is seen twice nothing can be learned by
+        heart: the last weights are returned, as a validation set of a few rows would choose worse than the schedule.
+        """
+        patience = self.steps if renew is not None else patience or max(self.steps // 3, CHUNK)
         copy = partial(jax.tree.map, jnp.copy)  # what a chunk is given is donated to it
         carry = (copy(self.initial), copy(self.initial), self.optimizer.init(self.initial), jnp.zeros((), int))
         log: list[tuple[int, float, float]] = []
@@ -119,14 +123,14 @@ class Trainer:
                             "or look for extreme values in the simulations"
                         )
                     log.append((done, loss, held_out))
-                    if held_out < lowest:
+                    if held_out < lowest or renew is not None:
                         lowest, best_step, best = held_out, done, copy(carry[1])
                     progress.at(done, f"loss {loss:.4f}, validation {held_out:.4f}")
                     if done - best_step >= patience:
                         ended = "no progress"
                         break
                     if renew is not None and done < self.steps:
-                        self.train = renew(done, self.train)
+                        self.train = renew(done)
             except KeyboardInterrupt:
                 if not log:
                     raise

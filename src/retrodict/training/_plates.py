@@ -7,8 +7,8 @@
     4  shared      g given sets of S sites,  log S uniform: log density of the Gaussian (m, s^2), and a flow of what
                    is left,   loss = mean (g - m)^2 / (2 s^2) + log s  +  flow loss of r = (g - m) / s
 
-(TFMPE, arXiv 2604.20723, section 3.) A part of the sets is renewed with every chunk of steps, and every step sees a
-window of a set, so that hardly any is seen twice. Step 2 and 3 are left out where simulations of many sites are given.
+(TFMPE, arXiv 2604.20723, section 3.) Every chunk of steps has sets of its own, and every step sees windows of them.
+Steps 2 and 3 are left out where simulations of many sites are given.
 
 What the surrogate gets wrong in the mean moves every site the same way, and the posterior of S sites is sqrt(S) times
 narrower than that of one: N simulations of one site cannot place what many sites say to better than a share of its
@@ -34,11 +34,11 @@ from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
 from retrodict.tokens import Batch, flatten, unflatten
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
-from retrodict.training._rows import fit_rows
+from retrodict.training._rows import LEAST, fit_rows
 from retrodict.variables import Layout
 
 
-SETS, RENEWED = 1024, 256  # sets in memory, and how many of them every chunk renews
+SETS = 2048  # drawn anew for every chunk of steps
 JUDGES = 128  # sets that only validate
 AT_ONCE = 32_768  # single sites that the surrogate draws together
 PATCHY = 0.3  # share of sets of which parts are not observed
@@ -88,16 +88,10 @@ def fit_plate(
         own = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
         return sets_loss(own, some, key, buckets)
 
-    def renew(done: int, sets: Sets) -> Sets:
-        if source is None:
-            return sets
-        new, at = source.draw(RENEWED, jr.fold_in(keys[3], 2 + done)), (done // 250 * RENEWED) % SETS
-        return Sets(*(jax.lax.dynamic_update_slice_in_dim(a, b, at, 0) for a, b in zip(sets, new, strict=True)))
-
     trainer = Trainer(weights, loss, sets, judges, pace)
-    found, history = trainer.run(
-        keys[4], keys[5], rng, patience=patience, shown=progress, what="all sites", renew=renew
-    )
+    renew = None if source is None else lambda done: source.draw(SETS, jr.fold_in(keys[3], 2 + done))
+    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
+    found, history = trainer.run(keys[4], keys[5], rng, **watch)
     reader, net = eqx.combine(found, static)
     model = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
     return _recorded(model, len(rows[model.layout.names[0]]), history, before), dataclasses.replace(
@@ -143,7 +137,7 @@ class _Synthetic:
         if layout.places:  # sites are looked at where single ones were
             which = np.asarray(jr.randint(key_places, (total,), 0, len(self.rows[layout.places[0]])))
             values |= {name: self.rows[name][which] for name in layout.places}
-        z = self.model.site.scaling.forward(flatten(layout, values, layout.names, where="synthetic sites"))
+        z = self.model.site.scaling.forward(_tokens(layout, values))
         core = dataclasses.replace(self.model, record=Record())
         parts = []
         for start in range(0, total, AT_ONCE):
@@ -180,7 +174,7 @@ def _real_sets(model: Hierarchical, sims: Mapping[str, Any]) -> Sets:
     n = len(np.asarray(sims[layout.names[0]]))
     flat = {name: np.asarray(sims[name]).reshape(n * sites, *layout[name].shape) for name in layout.own}
     flat |= {name: np.repeat(np.asarray(sims[name]), sites, axis=0) for name in layout.shared}
-    z = model.site.scaling.forward(flatten(layout, flat, layout.names, where="the simulations")).reshape(n, sites, -1)
+    z = model.site.scaling.forward(_tokens(layout, flat)).reshape(n, sites, -1)
     return Sets(z[:, 0, layout.tokens_of(layout.shared)], z[:, :, layout.tokens_of(layout.own)])
 
 
@@ -282,7 +276,11 @@ def _trend(layout: Any, z: np.ndarray) -> np.ndarray:
 
 
 def _scaled_rows(site: Generative, rows: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(site.scaling.forward(flatten(site.layout, rows, site.layout.names, where="the simulations")))
+    return np.asarray(site.scaling.forward(_tokens(site.layout, rows)))
+
+
+def _tokens(layout: Layout, rows: Mapping[str, Any]) -> np.ndarray:
+    return flatten(layout, rows, layout.names, where="the simulations")
 
 
 def _scaled(model: Hierarchical, site: Generative) -> Generative:
@@ -302,7 +300,7 @@ def _of_rows(pace: Pace) -> Pace:
 def _split(sims: Mapping[str, Any], rng: np.random.Generator, fraction: float) -> tuple[Any, Any]:
     names = list(sims)
     n = len(np.asarray(sims[names[0]]))
-    order, held_out = rng.permutation(n), max(10, round(fraction * n))
+    order, held_out = rng.permutation(n), max(LEAST if not getattr(sims, "sites", 0) else 1, round(fraction * n))
 
     def part(which: np.ndarray) -> Any:
         arrays = {name: np.asarray(sims[name])[which] for name in names}

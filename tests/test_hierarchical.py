@@ -1,0 +1,324 @@
+"""Hierarchies: what all sites share and what each has, from simulations of one site; any number, in any order."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+from retrodict.nets._plate import Runs
+from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
+from retrodict.training import _plates as plates
+
+
+NET = rd.nets.PlateTransformer(heads=1, head_size=8, depth=1, features=4)
+SMALL = {"net": NET, "site": rd.nets.ResMLP(16, 1), "flow": rd.nets.ResMLP(16, 1), "counts": (1, 20)}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return rd.tasks.get("h_conjugate").problem
+
+
+@pytest.fixture(scope="module")
+def sims(problem):
+    return rd.simulate(problem, 1000, key=0)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """So few sets that training takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plates, "SETS", 64)
+        patch.setattr(plates, "JUDGES", 16)
+        patch.setattr(plates, "AT_ONCE", 1280)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(sims, quick):
+    start = rd.hierarchical(sims.layout, **SMALL)
+    return rd.fit(start, sims, key=0, steps=20, batch_size=16, progress=False)[0]
+
+
+Y = np.array([0.1, 0.5, -0.2, 0.4], np.float32)
+
+
+# questions ------------------------------------------------------------------------------------------------------------
+
+
+def test_draws_of_what_is_shared_and_of_every_site(model):
+    draws = model.sample(7, given={"y": Y}, key=0)
+    assert {name: values.shape for name, values in draws.items()} == {"mu": (7,), "theta": (7, 4)}
+    assert all(np.isfinite(values).all() for values in draws.values())
+    assert set(model.sample(2, given={"y": Y}, of=["mu"], key=0)) == {"mu"}
+
+
+def test_the_number_of_sites_is_that_of_the_question(model):
+    for count in (1, 3, 30):
+        assert model.sample(2, given={"y": np.zeros(count)}, key=0)["theta"].shape == (2, count)
+
+
+def test_one_site_only(model):
+    one = model.sample(5, given={"y": Y}, of={"theta": np.array([False, True, False, False])}, key=0)["theta"]
+    assert np.isfinite(one[:, 1]).all()
+    assert np.isnan(one[:, [0, 2, 3]]).all()
+
+
+def test_a_new_site_is_a_prediction(model):
+    draws = model.sample(5, given={"y": Y}, of=["mu", "theta", "y"], sites=6, key=0)
+    assert draws["y"].shape == (5, 6)
+    np.testing.assert_array_equal(draws["y"][:, :4], np.broadcast_to(Y, (5, 4)))
+    assert len(np.unique(draws["y"][:, 4:])) == 10
+    hole = model.sample(5, given={"y": np.array([0.1, np.nan, 0.2])}, of="y", key=0)["y"]
+    assert np.isfinite(hole).all()
+
+
+def test_what_is_shared_may_be_given(model):
+    draws = model.sample(5, given={"mu": 0.3, "y": Y}, key=0)
+    assert set(draws) == {"theta"}
+    np.testing.assert_array_equal(
+        model.sample(3, given={"mu": 0.3, "y": Y}, of=["theta"], key=1)["theta"].shape, (3, 4)
+    )
+
+
+def test_own_parameters_of_some_sites_may_be_given(model):
+    known = np.array([0.2, np.nan, np.nan, np.nan], np.float32)
+    draws = model.sample(5, given={"theta": known, "y": Y}, of=["mu", "theta"], key=0)
+    assert (draws["theta"][:, 0] == np.float32(0.2)).all()
+    assert len(np.unique(draws["theta"][:, 1])) == 5
+
+
+def test_nothing_given_is_the_prior_of_any_number_of_sites(model):
+    draws = model.sample(5, sites=3, key=0)
+    assert draws["mu"].shape == (5,)
+    assert draws["theta"].shape == draws["y"].shape == (5, 3)
+
+
+def test_many_questions_at_once_are_the_same_as_one_by_one(model):
+    many = np.stack([Y, 2 * Y, np.append(Y[:3], np.nan)])
+    draws = model.sample(3, given=rd.Batch({"y": many}), key=0)
+    assert draws["theta"].shape == (3, 3, 4)
+    again = model.sample(3, given={"y": many[1]}, key=jax.random.fold_in(jax.random.key(0), 1))
+    np.testing.assert_array_equal(draws["mu"][1], again["mu"])
+
+
+def test_densities_multiply_over_sites(model):
+    """log p(mu, theta | y) = log p(mu | y) + sum of log p(theta_s | mu, y_s), each asked for itself."""
+    draws = model.sample(4, given={"y": Y}, key=0)
+    whole = model.log_prob(draws, given={"y": Y})
+    alone = model.log_prob({"mu": draws["mu"]}, given={"y": Y})
+    sites = [
+        model.site.log_prob({"theta": draws["theta"][:, s]}, given=rd.Batch({"mu": draws["mu"], "y": np.full(4, Y[s])}))
+        for s in range(4)
+    ]
+    np.testing.assert_allclose(whole, alone + np.sum(sites, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_density_of_what_is_shared_integrates_to_one(model):
+    grid = np.linspace(-6, 6, 601)
+    density = np.exp(model.log_prob({"mu": grid}, given={"y": Y}))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=2e-3)  # the solver errs by .03 nats at most
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ({"given": {"x": Y}}, "names 'x'"),
+        ({"given": {"y": 0.3}}, "needs a leading axis"),
+        ({"given": {"y": Y, "theta": Y[:2]}}, "the same number of sites"),
+        ({"given": {"y": Y}, "sites": 2}, "at least the 4 that are given"),
+        ({"given": {"y": Y}, "of": {"theta": np.array([True])}}, r"booleans of the shape \(4,\)"),
+        ({"given": {"y": Y, "mu": 0.1}, "of": ["mu"]}, "both asked and given"),
+        ({"given": {"y": Y}, "of": ["y"]}, "nothing is left to ask"),
+        ({"given": {"y": np.full(4, np.inf)}}, "infinite somewhere"),
+    ],
+)
+def test_a_wrong_question_gets_one_clear_sentence(model, question, sentence):
+    with pytest.raises(rd.RetrodictError, match=sentence):
+        model.sample(2, key=0, **question)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "magic"}, "is one of likelihood, direct"),
+        ({"counts": (0, 5)}, "at least 1"),
+    ],
+)
+def test_wrong_settings_are_said(sims, settings, sentence):
+    with pytest.raises(rd.DataError, match=sentence):
+        rd.hierarchical(sims.layout, **settings)
+
+
+def test_a_model_of_a_plate_needs_one():
+    plain = rd.Problem({"a": dist.Normal()}, lambda key, a: {"y": a}).layout
+    with pytest.raises(rd.DataError, match="whose prior has a plate"):
+        rd.hierarchical(plain)
+    with pytest.raises(rd.DataError, match=r"use rd\.hierarchical"):
+        rd.joint(plain, net=NET)
+
+
+# the reader of sites --------------------------------------------------------------------------------------------------
+
+
+def reader(layout, settings=NET):
+    return settings.reader(layout.without(layout.shared), 1, key=jax.random.key(3)), ((0, 1), (1, 2))
+
+
+RUNS: Runs = ((0, 1), (1, 2))
+
+
+@pytest.mark.parametrize("dense", [False, True], ids=["linear", "dense"])
+def test_sites_are_a_set_and_absent_ones_count_nothing(sims, dense):
+    read, runs = reader(sims.layout, dataclasses.replace(NET, dense=dense))
+    z = jax.random.normal(jax.random.key(0), (5, 2))
+    roles = jnp.broadcast_to(jnp.array([ABSENT, GIVEN]), (5, 2))
+    found = read(z, roles, runs)
+    order = jnp.array([3, 1, 4, 0, 2])
+    padded = read(jnp.pad(z, ((0, 3), (0, 0)), constant_values=9.0), jnp.pad(roles, ((0, 3), (0, 0))), runs)
+    for other in (read(z[order], roles, runs), padded):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-6)
+    # what is absent at a site that is there counts nothing either
+    np.testing.assert_array_equal(read(z.at[:, 0].set(7.0), roles, runs).features, found.features)
+    assert not np.allclose(read(z.at[0, 1].add(1.0), roles, runs).features, found.features)
+
+
+def test_points_of_a_function_at_sites(quick):
+    """Other numbers of points than in training, and of sites; empty slots count nothing."""
+    problem = rd.tasks.get("h_brownian").problem
+    layout = problem.layout
+    model = rd.hierarchical(layout, net=NET, site=rd.nets.Simformer(depth=1, heads=1, head_size=8), counts=(1, 4))
+    model, _ = rd.fit(model, rd.simulate(problem, 200, key=0), key=0, steps=2, batch_size=8, progress=False)
+    (name,) = layout.functions
+    points, values = np.array([[0.5, 1.0, 2.0], [0.3, 0.2, np.nan]]), np.array([[0.1, 0.2, 0.3], [0.0, 0.4, np.nan]])
+    given = {name: rd.At(points, values)}
+    assert model.sample(3, given=given, key=0)["theta"].shape == (3, 2)
+    wider = {name: rd.At(*(np.pad(a, ((0, 0), (0, 3)), constant_values=np.nan) for a in (points, values)))}
+    summaries = [
+        next(iter(model.given(rd.estimators._sites.site_question(layout, g, None, None))[1].values()))
+        for g in (given, wider)
+    ]
+    np.testing.assert_allclose(*summaries, atol=1e-5)
+
+
+# sets of sites --------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_sites_are_log_uniform():
+    buckets = plates._buckets(1, 200, 200)
+    assert sum(b.share for b in buckets) == pytest.approx(1.0)
+    # P(n <= 12), n the whole part of exp U(log 1, log 201)
+    assert sum(b.share for b in buckets if b.high <= 12) == pytest.approx(np.log(13) / np.log(201))
+    low, high, _ = buckets[0]
+    own, data = jnp.zeros((200, 2)), jnp.array([False, True])
+    keys = jax.random.split(jax.random.key(0), 2000)
+    roles = jax.vmap(lambda key: plates._window(own, data, key, low, high)[1])(keys)
+    counts = np.asarray((roles[:, :, 1] == GIVEN).sum(axis=1))
+    whole = counts[counts > low]  # others are observed in part
+    exact = (np.log(101) - np.log(51)) / (np.log(201) - np.log(51))
+    # 5 standard deviations of a share of about 1,400, false-alarm rate 6e-7
+    assert np.mean(whole <= 100) == pytest.approx(exact, abs=5 * np.sqrt(0.25 / len(whole)) + 0.02)
+
+
+def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
+    """An untrained surrogate with its regression is a linear Gaussian model: exact but for least squares.
+
+    y_s and y_t of one set have covariance var(mu) = 1 and variance 1 + .1 + .1. A surrogate whose sites are drawn
+    without what they share, or too narrow, is caught.
+    """
+    rows = plates.single_sites(sims.layout, sims)
+    model = rd.hierarchical(sims.layout, **SMALL)
+    site = dataclasses.replace(model.site, scaling=plates.Scaling.fit(sims.layout, plates._tokens(sims.layout, rows)))
+    model = dataclasses.replace(model, site=site)
+    z = plates._scaled_rows(site, rows)
+    model = dataclasses.replace(model, trend=jnp.asarray(plates._trend(sims.layout, z), jnp.float32))
+    left = np.asarray(z - model.trended(jnp.asarray(z)))
+    scaling = plates.Scaling.fit(model.surrogate.layout, np.where(sims.layout.is_parameter, z, left))
+    model = dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, scaling=scaling))
+    assert dependence(model, sims, rows).ok
+    narrow = dataclasses.replace(scaling, std=scaling.std.at[2].multiply(0.7))
+    assert not dependence(
+        dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, scaling=narrow)), sims, rows
+    ).ok
+
+
+@dataclasses.dataclass
+class Dependence:
+    covariance: float
+    within: float
+
+    @property
+    def ok(self):
+        """Against the true 1 and .2.
+
+        With 1,500 sets of 20 sites the sd of the covariance is sqrt(2 / 1500) = .037, that of the variance within
+        .2 sqrt(2 / 28500) = .0017, and least squares on 1,000 rows adds .0045 for the noise of .1; bounds at 5 of them,
+        false-alarm rate 1e-6.
+        """
+        return abs(self.covariance - 1.0) < 0.19 and abs(self.within - 0.2) < 0.031
+
+
+def dependence(model, sims, rows):
+    source = plates._Synthetic(model, sims, rows)
+    sets = source.draw(1500, jax.random.key(0))
+    tokens = jnp.concatenate([jnp.repeat(sets.shared[:, None], sets.own.shape[1], axis=1), sets.own], axis=2)
+    y = np.asarray(model.site.scaling.inverse(tokens))[..., 2]
+    return Dependence(np.mean(y[:, ::2].mean(axis=1) * y[:, 1::2].mean(axis=1)), y.var(axis=1, ddof=1).mean())
+
+
+def test_direct_methods_say_what_they_need(sims, quick):
+    with pytest.raises(rd.DataError, match="simulations of many sites"):
+        rd.fit(rd.hierarchical(sims.layout, method="direct", **SMALL), sims, key=0, steps=1, progress=False)
+
+
+@pytest.mark.parametrize("method", ["direct", "posterior"])
+def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
+    counts = np.arange(60) % 5 + 1 if method == "posterior" else 4
+    many = rd.simulate(problem, 60, key=0, sites=counts)
+    start = rd.hierarchical(problem.layout, method=method, **SMALL)
+    model, history = rd.fit(start, many, key=0, steps=3, batch_size=8, progress=False)
+    assert model.sample(2, given={"y": Y}, key=0)["theta"].shape == (2, 4)
+    assert set(history.before) == {"site"}
+
+
+# composition ----------------------------------------------------------------------------------------------------------
+
+
+def test_composed_scores_of_silent_sites_are_the_prior(sims):
+    """Untrained, every site's posterior is the prior N(0, 1), and (1 - S) + S = 1 of them is left.
+
+    1,000 draws: 5 standard deviations of a mean and of a standard deviation, false-alarm rate 1e-6; the Langevin steps'
+    own error is a few hundredths.
+    """
+    model = rd.hierarchical(sims.layout, method="composition", **SMALL)
+    mu = model.sample(1000, given={"y": Y}, of=["mu"], key=0)["mu"]
+    assert abs(mu.mean()) < 0.16
+    assert mu.std() == pytest.approx(1.0, abs=0.16)
+    with pytest.raises(rd.QueryError, match="give no own parameters"):
+        model.sample(2, given={"y": Y, "theta": np.append(Y[:3], np.nan)}, of=["mu"], key=0)
+
+
+def test_the_laws_of_one_site(sims):
+    keys = jax.random.split(jax.random.key(0), 200)
+    own, composed = (jax.vmap(lambda k, law=law: law.draw(k, sims.layout))(keys) for law in (OneSite(), Composed()))
+    assert (own[:, 0] == GIVEN).all()
+    assert (own[:, 1] == LATENT).all()
+    assert 20 < (own[:, 2] == LATENT).sum() < 85  # a quarter of 200, 5 sd
+    assert (composed[:, 0] == LATENT).all()
+    assert (composed[:, 1] == ABSENT).all()
+
+
+# files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_hierarchical_model_survives_the_disk(model, tmp_path):
+    again = rd.load(rd.save(model, tmp_path / "model.safetensors"))
+    first, second = (m.sample(3, given={"y": Y}, key=0) for m in (model, again))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+    assert again.record == model.record
