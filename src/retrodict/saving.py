@@ -131,7 +131,7 @@ def _manifest(model: Generative) -> dict[str, Any]:
         "roles": model.law.to_json(),
         "balanced": model.balanced,
         "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
-        "record": dataclasses.asdict(model.record),
+        "record": model.calibration.to_json(),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
@@ -147,7 +147,7 @@ def _skeleton(manifest: dict[str, Any]) -> Generative:
         dependencies=None if dependencies is None else Dependencies.from_json(dependencies),
         balanced=manifest["balanced"],
     )
-    return dataclasses.replace(model, record=Record(**manifest["record"]))
+    return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
 
 
 def _path_to_json(path: _paths.Path) -> dict[str, Any]:

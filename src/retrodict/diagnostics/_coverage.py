@@ -63,8 +63,8 @@ def coverage(
     """Tests whether credible regions of every size hold the truth as often as they say.
 
     `truth` is `{name: (n, *shape)}`, `draws` is `{name: (n, n_draws, *shape)}`. `log_probs`, log densities `(n,)` of
-    the truth and `(n, n_draws)` of the draws, adds the joint region of highest density. `key` breaks ties, `level` is
-    the probability that anything fails although all is well.
+    the truth and `(n, k)` of k draws each, adds the joint region of highest density. `key` breaks ties, `level` is the
+    probability that anything fails although all is well.
 
     Raises:
         DataError: names, shapes or values that do not fit; fewer than ten simulations.
@@ -80,9 +80,9 @@ def coverage(
         for label, column in zip(pairs.labels, central.T, strict=True)
     }
     if log_probs is not None:
-        at_truth, at_draws = log_densities(*log_probs, shape=(pairs.n, n_draws))
+        at_truth, at_draws = log_densities(*log_probs, n=pairs.n)
         above = ranks(-at_truth[:, None], -at_draws[..., None], rng)[:, 0]
-        found[JOINT] = (np.arange(n_draws + 1), above)
+        found[JOINT] = (np.arange(at_draws.shape[1] + 1), above)
     rows = {label: _covered(every, seen, level / len(found)) for label, (every, seen) in found.items()}
 
     def column(which: int) -> dict[str, np.ndarray]:
@@ -94,7 +94,7 @@ def coverage(
 
 
 def log_densities(
-    truth: Numbers, draws: Numbers, *, shape: tuple[int, int]
+    truth: Numbers, draws: Numbers, *, n: int
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, "n L"]]:
     """Log densities of truth and draws; minus infinity (outside the support) is allowed.
 
@@ -103,9 +103,9 @@ def log_densities(
     """
     at_truth = numbers(truth, "the log densities of the truth", finite=False)
     at_draws = numbers(draws, "the log densities of the draws", finite=False)
-    if at_truth.shape != shape[:1] or at_draws.shape != shape:
+    if at_truth.shape != (n,) or at_draws.ndim != 2 or len(at_draws) != n or not at_draws.size:
         raise DataError(
-            f"log densities must have the shapes {shape[:1]} (truth) and {shape} (draws), "
+            f"log densities must have the shapes ({n},) (truth) and ({n}, k) (k draws each), "
             f"got {at_truth.shape} and {at_draws.shape}"
         )
     for values, what in ((at_truth, "truth"), (at_draws, "draws")):

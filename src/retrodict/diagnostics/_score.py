@@ -55,7 +55,7 @@ def expected_log_prob(
     level, shape = checked_level(level), np.shape(draws)
     if len(shape) != 2 or shape[0] < FEWEST or shape[1] < 1:
         raise DataError(f"draws must be (n, n_draws) with at least {FEWEST} simulations, got the shape {shape}")
-    at_truth, at_draws = log_densities(truth, draws, shape=shape)
+    at_truth, at_draws = log_densities(truth, draws, n=shape[0])
     if bad := int(np.sum(np.isinf(at_truth)) + np.sum(np.isinf(at_draws))):
         raise DataError(f"{bad} log densities are minus infinity, so that their mean is, too: use `coverage` instead")
     everyone = np.concatenate([at_truth[:, None], at_draws], axis=1)
