@@ -23,13 +23,17 @@ try:
     from retrodict._errors import RetrodictError as RetrodictError
     from retrodict._errors import TrainingError as TrainingError
     from retrodict.constraints import Interval as Interval
+    from retrodict.datatree import to_datatree as to_datatree
     from retrodict.dependencies import Dependencies as Dependencies
+    from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
     from retrodict.estimators import joint as joint
     from retrodict.estimators import likelihood as likelihood
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
+    from retrodict.likeness import unlike as unlike
+    from retrodict.likeness import unlike_each as unlike_each
     from retrodict.problem import Function as Function
     from retrodict.problem import Problem as Problem
     from retrodict.problem import numpy_simulator as numpy_simulator
@@ -39,6 +43,7 @@ try:
     from retrodict.tokens import Batch as Batch
     from retrodict.training import fit as fit
     from retrodict.truncation import truncate as truncate
+    from retrodict.trust import check as check
     from retrodict.variables import At as At
 finally:
     if _collecting:
