@@ -52,6 +52,7 @@ def test_lines_are_those_of_the_results():
     for line, row in zip(lines, SBC.ecdf, strict=True):
         np.testing.assert_allclose(line.get_ydata(), row - SBC.z)
     assert len({line.get_linestyle() + line.get_color() for line in lines}) == 3
+    assert [line.get_color() == plots.VERMILION for line in lines] == [False, False, True]
     axes = plots.coverage(COVERAGE).axes
     assert [ax.get_title() for ax in axes] == ["a", "v[0]", "v[1]", "joint"]
     np.testing.assert_allclose(axes[2].lines[-1].get_ydata()[1:-1], COVERAGE.coverage["v[1]"])

@@ -1,4 +1,4 @@
-"""The command line: `retrodict demo | train | sample | gallery | bench`. Nothing is computed here.
+"""The command line: `retrodict demo | train | sample | check | report | gallery | bench`. Nothing is computed here.
 
 Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
 instead. A wrong argument exits with code 2 and one line that says what to type instead.
@@ -7,6 +7,7 @@ instead. A wrong argument exits with code 2 and one line that says what to type 
 import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -29,6 +30,14 @@ UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export the par
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+Sims = Annotated[
+    Path | None, typer.Option(help="Held-out simulations: a .npz file, or a folder of them, name to (n, *shape).")
+]
+Task = Annotated[str | None, typer.Option(help="Simulate held-out rows of one of the benchmark's tasks instead.")]
+Own = Annotated[str | None, typer.Option(help="Simulate held-out rows of your own problem instead, FILE.py:NAME.")]
+HELD_OUT = 7919  # folded into the seed, so that rows to check on are never those that `train` drew from it
 
 
 def main() -> None:
@@ -135,15 +144,86 @@ def sample(
     from retrodict.saving import write_npz
     from retrodict.summary import summarize
 
-    draws = rd.load(model).sample(n, given=_given(given), of=_of(of), key=seed)
+    known, asked = _given(given), _of(of)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        draws = rd.load(model).sample(n, given=known, of=asked, key=seed)
+    doubts = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
     if out is not None:
         write_npz(out, draws)
     summary = summarize(draws)
     if as_json:
-        print(json.dumps({"n": n, "summary": summary, "draws": None if out is None else str(out)}))
+        found = {"n": n, "summary": summary, "draws": None if out is None else str(out), "warnings": doubts}
+        print(json.dumps(found))
         return
+    for doubt in doubts:
+        print(f"retrodict: warning: {doubt}", file=sys.stderr)
     print(table(summary))
     print(f"{n} draws" + (f"; wrote {out}" if out is not None else ""))
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
+    sims: Sims = None,
+    task: Task = None,
+    problem: Own = None,
+    given: Annotated[str | None, typer.Option(help="Names of what is known, with commas; by default all data.")] = None,
+    observations: Annotated[int, typer.Option(help="How many simulations to ask about.")] = 300,
+    draws: Annotated[int, typer.Option(help="Draws for each of them.")] = 500,
+    out: Annotated[Path | None, typer.Option(help="Where to write the checked model; by default where it was.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Check a model on held-out simulations, and keep the outcome in its file."""
+    import retrodict as rd
+
+    loaded = rd.load(model)
+    names = [v.name for v in loaded.layout.variables if v.kind == "data"]
+    known = names if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    held_out = _held_out(sims, task, problem, 2 * observations, seed)
+    loaded, found = rd.check(loaded, held_out, given=known, observations=observations, draws=draws, key=seed)
+    out = rd.save(loaded, out or model)
+    own = found.calibration
+    if as_json:
+        told = {"question": own.question, "ok": own.ok, "p_value": own.p_value, "p_values": dict(own.p_values)}
+        print(
+            json.dumps(
+                {**told, "excess": dict(own.excess), "score": own.score, "seconds": found.seconds, "model": str(out)}
+            )
+        )
+        return
+    tests = ", ".join(f"{name} p = {p:.2g}" for name, p in own.p_values)
+    print(f"{own.question}: {'passed' if own.ok else 'FAILED'} at {own.level:.0%} ({tests})")
+    for label, more in own.excess:
+        print(f"  {label}: regions hold the truth {more:+.1%} more often than they say")
+    print(f"{own.simulations} simulations, {own.draws} draws each, {found.seconds:.0f} s; wrote {out}")
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
+    observation: Annotated[str, typer.Option(help="What was observed: JSON, or a .json or .npz file.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    sims: Sims = None,
+    task: Task = None,
+    problem: Own = None,
+    title: Annotated[str, typer.Option(help="The title of the page.")] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write one page for a referee: data checks, posterior, predictive checks, calibration."""
+    import retrodict as rd
+    from retrodict import referee
+
+    loaded, observed = rd.load(model), _given(observation)
+    held_out = _held_out(sims, task, problem, 600, seed)
+    found = referee.examine(loaded, held_out, observed, seed=seed)
+    written = referee.write(out, loaded, found, title=title)
+    if as_json:
+        print(json.dumps({**found.to_json(), "report": str(written)}))
+        return
+    print(f"{'all checks passed' if found.ok else 'NOT ALL CHECKS PASSED'}; {found.likeness.tell()}; wrote {written}")
 
 
 @app.command()
@@ -267,6 +347,40 @@ def _problem(where: str) -> Any:
     return vars(module)[name]
 
 
+def _held_out(sims: Path | None, task: str | None, problem: str | None, n: int, seed: int) -> Mapping[str, Any]:
+    """Simulations that a model was not trained on: read, or made."""
+    if sum(one is not None for one in (sims, task, problem)) != 1:
+        raise DataError("this needs one of --sims FILE.npz, --task NAME and --problem FILE.py:NAME")
+    if sims is not None:
+        return _rows(sims)
+    import jax
+
+    import retrodict as rd
+
+    chosen = rd.tasks.get(task).problem if task is not None else _problem(str(problem))
+    return rd.simulate(chosen, n, key=jax.random.fold_in(jax.random.key(seed), HELD_OUT))
+
+
+def _rows(where: Path) -> dict[str, np.ndarray]:
+    """The rows of one .npz file, or of all in a folder, one after the other."""
+    files = sorted(where.glob("*.npz")) if where.is_dir() else [where]
+    if not files or not all(file.is_file() for file in files):
+        raise FileError(f"--sims takes a .npz file or a folder of them, and there is none at '{where}'")
+    parts = [_arrays(file) for file in files]
+    for part, file in zip(parts, files, strict=True):
+        if part.keys() != parts[0].keys():
+            raise DataError(f"'{file}' has {listed(part)}, and '{files[0]}' {listed(parts[0])}: they must be alike")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError) as error:
+        raise FileError(f"'{file}' is no .npz file of plain arrays: {error}") from error
+
+
 def _of(text: str | None) -> Any:
     """Names, or a mapping from names to where functions are asked."""
     if text is None or not text.lstrip().startswith("{"):
@@ -289,11 +403,7 @@ def _given(text: str) -> dict[str, Any]:
     elif not file.is_file():
         raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
     elif file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError) as error:
-            raise FileError(f"'{text}' is no .npz file of plain arrays: {error}") from error
+        return _arrays(file)
     else:
         source, content = f"'{text}'", file.read_text(errors="replace")
     return {name: _value(name, value) for name, value in _object(source, content).items()}

@@ -87,9 +87,7 @@ def examine(
     return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed)
 
 
-def write(
-    path: str | Path, model: Generative, findings: Findings, observation: Mapping[str, Any], *, title: str = ""
-) -> Path:
+def write(path: str | Path, model: Generative, findings: Findings, *, title: str = "") -> Path:
     """Writes the page and returns its path.
 
     Raises:

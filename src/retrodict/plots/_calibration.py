@@ -10,7 +10,7 @@ import numpy as np
 
 from retrodict._errors import DataError
 from retrodict.diagnostics import LC2ST, SBC, TARP, Coverage
-from retrodict.plots._style import BLUE, PENCIL, VERMILION, WIDTH, Numbers, colors, new_figure, styled
+from retrodict.plots._style import BLUE, GREEN, PENCIL, PURPLE, SKY, VERMILION, WIDTH, Numbers, new_figure, styled
 
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ Band: TypeAlias = tuple[np.ndarray, np.ndarray]
 ACROSS = 4  # panels in a row
 MANY = 24  # panels that can still be read
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))  # colors alone are not for everyone
+PASSED = (BLUE, GREEN, PURPLE, SKY)  # vermilion is for what failed
 LEGEND = 8  # lines that a legend can tell apart
 
 
@@ -58,7 +59,8 @@ def ecdf(found: SBC) -> Figure:
     figure = new_figure(0.75 * WIDTH, 0.45 * WIDTH)
     ax = figure.add_subplot()
     _difference(ax, found.z, (found.low, found.high))
-    _lines(ax, {label: (found.z, row - found.z) for label, row in zip(found.labels, found.ecdf, strict=True)})
+    failed = {label for label, p in found.p_values.items() if _verdict(p, found) == VERMILION}
+    _lines(ax, {label: (found.z, row - found.z) for label, row in zip(found.labels, found.ecdf, strict=True)}, failed)
     ax.set(xlim=(0, 1), xlabel="rank of the truth among draws, as a share", ylabel="share of truths below, less that")
     return figure
 
@@ -140,9 +142,10 @@ def _difference(ax: Axes, z: np.ndarray, band: Band) -> None:
     ax.axhline(0.0, color=PENCIL, linewidth=0.6)
 
 
-def _lines(ax: Axes, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def _lines(ax: Axes, found: dict[str, tuple[np.ndarray, np.ndarray]], failed: set[str]) -> None:
     few = len(found) <= LEGEND
-    for i, ((label, (x, y)), color) in enumerate(zip(found.items(), colors(len(found)), strict=True)):
+    for i, (label, (x, y)) in enumerate(found.items()):
+        color = VERMILION if label in failed else PASSED[i % len(PASSED)]
         ax.plot(x, y, color=color, linestyle=DASHES[i % len(DASHES)], linewidth=1.1, label=label if few else None)
     if few:
         ax.figure.legend(loc="outside right upper")
