@@ -1,8 +1,10 @@
 """The trained bars of structure and structured data. All slow: `make test-slow`."""
 
+import dataclasses
 import functools
 import time
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from retrodict.diagnostics import c2st
 from retrodict.roles import GIVEN, LATENT
 from retrodict.simulate import Simulations
 from retrodict.tokens import unflatten
+from retrodict.training import _loop as loop
 
 
 pytestmark = pytest.mark.slow
@@ -143,7 +146,12 @@ def test_a_transformer_keeps_the_machine_busy(name):
     sims = rd.simulate(rd.tasks.get("two_moons").problem, 2_000, key=0)
     model = rd.joint(sims.layout, net=getattr(rd.nets, name)(depth=depth, heads=4, head_size=10))
     rows = np.concatenate([sims["theta"], sims["x"]], axis=1)
-    trainer = training._Trainer(model, rows, rows[:64], 1_000, batch, 1e-3, training.WEIGHT_DECAY)
+    weights, static = eqx.partition(model.net, eqx.is_inexact_array)
+
+    def loss(weights, rows, key):
+        return loop.rows_loss(dataclasses.replace(model, net=eqx.combine(weights, static)).loss, rows, key)
+
+    trainer = loop.Trainer(weights, loss, rows, rows[:64], loop.Pace(1_000, batch, 1e-3, training.WEIGHT_DECAY))
     copy = functools.partial(jax.tree.map, jnp.copy)
     carry = (copy(trainer.initial), copy(trainer.initial), trainer.optimizer.init(trainer.initial), jnp.zeros((), int))
     which = trainer._batches(np.random.default_rng(0), steps)

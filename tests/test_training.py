@@ -1,12 +1,15 @@
 """fit: it learns, it keeps the best, it stops for the right reasons, and it says what happened."""
 
+import dataclasses
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import training
+from retrodict.training import _loop as loop
 
 
 NET = rd.nets.ResMLP(16, 1)
@@ -17,7 +20,7 @@ def fit(sims, **settings):
 
 
 def test_the_loss_falls_and_the_model_given_is_unchanged(sims, monkeypatch):
-    monkeypatch.setattr(training, "CHUNK", 100)
+    monkeypatch.setattr(loop, "CHUNK", 100)
     before = rd.joint(sims.layout, net=NET)
     model, history = rd.fit(before, sims, key=0, steps=600, batch_size=32, progress=False)
     # common random numbers: a hundredth is far more than chance
@@ -45,14 +48,14 @@ def test_training_goes_on_where_it_stopped(sims):
 
 def test_early_stopping_keeps_the_best(sims, monkeypatch):
     """A validation loss that only rises: training ends after `patience` steps with the first weights."""
-    losses, begin = iter(range(100)), training._Trainer.__init__
+    losses, begin = iter(range(100)), loop.Trainer.__init__
 
     def init(self, *args):
         begin(self, *args)
         self.validate = lambda *_: next(losses)
 
-    monkeypatch.setattr(training, "CHUNK", 10)
-    monkeypatch.setattr(training._Trainer, "__init__", init)
+    monkeypatch.setattr(loop, "CHUNK", 10)
+    monkeypatch.setattr(loop.Trainer, "__init__", init)
     model, history = fit(sims, steps=100, patience=30)
     assert history.ended == "no progress"
     assert history.best_step == 10
@@ -63,8 +66,8 @@ def test_early_stopping_keeps_the_best(sims, monkeypatch):
 @pytest.fixture
 def interrupting(monkeypatch):
     """Ctrl-C in the third chunk."""
-    monkeypatch.setattr(training, "CHUNK", 10)
-    original, calls = training._Trainer._batches, []
+    monkeypatch.setattr(loop, "CHUNK", 10)
+    original, calls = loop.Trainer._batches, []
 
     def batches(self, *args):
         calls.append(1)
@@ -72,7 +75,7 @@ def interrupting(monkeypatch):
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(training._Trainer, "_batches", batches)
+    monkeypatch.setattr(loop.Trainer, "_batches", batches)
 
 
 @pytest.mark.usefixtures("interrupting")
@@ -91,13 +94,20 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cure(sims):
 
 def new_trainer(sims):
     train, validation = np.ones((50, 5), np.float32), np.zeros((20, 5), np.float32)
-    return training._Trainer(rd.joint(sims.layout, net=NET), train, validation, 10, 8, 1e-3, 3.0)
+    model = rd.joint(sims.layout, net=NET)
+    weights, static = eqx.partition(model.net, eqx.is_inexact_array)
+
+    def loss(weights, rows, key):
+        own = dataclasses.replace(model, net=eqx.combine(weights, static))
+        return loop.rows_loss(own.loss, rows, key)
+
+    return loop.Trainer(weights, loss, train, validation, loop.Pace(10, 8, 1e-3, 3.0))
 
 
 def test_validation_compares_like_with_like(sims):
     """Common random numbers: the same weights have the same validation loss, to the last bit."""
     trainer = new_trainer(sims)
-    key = training.as_key(0)
+    key = jax.random.key(0)
     first, again = (trainer.validate(trainer.initial, trainer.validation, key) for _ in range(2))
     assert first == again
 

@@ -27,6 +27,7 @@ try:
     from retrodict.dependencies import Dependencies as Dependencies
     from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
+    from retrodict.estimators import hierarchical as hierarchical
     from retrodict.estimators import joint as joint
     from retrodict.estimators import likelihood as likelihood
     from retrodict.estimators import posterior as posterior
@@ -34,7 +35,9 @@ try:
     from retrodict.estimators import unconditional as unconditional
     from retrodict.likeness import unlike as unlike
     from retrodict.likeness import unlike_each as unlike_each
+    from retrodict.numpyro_priors import numpyro_prior as numpyro_prior
     from retrodict.problem import Function as Function
+    from retrodict.problem import Plate as Plate
     from retrodict.problem import Problem as Problem
     from retrodict.problem import numpy_simulator as numpy_simulator
     from retrodict.saving import load as load

@@ -100,6 +100,8 @@ class Exam:
         if not observations:
             raise QueryError("a benchmark needs at least one observation")
         task = tasks.get(name)
+        if task.sites:
+            raise DataError(f"'{name}' has sites, and this benchmark trains models of one observation without any")
         references = {k: _thinned(task.reference(k), draws, name) for k in observations}
         return cls(task, simulations, references, draws, seed)
 

@@ -129,6 +129,8 @@ def _judged(
     level: float,
     key: Key,
 ) -> list[Unlike]:
+    if not isinstance(model, Generative):
+        raise QueryError(f"unlike takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
     if model.layout.functions:
         raise QueryError("unlike is not offered for models with functions")
     for name in observation:

@@ -5,12 +5,19 @@ returns one; a simulator turns one draw of the parameters into one draw of the d
 
     prior      {"rate": dist.LogNormal(0, 0.5), "level": lambda rate: dist.Normal(rate, 1)}
     simulator  simulate(key, rate, level) -> {"counts": array}          a JAX function
+
+Where sites are alike (patients, schools, trials) a `Plate` in the prior holds what each of them has for itself, and the
+simulator is that of ONE site:
+
+    prior      {"mu": dist.Normal(0, 1), "site": Plate("site", {"eta": lambda mu: dist.Normal(mu, 0.5)})}
+    simulator  simulate(key, mu, eta) -> {"y": array}
 """
 
 import abc
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +48,14 @@ class Function(NamedTuple):
         return At(where, jnp.interp(where, grid, values))
 
 
+class Plate(NamedTuple):
+    """In a prior: what every site has for itself, name to distribution, each of which may depend on shared parameters
+    and on earlier ones of the same site."""
+
+    name: str
+    distributions: Mapping[str, Any]
+
+
 Draw = dict[str, Array]
 Simulator = Callable[..., Mapping[str, Any]]
 
@@ -66,18 +81,29 @@ class AbstractPrior(abc.ABC):
         del key
         return values
 
+    @property
+    def plate(self) -> str:
+        """The name of the plate whose sites have parameters of their own; empty if there is none."""
+        return next((v.plate for v in self.variables if v.plate), "")
+
+    def draw_own(self, key: PRNGKeyArray, shared: Mapping[str, Array]) -> Draw:
+        """One draw of what one site has for itself, given the parameters that all sites share."""
+        del key, shared
+        return {}
+
 
 class Prior(AbstractPrior):
-    """A product of named distributions, each of which may depend on the parameters before it.
+    """A product of named distributions, each of which may depend on the parameters before it; see `Plate` for sites.
 
     Raises:
         RetrodictError: an entry is no distribution, depends on a later parameter, or has a support that moves.
+        DataError: there is no entry, or plates are nested or more than one.
     """
 
     def __init__(self, distributions: Mapping[str, Any]) -> None:
         if not distributions:
             raise DataError("a problem needs at least one parameter in its prior")
-        self.distributions = dict(distributions)
+        self.distributions, self.own = _flat(distributions)
         seen: list[str] = []
         for name, entry in self.distributions.items():
             for parent in _parents(entry):
@@ -85,6 +111,10 @@ class Prior(AbstractPrior):
                     earlier = listed(seen) if seen else "nothing"
                     raise RetrodictError(
                         f"the prior of '{name}' depends on '{parent}', but only {earlier} comes before it"
+                    )
+                if parent in self.own and name not in self.own:
+                    raise RetrodictError(
+                        f"'{name}' is shared by all sites and cannot depend on '{parent}', of which every site has one"
                     )
             seen.append(name)
 
@@ -101,9 +131,10 @@ class Prior(AbstractPrior):
                 )
             if isinstance(entry, Function):
                 seen = entry.seen(jax.random.key(0), draws[0][name])
-                rows.extend(variables_of(name, seen, _one(first[0]), _one(first[1]), "parameter"))
+                new: tuple[Variable, ...] = variables_of(name, seen, _one(first[0]), _one(first[1]), "parameter")
             else:
-                rows.append(Variable(name, tuple(draws[0][name].shape), *first, kind="parameter"))
+                new = (Variable(name, tuple(draws[0][name].shape), *first, kind="parameter"),)
+            rows.extend(dataclasses.replace(v, plate=self.own.get(name, "")) for v in new)
         return tuple(rows)
 
     def recorded(self, key: PRNGKeyArray, values: Draw) -> Draw:
@@ -114,10 +145,16 @@ class Prior(AbstractPrior):
         return recorded(found)
 
     def draw(self, key: PRNGKeyArray) -> Draw:
-        values: Draw = {}
-        for name, entry in self.distributions.items():
+        return self._drawn(key, self.distributions, {})
+
+    def draw_own(self, key: PRNGKeyArray, shared: Mapping[str, Array]) -> Draw:
+        values = self._drawn(key, self.own, dict(shared))
+        return {name: values[name] for name in self.own}
+
+    def _drawn(self, key: PRNGKeyArray, names: Iterable[str], values: Draw) -> Draw:
+        for name in names:
             key, subkey = jax.random.split(key)
-            values[name] = jnp.asarray(self._at(entry, values).sample(subkey), float)
+            values[name] = jnp.asarray(self._at(self.distributions[name], values).sample(subkey), float)
         return values
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:
@@ -133,9 +170,43 @@ class Prior(AbstractPrior):
         return found
 
 
+def _flat(distributions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """All entries, those of the plate among them, and which plate each of these lives in."""
+    flat: dict[str, Any] = {}
+    own: dict[str, str] = {}
+    for name, entry in distributions.items():
+        inside = entry.distributions if isinstance(entry, Plate) else {name: entry}
+        if isinstance(entry, Plate):
+            if name != entry.name:
+                raise DataError(f"the plate '{entry.name}' stands under the name '{name}'; give both the same name")
+            if own:
+                raise DataError(
+                    f"a problem has one plate, and '{name}' would be a second beside '{next(iter(own.values()))}'"
+                )
+            if any(isinstance(inner, Plate) for inner in inside.values()):
+                raise DataError(f"the plate '{name}' holds another plate; plates in plates are not offered yet")
+            own = dict.fromkeys(inside, name)
+        for key, value in inside.items():
+            if key in flat:
+                raise DataError(f"two parameters of the prior are called '{key}'")
+            flat[key] = value
+    return flat, own
+
+
 def _one(end: Any) -> float:
     """The end of the support that all values of a function share."""
     return float(np.min(end)) if np.ndim(end) else float(end)
+
+
+def _as_prior(prior: Any) -> AbstractPrior:
+    if isinstance(prior, AbstractPrior):
+        return prior
+    if isinstance(prior, Mapping):
+        return Prior(prior)
+    raise DataError(
+        "a prior is a mapping from name to distribution, or a numpyro model as rd.numpyro_prior(model), "
+        f"got {type(prior).__name__}"
+    )
 
 
 def _parents(entry: Any) -> list[str]:
@@ -169,7 +240,8 @@ class Problem:
     """A prior and a simulator.
 
     Args:
-        prior: name to `numpyro` distribution, or to a function of earlier parameters that returns one.
+        prior: name to `numpyro` distribution, to a function of earlier parameters that returns one, or to a `Plate`;
+            or what `numpyro_prior` makes of a numpyro model.
         simulator: `simulator(key, **parameters) -> {name: array}`, one draw in and one out.
         supports: for data that live on a half-line or an interval, name to `numpyro` constraint; the others are real.
 
@@ -184,7 +256,7 @@ class Problem:
         *,
         supports: Mapping[str, Any] | None = None,
     ) -> None:
-        self.prior = prior if isinstance(prior, AbstractPrior) else Prior(prior)
+        self.prior = _as_prior(prior)
         self.simulator = simulator
         self.supports = dict(supports or {})
 
@@ -213,7 +285,8 @@ class Problem:
                 rows.extend(variables_of(name, value, *self._ends(name), "data"))
             else:
                 rows.append(Variable(name, tuple(value.shape), *self._ends(name), kind="data"))
-        return Layout((*parameters, *rows))
+        # the simulator is that of one site: where there are sites, all data are theirs
+        return Layout((*parameters, *(dataclasses.replace(v, plate=self.prior.plate) for v in rows)))
 
     def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
         """One run of the simulator, as floating-point arrays."""

@@ -177,6 +177,44 @@ class Placed(AbstractRoleLaw):
 
 
 @dataclass(frozen=True)
+class OneSite(AbstractRoleLaw):
+    """Of one site of a plate: what all sites share is given, its own parameters are latent, and so are its data with
+    probability `predicted`, else given."""
+
+    predicted: float = 0.25
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        data = jnp.where(jr.bernoulli(key, self.predicted), LATENT, GIVEN)
+        roles = jnp.where(layout.is_parameter, jnp.where(layout.is_own, LATENT, GIVEN), data)
+        return jnp.where(jnp.any(roles == LATENT), roles, jnp.where(layout.is_own, LATENT, GIVEN))
+
+
+@dataclass(frozen=True)
+class Composed(AbstractRoleLaw):
+    """Of one site of a plate: what all sites share is latent, its own parameters are absent, its data are given with
+    probability one half, else absent. These are the scores that composition adds up."""
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        data = jnp.where(jr.bernoulli(key), GIVEN, ABSENT)
+        return jnp.where(layout.is_parameter, jnp.where(layout.is_own, ABSENT, LATENT), data)
+
+
+@dataclass(frozen=True)
+class Known(AbstractRoleLaw):
+    """Another law, for the other variables: those of `names`, the last ones, are always given."""
+
+    law: AbstractRoleLaw
+    names: tuple[str, ...]
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        inner = layout.without(self.names)
+        return jnp.pad(self.law.draw(key, inner), (0, layout.size - inner.size), constant_values=GIVEN)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": "Known", "law": self.law.to_json(), "names": list(self.names)}
+
+
+@dataclass(frozen=True)
 class Mixture(AbstractRoleLaw):
     """One of several laws, drawn afresh for every row with the probabilities `weights`."""
 
@@ -204,8 +242,19 @@ def random_roles(alpha: float = 0.15, beta: float = 0.15, partial: Partial | Non
     return Mixture((Posterior(), Likelihood(), partial or Partial()), (alpha, beta, 1.0 - alpha - beta))
 
 
+def one_site_roles(*, composed: bool) -> Mixture:
+    """What a model of one site is asked: mostly its own parameters given what is shared, and everything else."""
+    laws = (OneSite(), Likelihood(), Posterior(), Partial(), Composed())
+    return Mixture(laws, (0.3, 0.1, 0.1, 0.1, 0.4) if composed else (0.5, 0.1, 0.1, 0.3, 0.0))
+
+
+def shared_roles(elements: int) -> AbstractRoleLaw:
+    """What a model of shared parameters is asked: all of them; where there are several, in a quarter of rows a part."""
+    return Unconditional() if elements == 1 else Mixture((Unconditional(), Partial()), (0.75, 0.25))
+
+
 _LAWS: dict[str, type[AbstractRoleLaw]] = {
-    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Missing, Query)
+    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Missing, Query, OneSite, Composed)
 }
 
 
@@ -221,6 +270,8 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
         return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
     if name == "Observed":
         return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
+    if name == "Known":
+        return Known(law_from_json(settings["law"]), tuple(settings["names"]))
     if name == "Placed":
         return Placed(law_from_json(settings["law"]))
     if name not in _LAWS:

@@ -24,7 +24,7 @@ from retrodict import estimators
 from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Generative, Record
+from retrodict.estimators import Generative, Hierarchical, Record
 from retrodict.nets import architecture_from_json
 from retrodict.roles import Observed, law_from_json
 from retrodict.variables import Layout
@@ -33,10 +33,11 @@ from retrodict.variables import Layout
 SCHEMA = 1
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
+MODELS = ("site", "surrogate", "shared")  # of a hierarchical model
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
-def save(model: Generative, file: str | os.PathLike[str]) -> Path:
+def save(model: Generative | Hierarchical, file: str | os.PathLike[str]) -> Path:
     """Writes a model to one file, all or nothing, and returns its path.
 
     Raises:
@@ -51,8 +52,8 @@ def save(model: Generative, file: str | os.PathLike[str]) -> Path:
     return write_whole(Path(file), content)
 
 
-def load(file: str | os.PathLike[str]) -> Generative:
-    """Reads a model that `save` wrote; nothing in the file is executed.
+def load(file: str | os.PathLike[str]) -> Any:
+    """Reads a model that `save` wrote, of the kind that was saved; nothing in the file is executed.
 
     Raises:
         FileError: the file is not there, truncated, of another kind, or of a newer version.
@@ -122,7 +123,19 @@ def write_whole(file: Path, content: bytes) -> Path:
     return file
 
 
-def _manifest(model: Generative) -> dict[str, Any]:
+def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
+    if isinstance(model, Hierarchical):
+        return {
+            "schema": SCHEMA,
+            "kind": "hierarchical",
+            "layout": model.layout.to_json(),
+            "net": model.settings.to_json(),
+            "method": model.method,
+            "counts": list(model.counts),
+            "record": model.record.to_json(),
+            **{part: _manifest(getattr(model, part)) for part in MODELS},
+            "versions": {name: version(name) for name in PACKAGES},
+        }
     return {
         "schema": SCHEMA,
         "layout": model.layout.to_json(),
@@ -136,8 +149,15 @@ def _manifest(model: Generative) -> dict[str, Any]:
     }
 
 
-def _skeleton(manifest: dict[str, Any]) -> Generative:
+def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
     """A model with the right shapes; its numbers are still to be read."""
+    if manifest.get("kind") == "hierarchical":
+        layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
+        whole = estimators.hierarchical(
+            layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
+        )
+        parts = {part: _skeleton(manifest[part]) for part in MODELS}
+        return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(
         Layout.from_json(manifest["layout"]),

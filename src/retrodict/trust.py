@@ -89,6 +89,8 @@ def check(
         QueryError: a question that this model cannot answer.
     """
     begun = time.monotonic()
+    if not isinstance(model, Generative):
+        raise QueryError(f"check takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
     if model.layout.functions:
         raise QueryError(f"check is not offered for models with functions ({listed(model.layout.functions)})")
     key_rows, key_draws, key_tests = jr.split(as_key(key), 3)

@@ -9,6 +9,9 @@ a bounded interval. It is read off a `numpyro` distribution.
 A variable may be a *function* (of time, of place), seen at points that differ from row to row. Its elements are values
 at such points, and where they lie is a variable of its own, the `places` of "counts" being "counts.at": always known,
 never asked. What is NaN there is no point at all, so that rows may have different numbers of them.
+
+A variable may live in a *plate*: there is one of it for every site (patient, school, trial), and sites are alike and
+independent given the variables that they share. A layout describes ONE site, however many there are in the end.
 """
 
 import dataclasses
@@ -73,7 +76,8 @@ def _bound(value: Any, default: float) -> Bound:
 class Variable:
     """One named variable: its shape, the ends of its support, and what it is.
 
-    That is a parameter, data, or the place of a function; `axes` is a function's number of coordinates, else 0.
+    That is a parameter, data, or the place of a function; `axes` is a function's number of coordinates, else 0;
+    `plate` names the plate that it lives in, one of it per site, or is empty.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Variable:
     high: Bound = math.inf
     kind: Kind = "parameter"
     axes: int = 0
+    plate: str = ""
 
     def __post_init__(self) -> None:
         for end in (self.low, self.high):
@@ -107,7 +112,7 @@ class Layout:
     """The variables of a model in their fixed order, parameters before data, and where functions lie at the end.
 
     Raises:
-        DataError: two variables share a name, or there is none.
+        DataError: two variables share a name, there is none, or they live in different plates.
     """
 
     variables: tuple[Variable, ...]
@@ -117,6 +122,8 @@ class Layout:
             raise DataError("a layout needs at least one variable")
         if len(set(self.names)) != len(self.names):
             raise DataError(f"every variable needs a name of its own, got {listed(self.names)}")
+        if len(plates := sorted({v.plate for v in self.variables if v.plate})) > 1:
+            raise DataError(f"a model has one plate, and plates in plates are not offered yet; got {listed(plates)}")
         ordered = sorted(self.variables, key=lambda v: KINDS.index(v.kind))
         object.__setattr__(self, "variables", tuple(ordered))
 
@@ -142,6 +149,21 @@ class Layout:
         return [v.name for v in self.variables if v.kind == "place"]
 
     @property
+    def plate(self) -> str:
+        """The name of the plate that some variables live in; empty if there is none."""
+        return next((v.plate for v in self.variables if v.plate), "")
+
+    @property
+    def shared(self) -> list[str]:
+        """The variables that all sites share; all variables, where there is no plate."""
+        return [v.name for v in self.variables if not v.plate]
+
+    @property
+    def own(self) -> list[str]:
+        """The variables that every site has for itself."""
+        return [v.name for v in self.variables if v.plate]
+
+    @property
     def size(self) -> int:
         """The number of tokens, `d`."""
         return sum(v.size for v in self.variables)
@@ -156,6 +178,11 @@ class Layout:
     def is_parameter(self) -> np.ndarray:
         """`(d,)` booleans: which tokens belong to a parameter."""
         return np.concatenate([np.full(v.size, v.kind == "parameter") for v in self.variables])
+
+    @cached_property
+    def is_own(self) -> np.ndarray:
+        """`(d,)` booleans: which tokens belong to what every site has for itself."""
+        return np.concatenate([np.full(v.size, bool(v.plate)) for v in self.variables])
 
     @cached_property
     def owner(self) -> np.ndarray:
@@ -206,6 +233,7 @@ class Layout:
                 "high": _plain(v.high),
                 "kind": v.kind,
                 "axes": v.axes,
+                "plate": v.plate,
             }
             for v in self.variables
         ]
@@ -222,6 +250,7 @@ class Layout:
                     _unplain(row["high"], math.inf),
                     row["kind"],
                     row.get("axes", 0),
+                    row.get("plate", ""),
                 )
                 for row in rows
             )

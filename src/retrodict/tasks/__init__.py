@@ -15,16 +15,27 @@ from retrodict.tasks._task import Task as Task
 _BUILDERS = {
     "bernoulli_glm": ("bernoulli_glm", "task"),
     "bernoulli_glm_raw": ("bernoulli_glm", "task_raw"),
+    "blood_flow": ("blood_flow", "task"),
+    "eight_schools": ("eight_schools", "task"),
     "gaussian_linear": ("gaussian_linear", "task"),
     "gaussian_linear_uniform": ("gaussian_linear_uniform", "task"),
     "gaussian_mixture": ("gaussian_mixture", "task"),
     "gravitational_waves": ("gravitational_waves", "task"),
+    "h_brownian": ("h_brownian", "task"),
+    "h_conjugate": ("h_conjugate", "task"),
+    "h_gaussian_linear": ("h_gaussian_linear", "task"),
+    "h_gaussian_linear_uniform": ("h_gaussian_linear_uniform", "task"),
+    "h_gaussian_mixture": ("h_gaussian_mixture", "task"),
+    "h_sir": ("h_sir", "task"),
+    "h_slcp": ("h_slcp", "task"),
+    "h_two_moons": ("h_two_moons", "task"),
     "hmm": ("hmm", "task"),
     "hodgkin_huxley": ("hodgkin_huxley", "task"),
     "influenza": ("influenza", "task"),
     "lotka_volterra": ("lotka_volterra", "task"),
     "lotka_volterra_unstructured": ("lotka_volterra_unstructured", "task"),
     "lynx_hare": ("lynx_hare", "task"),
+    "seir": ("seir", "task"),
     "sir": ("sir", "task"),
     "sird": ("sird", "task"),
     "slcp": ("slcp", "task"),
@@ -54,6 +65,9 @@ def get(name: str) -> Task:
     to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
     `lotka_volterra_unstructured` and `sird` are about functions of time, `influenza` is an outbreak that history made;
     these, `gravitational_waves`, `hodgkin_huxley` and `strong_lensing` have names of their own.
+    `blood_flow`, `eight_schools`, `seir` and those that begin with `h_` have a plate of sites: an observation is that
+    of `task.sites` sites, `task.log_joint` the density of everything. `h_brownian`, `h_conjugate`, `h_gaussian_linear`
+    and `h_gaussian_linear_uniform` have exact references; `eight_schools`, of which the one observation is real, NUTS.
     With `hmm`, `slcp`, `tree` and `two_moons` comes `task.conditional`, which answers every question exactly.
     """
     if name not in _BUILDERS:

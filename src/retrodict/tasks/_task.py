@@ -1,7 +1,8 @@
 """Tasks: problems of which the answer is known.
 
 A task is a `Problem` with observations, numbered k = 1, 2, ..., the parameters that made them, and draws of the exact
-posterior given each of them. The three are read when they are asked for, never before.
+posterior given each of them. The three are read when they are asked for, never before. Where the problem has a plate,
+an observation is that of many sites, and what each of them has for itself comes with a leading site axis.
 """
 
 import functools
@@ -22,6 +23,7 @@ from retrodict.problem import Problem
 
 Rows = Mapping[str, np.ndarray]
 Conditional = Callable[[Any, Any, int, Key], np.ndarray]
+LogJoint = Callable[[Mapping[str, Any]], Array]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Task:
         structure: what depends on what, as `rd.Dependencies(**task.structure)` takes it: `parents`, child to the list
             of its parents, by name or by element ("x[3]"), where a child that names itself depends on its own earlier
             elements; and `exchangeable`, name to the number of equal parts that may change places. `None`: not said.
+        sites: of a problem with a plate, how many sites every observation has; `log_likelihood` is that of one site.
+        log_joint: of a problem with a plate, `log p(g) + sum_s [log p(eta_s | g) + log p(y_s | g, eta_s)]` of one
+            mapping from every name to its value, with a leading site axis where a site has it for itself; minus
+            infinity outside of the prior's support. `None` where no formula is known.
     """
 
     name: str
@@ -52,6 +58,8 @@ class Task:
     log_likelihood: Callable[..., Array] | None = None
     conditional: Conditional | None = None
     structure: Mapping[str, Any] | None = None
+    sites: int = 0
+    log_joint: LogJoint | None = None
 
     @property
     def count(self) -> int:

@@ -1,0 +1,408 @@
+"""Hierarchies: what all sites share, and what each has for itself, from simulations of one site.
+
+Shared g, own eta_s, data y_s: sites are independent given g. Hence, for any set of sites and whatever is known of each,
+
+    p(g, eta_1, ..., eta_S | y_1, ..., y_S) = p(g | y_1, ..., y_S) prod over s of p(eta_s | g, y_s)
+
+and three models say everything (likelihood factorization: TFMPE, arXiv 2604.20723):
+
+    site        one `Generative` of (g, eta, y) of ONE site, any roles: eta_s given g and y_s, predictions, single sites
+    surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation
+    shared      g given all sites: a `Generative` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
+                m, s and f off the sites
+
+The number of sites may differ from question to question and from training. A site is *absent* where nothing is known
+of it: then it says nothing about g, and its own variables are predictions.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from retrodict._errors import DataError, QueryError
+from retrodict._types import Key, as_key
+from retrodict.estimators import _answers
+from retrodict.estimators._composed import compose
+from retrodict.estimators._generative import Generative, Record, joint, likelihood
+from retrodict.estimators._rows import solve_rows
+from retrodict.estimators._sites import SiteQuestion, site_question
+from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
+from retrodict.nets._plate import Runs, SiteReader, Summary
+from retrodict.paths import Path
+from retrodict.roles import ABSENT, GIVEN, LATENT, Known, one_site_roles, shared_roles
+from retrodict.solvers import AbstractSolver
+from retrodict.tokens import Batch
+from retrodict.variables import At, Layout, Variable
+
+
+Method = Literal["likelihood", "direct", "posterior", "composition"]
+METHODS = ("likelihood", "direct", "posterior", "composition")
+PAIRS = 65_536  # pairs of a draw and a site that are solved together: memory does not grow with the sites
+LEAST = 8  # sites that are read at once, at least; then powers of two, so that compiled code is used again
+
+
+class Hierarchical(eqx.Module):
+    """A trained or untrained model of a plate; see `hierarchical`."""
+
+    layout: Layout = eqx.field(static=True)
+    method: Method = eqx.field(static=True)
+    counts: tuple[int, int] = eqx.field(static=True)
+    settings: PlateTransformer = eqx.field(static=True)
+    record: Record = eqx.field(static=True)
+    site: Generative
+    surrogate: Generative
+    trend: Float[Array, "p d"]
+    reader: SiteReader
+    shared: Generative
+
+    @property
+    def trained(self) -> bool:
+        """Whether `fit` has seen this model."""
+        return self.record.steps > 0
+
+    @property
+    def summary(self) -> str:
+        """The name under which the shared part knows what all sites say."""
+        return summary_of(self.layout)
+
+    # all sites together -----------------------------------------------------------------------------------------------
+
+    def read(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], layout: Layout) -> Summary:
+        """What a set of sites says, from scaled elements of own variables in the slots of `layout`."""
+        return self.reader(z, roles, runs_of(_only_own(layout)))
+
+    def given(self, question: SiteQuestion) -> tuple[Generative, dict[str, Any]]:
+        """The model of what is shared, in the coordinates that these sites suggest, and what it is given about them."""
+        count = max(LEAST, 1 << (question.count - 1).bit_length())
+        scaling = self.site.scaling.resized(question.layout).only(_only_own(question.layout))
+        pad = ((0, count - question.count), (0, 0))
+        z = np.pad(np.asarray(scaling.forward(question.values)), pad)
+        roles = np.pad(question.roles, pad, constant_values=ABSENT)
+        reader = self._reader(question.layout)
+        found = _read(reader, jnp.asarray(z), jnp.asarray(roles), runs_of(_only_own(question.layout)))
+        k, own = len(found.center), self.shared.scaling
+        scaling = dataclasses.replace(
+            own,
+            mean=own.mean.at[:k].add(found.center * own.std[:k]),
+            std=own.std.at[:k].multiply(found.width),
+        )
+        return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(found.features)}
+
+    def _reader(self, layout: Layout) -> SiteReader:
+        """The same network for other numbers of points of functions."""
+        if layout == self.layout:
+            return self.reader
+        shape = eqx.filter_eval_shape(_built, self.settings, layout, self.reader.shared)
+        return jax.tree.unflatten(jax.tree.structure(shape), jax.tree.leaves(self.reader))
+
+    # questions in names -----------------------------------------------------------------------------------------------
+
+    def sample(
+        self,
+        n: int,
+        *,
+        given: Mapping[str, Any] | None = None,
+        of: Iterable[str] | Mapping[str, Any] | None = None,
+        sites: int | None = None,
+        solver: AbstractSolver | None = None,
+        key: Key,
+    ) -> dict[str, np.ndarray]:
+        """Draws of the variables `of`: `(n, *shape)` of what is shared, `(n, sites, *shape)` of what sites have.
+
+        `given` maps what is shared to values `(*shape,)`, what sites have to `(sites, *shape)`, NaN where not observed.
+        `of` defaults to the variables that `given` does not name, functions excepted; `of={name: mask}`, booleans
+        `(sites,)`, asks about some sites only, the others come back as NaN, and `{name: rd.At(points)}` for a function
+        at points `(k,)`, the same at every site. A variable both in `given` and in `of` comes back whole, NaN drawn.
+        With `sites` above the number of those that are given the last ones are new, and their draws predictions. With
+        `given=rd.Batch({...})` of B questions the draws are `(B, n, ...)`.
+
+        Raises:
+            QueryError: a name that this model does not have, nothing left to ask, or `n` below 1.
+            DataError: a value of the wrong shape or type, outside its support, or numbers of sites that differ.
+        """
+        count = _answers.count(n)
+        if isinstance(given, Batch):
+            return self._batch(count, given, of=of, sites=sites, solver=solver, key=key)
+        question = site_question(self.layout, given, of, sites)
+        key_shared, key_own = jr.split(as_key(key))
+        draws = self._shared(count, question, solver, key_shared)
+        if set(question.of) & set(self.layout.own):
+            draws |= self._own(count, question, draws, solver, key_own)
+        return {name: draws[name] for name in self.layout.names if name in question.of}
+
+    def log_prob(
+        self,
+        values: Mapping[str, Any],
+        *,
+        given: Mapping[str, Any] | None = None,
+        solver: AbstractSolver | None = None,
+    ) -> np.ndarray:
+        """Log density `(n,)` of values `(n, *shape)` of all that is shared and not given, and, where named, of own
+        variables `(n, sites, *shape)`; arguments otherwise as in `sample`.
+
+        Raises:
+            QueryError: own variables without the shared ones, which they depend on, or a name that is both.
+            DataError: a value of the wrong shape or type.
+        """
+        names = [name for name in values if name in self.layout.own]
+        question = site_question(self.layout, given, list(values) or None, None)
+        missing = [name for name in self.layout.shared if name not in values and name not in question.shared]
+        if names and missing:
+            raise QueryError(f"'{names[0]}' depends on '{missing[0]}'; `values` or `given` must have it")
+        known = {name: np.asarray(values[name], np.float32) for name in values if name not in names}
+        model, seen = self.given(question) if question.seen else (self.site, {})
+        rows = len(np.asarray(next(iter(values.values()))))
+        total = np.zeros(rows)
+        if known:
+            total = model.log_prob(known, given={**question.shared, **seen}, solver=solver)
+        if names:
+            shared = {**{k: np.broadcast_to(v, (rows, *np.shape(v))) for k, v in question.shared.items()}, **known}
+            given_rows, _ = self._rows_of(question, shared, np.arange(question.count))
+            own = {name: np.asarray(values[name], np.float32).reshape(-1, *self.layout[name].shape) for name in names}
+            each = self.site.log_prob(own, given=given_rows, solver=solver)
+            total = total + each.reshape(rows, question.count).sum(axis=1)
+        return total
+
+    def _batch(self, n: int, given: Batch, *, key: Key, **rest: Any) -> dict[str, np.ndarray]:
+        """One question after the other: each has its own sites, and their number."""
+        lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
+        if len(lengths) != 1:
+            raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
+        root, parts = as_key(key), []
+        for i in range(lengths.pop()):
+            one = {k: At(v.points[i], v.values[i]) if isinstance(v, At) else v[i] for k, v in given.items()}
+            parts.append(self.sample(n, given=one, key=jr.fold_in(root, i), **rest))
+        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def _shared(
+        self, n: int, question: SiteQuestion, solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        """Draws of everything shared, what is given repeated."""
+        names = self.layout.shared
+        known = {k: np.asarray(v, np.float32) for k, v in question.shared.items()}
+        known = {k: v for k, v in known.items() if not np.isnan(v).any()}
+        if len(known) == len(names):
+            return {name: np.broadcast_to(known[name], (n, *self.layout[name].shape)) for name in names}
+        asked = [name for name in names if name not in known]
+        if not question.seen:  # nothing is known of any site
+            found = self.site.sample(n, given=question.shared, of=asked, solver=solver, key=key)
+        elif self.method == "composition":
+            found = compose(self.site, question, n, key=key)
+        else:
+            model, seen = self.given(question)
+            found = model.sample(n, given={**question.shared, **seen}, of=asked, solver=solver, key=key)
+        rest = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in known.items()}
+        return {**found, **rest}
+
+    def _own(
+        self,
+        n: int,
+        question: SiteQuestion,
+        shared: Mapping[str, np.ndarray],
+        solver: AbstractSolver | None,
+        key: PRNGKeyArray,
+    ) -> dict[str, np.ndarray]:
+        """Draws of what sites have, given the draws of what they share; site by site in blocks."""
+        of, which = self._asked(question)
+        at_once = max(1, PAIRS // n)
+        found: dict[str, np.ndarray] = {}
+        for start in range(0, len(which), at_once):
+            some = which[start : start + at_once]
+            given, rows = self._rows_of(question, shared, some)
+            draws = self.site.sample(1, given=given, of=of, solver=solver, key=jr.fold_in(key, start))
+            for name, values in draws.items():
+                block = values[:, 0].reshape(n, len(some), *values.shape[2:])
+                full = found.setdefault(name, np.full((n, question.count, *block.shape[2:]), np.nan, np.float32))
+                full[:, some] = block
+        return {name: self._masked(question, name, values) for name, values in found.items()}
+
+    def _asked(self, question: SiteQuestion) -> tuple[dict[str, Any], np.ndarray]:
+        """What is asked of every site, and the sites of which it is."""
+        of, masks = {}, []
+        for name, how in question.of.items():
+            if name in self.layout.own:
+                of[name] = how if isinstance(how, At) else None
+                if not isinstance(how, At | None):
+                    masks.append(self._mask(question, name, how))
+        every = len(masks) < len(of)
+        which = np.arange(question.count) if every else np.flatnonzero(np.any(masks, axis=0))
+        # nothing is drawn of a site all of whose asked elements are known
+        free = [i for i in which if any(self._open(question, name, int(i)) for name in of)]
+        if not free:
+            raise QueryError("nothing is left to ask: every element of `of` is given; leave something out of `given`")
+        return of, np.asarray(free)
+
+    def _mask(self, question: SiteQuestion, name: str, how: Any) -> np.ndarray:
+        mask = np.asarray(how)
+        if mask.dtype != bool or mask.shape != (question.count,):
+            raise QueryError(
+                f"`of` maps '{name}' to the sites that are asked, booleans of the shape ({question.count},), "
+                f"got {mask.dtype} of the shape {mask.shape}"
+            )
+        return mask
+
+    def _masked(self, question: SiteQuestion, name: str, values: np.ndarray) -> np.ndarray:
+        how = question.of[name]
+        if not isinstance(how, At | None):
+            values[:, ~self._mask(question, name, how)] = np.nan
+        if name in question.own and not isinstance(question.own[name], At):
+            known = np.asarray(question.own[name], np.float32)
+            values = np.where(np.isnan(known), values, known)
+        return values
+
+    def _open(self, question: SiteQuestion, name: str, site: int) -> bool:
+        value = question.own.get(name)
+        return value is None or isinstance(value, At) or bool(np.isnan(np.asarray(value)[site]).any())
+
+    def _rows_of(
+        self, question: SiteQuestion, shared: Mapping[str, np.ndarray], which: np.ndarray
+    ) -> tuple[Batch, int]:
+        """One row for every draw of what is shared and every site: what is known of that site beside that draw."""
+        n = len(next(iter(shared.values())))
+        rows: dict[str, Any] = {name: np.repeat(np.asarray(v), len(which), axis=0) for name, v in shared.items()}
+
+        def tiled(value: Any) -> np.ndarray:
+            part = np.asarray(value, np.float32)[which]
+            return np.tile(part, (n, *[1] * (part.ndim - 1)))
+
+        for name, value in question.own.items():
+            rows[name] = At(tiled(value.points), tiled(value.values)) if isinstance(value, At) else tiled(value)
+        return Batch(rows), n
+
+    # simulations of many sites, without a simulator -------------------------------------------------------------------
+
+    def synthetic(self, z: Float[Array, "n d"], key: PRNGKeyArray) -> Float[Array, "n d"]:
+        """Single sites `(n, d)`, scaled: their data as the surrogate draws them, all else as it is in `z`."""
+        layout = self.layout
+        roles = np.full(layout.size, GIVEN)
+        roles[layout.tokens_of(layout.data)] = LATENT
+        z = jnp.asarray(z)
+        where = jnp.where(jnp.isnan(z), ABSENT, jnp.asarray(roles))
+        for name in layout.functions:  # a value is drawn where there is a point
+            block, there = layout.slices[name], z[:, layout.slices[f"{name}.at"]]
+            empty = jnp.isnan(there.reshape(len(z), block.stop - block.start, -1)).any(axis=2)
+            where = where.at[:, block].set(jnp.where(empty, ABSENT, roles[block]))
+        known = jnp.where(where == LATENT, 0.0, jnp.nan_to_num(z))
+        inner, which = self.surrogate.scaling.forward(known), jnp.arange(len(z))
+        drawn = solve_rows(self.surrogate.core(), _answers.SAMPLER, inner, where, len(z), which, key)
+        kept = layout.tokens_of([name for name in layout.names if name not in layout.places])
+        found = z.at[:, kept].set(jnp.where(where[:, kept] == LATENT, drawn, z[:, kept]))
+        return jnp.where(where == LATENT, found + self.trended(z), found)
+
+    def trended(self, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """What a linear regression on the parameters expects of every element; zero but for data."""
+        p = int(self.layout.is_parameter.sum())
+        return jnp.concatenate([jnp.ones((len(z), 1)), z[:, :p]], axis=1) @ self.trend
+
+
+def hierarchical(
+    layout: Layout,
+    *,
+    net: PlateTransformer | None = None,
+    site: AbstractArchitecture | None = None,
+    flow: AbstractArchitecture | None = None,
+    path: Path | None = None,
+    method: Method = "likelihood",
+    counts: tuple[int, int] = (1, 200),
+    key: Key = 0,
+) -> Hierarchical:
+    """A model of a plate, untrained: everything that is shared and everything that any number of sites has.
+
+    Args:
+        layout: that of one site, as `sims.layout` tells it; the prior of the problem has a `Plate`.
+        net: reads the sites, `rd.nets.PlateTransformer()` by default.
+        site: the network of one site, by default a residual MLP, or a Simformer where there are functions.
+        flow: the network of what is shared, beside the features of all sites; by default a small residual MLP.
+        path: the path between noise and data; by default flow matching.
+        method: how many sites are learned from. "likelihood": from single sites, through a surrogate that makes sets
+            of them (TFMPE). "direct": from simulations of many sites. "posterior": the same, from simulations with
+            numbers of sites of their own (`rd.simulate(sites=counts)`). "composition": from single sites alone, whose
+            scores add up (Geffner et al. 2023, arXiv 2209.14249).
+        counts: fewest and most sites in training; their number is log-uniform. Other numbers may be asked.
+        key: seed of the first weights.
+
+    Raises:
+        DataError: the layout has no plate, nothing is shared, or settings that do not fit.
+    """
+    if not isinstance(layout, Layout) or not layout.plate:
+        raise DataError("rd.hierarchical needs the layout of a problem whose prior has a plate: rd.Plate(name, {...})")
+    if not layout.shared:
+        raise DataError(f"nothing is shared by the sites of '{layout.plate}'; ask one site at a time: rd.joint(layout)")
+    if any(layout[name].axes or layout[name].kind == "place" for name in layout.shared):
+        raise DataError("what sites share must be numbers; functions that all sites share are not offered yet")
+    if method not in METHODS:
+        raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
+    if not 1 <= counts[0] <= counts[1]:
+        raise DataError(f"`counts` are the fewest and most sites in training, at least 1, got {counts}")
+    keys = jr.split(as_key(key), 4)
+    of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
+    settings = net or PlateTransformer()
+    unit, k = _real(layout), sum(layout[name].size for name in layout.shared)
+    together = Layout(
+        (
+            *(layout[name] for name in layout.shared),
+            Variable(summary_of(layout), (settings.features,), kind="data"),
+        )
+    )
+    together = Layout(tuple(dataclasses.replace(v, plate="") for v in together.variables))
+    return Hierarchical(
+        layout=layout,
+        method=method,
+        counts=(int(counts[0]), int(counts[1])),
+        settings=settings,
+        record=Record(),
+        site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
+        # drawn from by the million, and what is linear is taken off before: smaller than the other
+        surrogate=likelihood(unit, net=of_site if site or layout.functions else ResMLP(64, 2), path=path, key=keys[1]),
+        trend=jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size)),
+        reader=eqx.filter_jit(_built)(settings, layout, k, key=keys[2]),
+        shared=joint(
+            together,
+            net=flow or ResMLP(96, 2),
+            path=path,
+            roles=Known(shared_roles(k), (summary_of(layout),)),
+            key=keys[3],
+        ),
+    )
+
+
+def summary_of(layout: Layout) -> str:
+    """The name of what all sites of a plate say."""
+    return f"{layout.plate}.summary"
+
+
+def runs_of(own: Layout) -> Runs:
+    """Where elements of own variables lie that are averaged as they are, all points of a function together."""
+    runs: list[tuple[int, int]] = []
+    for v in own.variables:
+        block = own.slices[v.name]
+        if v.axes:
+            runs.append((block.start, block.stop))
+        elif v.kind != "place":
+            runs.extend((i, i + 1) for i in range(block.start, block.stop))
+    return tuple(runs)
+
+
+def _only_own(layout: Layout) -> Layout:
+    return layout.without(layout.shared)
+
+
+def _real(layout: Layout) -> Layout:
+    """The same variables on the whole real line: the surrogate works in scaled coordinates."""
+    return Layout(tuple(dataclasses.replace(v, low=-np.inf, high=np.inf) for v in layout.variables))
+
+
+def _built(settings: PlateTransformer, layout: Layout, shared: int, key: PRNGKeyArray | None = None) -> SiteReader:
+    return settings.reader(_only_own(layout), shared, key=jr.key(0) if key is None else key)
+
+
+@eqx.filter_jit
+def _read(reader: SiteReader, z: Array, roles: Array, runs: Runs) -> Summary:
+    return reader(z, roles, runs)

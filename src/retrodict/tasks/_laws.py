@@ -1,0 +1,41 @@
+"""Log densities that several likelihoods share, and draws of a normal that is cut off."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+from jaxtyping import Array, ArrayLike
+
+
+def log_normal(x: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Array:
+    """log N(x; mean, sd^2), element by element."""
+    z = (jnp.asarray(x) - mean) / sd
+    return -0.5 * z**2 - jnp.log(sd) - 0.5 * math.log(2 * math.pi)
+
+
+def log_poisson(count: Array, mean: Array) -> Array:
+    """log P(count) of a Poisson law with this mean above 0, element by element."""
+    return count * jnp.log(mean) - mean - gammaln(count + 1.0)
+
+
+def log_box(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """log of the mass of a standard normal between `low` and `high`, exact far out in either tail."""
+    from scipy.special import log_ndtr
+
+    flip = low > 0  # the lower tail keeps all digits
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    return log_ndtr(high) + np.log1p(-np.exp(log_ndtr(low) - log_ndtr(high)))
+
+
+def draw_box(
+    rng: np.random.Generator, mean: np.ndarray, sd: np.ndarray, low: float, high: float, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Draws of N(mean, sd^2) between `low` and `high`."""
+    from scipy.special import ndtr, ndtri
+
+    a, b = np.broadcast_arrays((low - mean) / sd, (high - mean) / sd)
+    sign = np.where(a > 0, -1.0, 1.0)
+    a, b = np.where(a > 0, -b, a), np.where(a > 0, -a, b)
+    z = ndtri(ndtr(a) + rng.uniform(size=shape) * (ndtr(b) - ndtr(a)))
+    return np.clip(mean + sd * sign * z, low, high)

@@ -1,0 +1,6 @@
+"""Training: `fit(model, sims)` returns a new model, `model` is unchanged."""
+
+from retrodict.training._fit import STEPS as STEPS
+from retrodict.training._fit import WEIGHT_DECAY as WEIGHT_DECAY
+from retrodict.training._fit import fit as fit
+from retrodict.training._loop import History as History

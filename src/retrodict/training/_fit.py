@@ -1,0 +1,78 @@
+"""One door for training every kind of model."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from retrodict._errors import DataError
+from retrodict._types import Key
+from retrodict.estimators import Generative, Hierarchical
+from retrodict.training._loop import History, Pace
+from retrodict.training._plates import fit_plate
+from retrodict.training._rows import fit_rows
+
+
+Model = TypeVar("Model", Generative, Hierarchical)
+
+STEPS = 10_000
+STEPS_OF_SITES = 6_000
+WEIGHT_DECAY = 0.1  # validation loss on SLCP: 1.0456 after 8,000 steps, against 1.0474 after 10,000 with 1e-4
+
+
+def fit(
+    model: Model,
+    sims: Mapping[str, Any],
+    *,
+    key: Key,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 2e-3,
+    weight_decay: float = WEIGHT_DECAY,
+    validation_fraction: float = 0.05,
+    validation: Mapping[str, Any] | None = None,
+    patience: int | None = None,
+    progress: bool = True,
+) -> tuple[Model, History]:
+    """Trains on simulations `{name: (n, *shape)}` and returns a new model with its history.
+
+    A model that was trained before keeps its scaling and goes on from its weights. A hierarchical model learns from
+    simulations of one site, or, by its method, of many; the history is that of what sites share, and its `before` those
+    of the models of one site.
+
+    Args:
+        steps: gradient steps; the learning rate falls to zero over them. 10,000 by default, 6,000 of a hierarchical
+            model, besides those of its model of one site.
+        batch_size: rows in a step, 512 by default; of a hierarchical model sets of sites, 128.
+        weight_decay: of AdamW, times the learning rate; more of it where a large network reads few simulations, such as
+            1.0 for 10,000 images. Compare validation losses.
+        validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
+        patience: steps without a better validation loss after which training ends; by default a third of `steps`.
+
+    Raises:
+        DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.
+        TrainingError: the loss is not a number.
+    """
+    of_sites = isinstance(model, Hierarchical)
+    steps = (STEPS_OF_SITES if of_sites else STEPS) if steps is None else steps
+    batch_size = (128 if of_sites else 512) if batch_size is None else batch_size
+    _check(steps=steps, batch_size=batch_size)
+    if not weight_decay >= 0:
+        raise DataError(f"`weight_decay` must be zero or positive, got {weight_decay!r}")
+    pace = Pace(steps, batch_size, learning_rate, weight_decay)
+    how: dict[str, Any] = {
+        "key": key,
+        "validation_fraction": validation_fraction,
+        "validation": validation,
+        "patience": patience,
+        "progress": progress,
+    }
+    if isinstance(model, Hierarchical):
+        return fit_plate(model, sims, pace, **how)
+    return fit_rows(model, sims, pace, **how)
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise DataError(f"`{name}` must be a positive whole number, got {number!r}")

@@ -1,0 +1,338 @@
+"""Training a hierarchical model: one site first, then sets of sites that cost no simulation.
+
+    1  site        every row of (g, eta, y), all questions about one site
+    2  surrogate   y given (g, eta); in coordinates from which a linear regression was taken off, so that a network
+                   learns what is not linear and its mean is as sharp as least squares
+    3  sets        g from the prior, eta_1..S from the prior given g, y_s from the surrogate
+    4  shared      g given sets of S sites,  log S uniform: log density of the Gaussian (m, s^2), and a flow of what
+                   is left,   loss = mean (g - m)^2 / (2 s^2) + log s  +  flow loss of r = (g - m) / s
+
+(TFMPE, arXiv 2604.20723, section 3.) A part of the sets is renewed with every chunk of steps, and every step sees a
+window of a set, so that hardly any is seen twice. Step 2 and 3 are left out where simulations of many sites are given.
+
+What the surrogate gets wrong in the mean moves every site the same way, and the posterior of S sites is sqrt(S) times
+narrower than that of one: N simulations of one site cannot place what many sites say to better than a share of its
+width, about sqrt(S / N), whatever the network.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from retrodict._errors import DataError, listed
+from retrodict._types import Key, Scalar, as_key
+from retrodict.estimators import Generative, Hierarchical, Record
+from retrodict.estimators._hierarchical import runs_of
+from retrodict.roles import ABSENT, GIVEN
+from retrodict.scaling import Scaling
+from retrodict.tokens import Batch, flatten, unflatten
+from retrodict.training._loop import History, Pace, Trainer, rows_loss
+from retrodict.training._rows import fit_rows
+from retrodict.variables import Layout
+
+
+SETS, RENEWED = 1024, 256  # sets in memory, and how many of them every chunk renews
+JUDGES = 128  # sets that only validate
+AT_ONCE = 32_768  # single sites that the surrogate draws together
+PATCHY = 0.3  # share of sets of which parts are not observed
+
+
+class Sets(NamedTuple):
+    """Scaled shared elements `(n, k)`, and the own elements of sites `(n, s, d)`, NaN where there is none."""
+
+    shared: Array
+    own: Array
+
+
+def fit_plate(
+    model: Hierarchical,
+    sims: Mapping[str, Any],
+    pace: Pace,
+    *,
+    key: Key,
+    validation_fraction: float,
+    validation: Mapping[str, Any] | None,
+    patience: int | None,
+    progress: bool,
+) -> tuple[Hierarchical, History]:
+    """`fit` of a hierarchical model; arguments and errors are those of `fit`."""
+    keys = jr.split(as_key(key), 6)
+    rng = np.random.default_rng(np.asarray(jr.key_data(keys[0])))
+    _refuse(model, sims)
+    train, judge = _split(sims, rng, validation_fraction) if validation is None else (sims, validation)
+    rows, judged = (single_sites(model.layout, part) for part in (train, judge))
+    how: dict[str, Any] = {"validation_fraction": 0.0, "patience": None, "progress": progress}
+    site, first = fit_rows(model.site, rows, _of_rows(pace), key=keys[1], validation=judged, what="one site", **how)
+    model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
+    if model.method == "likelihood":
+        model, before["surrogate"] = _with_surrogate(model, rows, judged, pace, keys[2], how)
+    if model.method == "composition":
+        return _recorded(model, len(rows[model.layout.names[0]]), first, before), first
+    source = _Synthetic(model, sims, rows) if model.method == "likelihood" else None
+    if source is not None:
+        sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
+    else:
+        sets, judges = _real_sets(model, train), _real_sets(model, judge)
+    weights, static = eqx.partition((model.reader, model.shared.net), eqx.is_inexact_array)
+    buckets = _buckets(*model.counts, sets.own.shape[1])
+
+    def loss(weights: Any, some: Sets, key: PRNGKeyArray) -> Scalar:
+        reader, net = eqx.combine(weights, static)
+        own = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
+        return sets_loss(own, some, key, buckets)
+
+    def renew(done: int, sets: Sets) -> Sets:
+        if source is None:
+            return sets
+        new, at = source.draw(RENEWED, jr.fold_in(keys[3], 2 + done)), (done // 250 * RENEWED) % SETS
+        return Sets(*(jax.lax.dynamic_update_slice_in_dim(a, b, at, 0) for a, b in zip(sets, new, strict=True)))
+
+    trainer = Trainer(weights, loss, sets, judges, pace)
+    found, history = trainer.run(
+        keys[4], keys[5], rng, patience=patience, shown=progress, what="all sites", renew=renew
+    )
+    reader, net = eqx.combine(found, static)
+    model = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
+    return _recorded(model, len(rows[model.layout.names[0]]), history, before), dataclasses.replace(
+        history, before=before
+    )
+
+
+def single_sites(layout: Any, sims: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Every site a row, `{name: (n, *shape)}`, from simulations of one site or of many."""
+    sites = getattr(sims, "sites", 0)
+    arrays = {name: np.asarray(sims[name]) for name in layout.names}
+    if not sites:
+        return arrays
+    flat = {name: a.reshape(-1, *a.shape[2:]) for name, a in arrays.items() if name in layout.own}
+    flat |= {name: np.repeat(arrays[name], sites, axis=0) for name in layout.shared}
+    first = flat[layout.own[0]]
+    there = ~np.isnan(first.reshape(len(first), -1)).all(axis=1)
+    return {name: values[there] for name, values in flat.items()}
+
+
+# sets of sites --------------------------------------------------------------------------------------------------------
+
+
+class _Synthetic:
+    """Sets of sites drawn from the prior, or what stands in for it, and the surrogate."""
+
+    def __init__(self, model: Hierarchical, sims: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
+        self.model, self.rows, self.layout = model, rows, model.layout
+        self.most = model.counts[1]
+        problem = getattr(sims, "problem", None)
+        self.prior = None if problem is None else problem.prior
+        if self.prior is not None:
+            self.draw_shared, self.draw_own = (jax.jit(jax.vmap(f)) for f in (self.prior.draw, self.prior.draw_own))
+        self.made = jax.jit(lambda model, z, key: model.synthetic(z, key))
+
+    def draw(self, n: int, key: PRNGKeyArray) -> Sets:
+        """`n` sets of as many sites as training has at most."""
+        key_parameters, key_data, key_places = jr.split(key, 3)
+        values = self._parameters(n, key_parameters)
+        total, layout = n * self.most, self.layout
+        for name in layout.data:
+            values[name] = np.zeros((total, *layout[name].shape), np.float32)
+        if layout.places:  # sites are looked at where single ones were
+            which = np.asarray(jr.randint(key_places, (total,), 0, len(self.rows[layout.places[0]])))
+            values |= {name: self.rows[name][which] for name in layout.places}
+        z = self.model.site.scaling.forward(flatten(layout, values, layout.names, where="synthetic sites"))
+        core = dataclasses.replace(self.model, record=Record())
+        parts = []
+        for start in range(0, total, AT_ONCE):
+            block = z[start : start + AT_ONCE]
+            padded = jnp.pad(block, ((0, min(AT_ONCE, total) - len(block)), (0, 0)))
+            parts.append(self.made(core, padded, jr.fold_in(key_data, start))[: len(block)])
+        found = jnp.concatenate(parts).reshape(n, self.most, -1)
+        return Sets(found[:, 0, layout.tokens_of(layout.shared)], found[:, :, layout.tokens_of(layout.own)])
+
+    def _parameters(self, n: int, key: PRNGKeyArray) -> dict[str, Any]:
+        """Shared and own parameters of `n` sets, one row per site."""
+        key_shared, key_own = jr.split(key)
+        if self.prior is not None:
+            drawn = self.draw_shared(jr.split(key_shared, n))
+            shared = {name: drawn[name] for name in self.layout.shared}
+        else:
+            which = np.asarray(jr.randint(key_shared, (n,), 0, len(self.rows[self.layout.names[0]])))
+            shared = {name: self.rows[name][which] for name in self.layout.shared}
+        repeated = {name: np.repeat(np.asarray(v, np.float32), self.most, axis=0) for name, v in shared.items()}
+        own = [name for name in self.layout.own if self.layout[name].kind == "parameter"]
+        if not own:
+            return repeated
+        if self.prior is not None:
+            found = self.draw_own(jr.split(key_own, n * self.most), repeated)
+        else:
+            draws = self.model.site.sample(1, given=Batch(repeated), of=own, key=key_own)
+            found = {name: values[:, 0] for name, values in draws.items()}
+        return repeated | {name: np.asarray(found[name], np.float32) for name in own}
+
+
+def _real_sets(model: Hierarchical, sims: Mapping[str, Any]) -> Sets:
+    """Simulated sets of sites, scaled."""
+    layout, sites = model.layout, sims.sites  # type: ignore[attr-defined]
+    n = len(np.asarray(sims[layout.names[0]]))
+    flat = {name: np.asarray(sims[name]).reshape(n * sites, *layout[name].shape) for name in layout.own}
+    flat |= {name: np.repeat(np.asarray(sims[name]), sites, axis=0) for name in layout.shared}
+    z = model.site.scaling.forward(flatten(layout, flat, layout.names, where="the simulations")).reshape(n, sites, -1)
+    return Sets(z[:, 0, layout.tokens_of(layout.shared)], z[:, :, layout.tokens_of(layout.own)])
+
+
+# the loss of sets -----------------------------------------------------------------------------------------------------
+
+
+class Bucket(NamedTuple):
+    """Sets of more than `low` and at most `high` sites, read with `high` slots, and their share of a batch."""
+
+    low: int
+    high: int
+    share: float
+
+
+def _buckets(fewest: int, most: int, available: int) -> tuple[Bucket, ...]:
+    """Numbers of sites in steps of four: a log-uniform law whose small sets do not pay for large ones."""
+    most = min(most, available)
+    fewest = min(fewest, most)
+    ends = [most]
+    while ends[-1] // 4 > max(fewest, 4):
+        ends.append(ends[-1] // 4)
+    found, whole = [], np.log((most + 1) / fewest)
+    for high, low in zip(ends, [*ends[1:], fewest - 1], strict=True):
+        found.append(Bucket(low, high, float(np.log((high + 1) / (low + 1)) / whole)))
+    return tuple(found)
+
+
+def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple[Bucket, ...]) -> Scalar:
+    """The loss of a batch of sets, a part of it for every bucket of numbers of sites."""
+    n, start, total = len(sets.shared), 0, jnp.zeros(())
+    own = model.layout.without(model.layout.shared)
+    runs, data = runs_of(own), ~own.is_parameter
+    for i, (low, high, share) in enumerate(buckets):
+        size = n - start if i == len(buckets) - 1 else max(1, round(share * n))
+        some = Sets(*(part[start : start + size] for part in sets))
+
+        def one(row: Sets, key: PRNGKeyArray, u: Scalar, low: int = low, high: int = high) -> Scalar:
+            key_sites, key_flow = jr.split(key)
+            z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
+            found = model.reader(z, roles, runs)
+            center, width = jax.lax.stop_gradient((found.center, found.width))
+            outright = jnp.mean(0.5 * ((row.shared - found.center) / found.width) ** 2 + jnp.log(found.width))
+            rest = jnp.concatenate([(row.shared - center) / width, found.features])
+            return outright + model.shared.loss(rest, key_flow, u)
+
+        total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
+        start += size
+    return total
+
+
+def _window(own: Array, data: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
+    """Neighboring sites of a set, more than `low` and up to `high` of them, their data given, sometimes in part."""
+    key_start, key_count, key_patchy, key_share, key_which, key_own = jr.split(key, 6)
+    which = (jr.randint(key_start, (), 0, len(own)) + jnp.arange(high)) % len(own)
+    z = own[which]
+    count = jnp.floor(jnp.exp(jr.uniform(key_count, minval=jnp.log(low + 1.0), maxval=jnp.log(high + 1.0))))
+    patchy = jr.bernoulli(key_patchy, PATCHY)
+    shares = jr.uniform(key_share, (2,))
+    seen = ~patchy | (jr.uniform(key_which, z.shape) < shares[0])
+    # own parameters are rarely known, and then of some sites
+    known = patchy & (shares[1] < 0.2) & (jr.uniform(key_own, (len(z), 1)) < 5.0 * shares[1])
+    given = jnp.where(data, seen, known) & (jnp.arange(high) < count)[:, None] & ~jnp.isnan(z)
+    return jnp.nan_to_num(z), jnp.where(given, GIVEN, ABSENT)
+
+
+# the models of one site -----------------------------------------------------------------------------------------------
+
+
+def _with_surrogate(
+    model: Hierarchical, rows: Mapping[str, Any], judged: Mapping[str, Any], pace: Pace, key: Key, how: dict[str, Any]
+) -> tuple[Hierarchical, History]:
+    """The model with a trained surrogate of what a regression on the parameters leaves."""
+    layout = model.layout
+    z, other = (_scaled_rows(model.site, part) for part in (rows, judged))
+    model = dataclasses.replace(model, trend=jnp.asarray(_trend(layout, z), jnp.float32))
+    left = [unflatten(layout, np.asarray(part - model.trended(jnp.asarray(part))), layout.names) for part in (z, other)]
+    found, history = fit_rows(
+        model.surrogate, left[0], _of_rows(pace), key=key, validation=left[1], what="surrogate", **how
+    )
+    return dataclasses.replace(model, surrogate=found), history
+
+
+def _trend(layout: Any, z: np.ndarray) -> np.ndarray:
+    """Least squares of every datum on 1 and the scaled parameters, `(1 + p, d)`; one line for all points of a
+    function."""
+    parameters = np.asarray(z[:, layout.is_parameter], np.float64)
+    design = np.concatenate([np.ones((len(z), 1)), parameters], axis=1)
+    found = np.zeros((design.shape[1], layout.size))
+    for name in layout.data:
+        block = np.asarray(z[:, layout.slices[name]], np.float64)
+        if layout[name].axes:
+            inputs, values = np.repeat(design, block.shape[1], axis=0), block.ravel()
+            there = np.isfinite(values)
+            line = np.linalg.lstsq(inputs[there], values[there], rcond=None)[0]
+            found[:, layout.slices[name]] = line[:, None]
+        else:
+            found[:, layout.slices[name]] = np.linalg.lstsq(design, block, rcond=None)[0]
+    return found
+
+
+def _scaled_rows(site: Generative, rows: Mapping[str, Any]) -> np.ndarray:
+    return np.asarray(site.scaling.forward(flatten(site.layout, rows, site.layout.names, where="the simulations")))
+
+
+def _scaled(model: Hierarchical, site: Generative) -> Generative:
+    """The model of what is shared, in the scale of the simulations."""
+    own = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
+    k, scaling = own.layout.size, Scaling.identity(model.shared.layout)
+    parts = ("center", "width", "heavy", "mean", "std")
+    changed = {name: getattr(scaling, name).at[:k].set(getattr(own, name)) for name in parts}
+    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, **changed))
+
+
+def _of_rows(pace: Pace) -> Pace:
+    """One site is learned as other models are: more rows a step, as many steps."""
+    return pace._replace(batch_size=4 * pace.batch_size)
+
+
+def _split(sims: Mapping[str, Any], rng: np.random.Generator, fraction: float) -> tuple[Any, Any]:
+    names = list(sims)
+    n = len(np.asarray(sims[names[0]]))
+    order, held_out = rng.permutation(n), max(10, round(fraction * n))
+
+    def part(which: np.ndarray) -> Any:
+        arrays = {name: np.asarray(sims[name])[which] for name in names}
+        if dataclasses.is_dataclass(sims) and not isinstance(sims, type):
+            return dataclasses.replace(sims, arrays=arrays)
+        return arrays
+
+    return part(order[held_out:]), part(order[:held_out])
+
+
+def _refuse(model: Hierarchical, sims: Mapping[str, Any]) -> None:
+    if not isinstance(sims, Mapping):
+        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
+    for name in model.layout.names:
+        if name not in sims:
+            raise DataError(f"'{name}' is missing in the simulations, which have {listed(sims)}")
+    if model.method in ("direct", "posterior") and not getattr(sims, "sites", 0):
+        raise DataError(
+            f"method='{model.method}' learns from simulations of many sites: rd.simulate(problem, n, sites=50, key=0)"
+        )
+    own = [name for name in model.layout.functions if model.layout[name].kind == "parameter"]
+    if own:
+        raise DataError(f"'{own[0]}' is a function that every site has; own parameters must be numbers so far")
+
+
+def _recorded(model: Hierarchical, rows: int, history: History, before: Mapping[str, History]) -> Hierarchical:
+    record = Record(
+        simulations=model.record.simulations + rows,
+        steps=model.record.steps + int(history.step[-1]),
+        seconds=model.record.seconds + history.seconds + sum(h.seconds for h in before.values() if h is not history),
+        validation_loss=history.best,
+    )
+    return dataclasses.replace(model, record=record)
