@@ -27,7 +27,7 @@ FLOORS = {
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness"], 6),
-    **dict.fromkeys(["report", "referee", "plots", "demo", "gallery"], 7),
+    **dict.fromkeys(["report", "referee", "plots", "demo", "gallery", "arguments"], 7),
     "cli": 8,
 }
 
