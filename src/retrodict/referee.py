@@ -80,7 +80,9 @@ def examine(
     """
     begun = time.monotonic()
     keys = jr.split(as_key(seed), 5)
-    _, checked = check(model, sims, given=list(observation), key=keys[0], **settings)
+    # what was not observed is not given to the simulations either
+    seen = {name: np.isfinite(np.asarray(value, float)) for name, value in observation.items()}
+    _, checked = check(model, sims, given=seen, key=keys[0], **settings)
     likeness = unlike(model, observation, sims, key=keys[1])
     draws = silent(model).sample(DRAWS, given=observation, key=keys[2])
     found = _predicted(model, draws, observation, keys[3])
