@@ -194,7 +194,7 @@ def check(
     tests = ", ".join(f"{name} p = {p:.2g}" for name, p in own.p_values)
     print(f"{own.question}: {'passed' if own.ok else 'FAILED'} at {own.level:.0%} ({tests})")
     for label, more in own.excess:
-        print(f"  {label}: regions hold the truth {more:+.1%} more often than they say")
+        print(f"  {label}: regions hold the truth {abs(more):.1%} {'more' if more > 0 else 'less'} often than they say")
     print(f"{own.simulations} simulations, {own.draws} draws each, {found.seconds:.0f} s; wrote {out}")
 
 
