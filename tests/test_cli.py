@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import cli
+from retrodict import arguments, cli
 
 
 @pytest.fixture(scope="module")
@@ -60,22 +60,22 @@ def test_sample_answers_and_writes(trained, capsys, tmp_path):
 
 
 def test_given_may_name_functions_and_intervals():
-    found = cli._given('{"y": {"points": [0, 1], "values": [2, null]}, "a": {"low": 0.5}, "b": [1]}')
+    found = arguments.given_in('{"y": {"points": [0, 1], "values": [2, null]}, "a": {"low": 0.5}, "b": [1]}')
     assert isinstance(found["y"], rd.At)
     np.testing.assert_array_equal(found["y"].points, [0.0, 1.0])
     np.testing.assert_array_equal(found["y"].values, [2.0, np.nan])
     assert isinstance(found["a"], rd.Interval)
     assert (found["a"].low, found["a"].high) == (0.5, np.inf)
     np.testing.assert_array_equal(found["b"], [1.0])
-    asked = cli._of('{"y": {"points": [3]}, "a": null}')
+    asked = arguments.asked_in('{"y": {"points": [3]}, "a": null}')
     assert asked["a"] is None
     assert asked["y"].values is None
-    both = cli._given('{"y": {"points": [3, 4], "low": [1, null]}}')["y"]
+    both = arguments.given_in('{"y": {"points": [3, 4], "low": [1, null]}}')["y"]
     np.testing.assert_array_equal(both.values.low, [1.0, -np.inf])
     with pytest.raises(rd.DataError, match="null for others; see 'a'"):
-        cli._of('{"a": [1]}')
-    assert cli._of("a, b") == ["a", "b"]
-    assert cli._of(None) is None
+        arguments.asked_in('{"a": [1]}')
+    assert arguments.asked_in("a, b") == ["a", "b"]
+    assert arguments.asked_in(None) is None
 
 
 def test_given_may_be_a_file(trained, tmp_path, capsys):

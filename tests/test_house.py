@@ -21,13 +21,13 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
 }
 FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
-    **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress"], 2),
+    **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
     **dict.fromkeys(["problem", "numpyro_priors", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
-    **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis"], 6),
-    **dict.fromkeys(["report", "plots", "demo", "gallery"], 7),
+    **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness"], 6),
+    **dict.fromkeys(["report", "referee", "plots", "demo", "gallery", "arguments"], 7),
     "cli": 8,
 }
 
@@ -83,6 +83,8 @@ HEAVY = {
     "flowjax",
     "scipy.stats",
     "safetensors",
+    "xarray",
+    "arviz",
 }
 
 

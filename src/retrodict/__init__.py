@@ -23,7 +23,9 @@ try:
     from retrodict._errors import RetrodictError as RetrodictError
     from retrodict._errors import TrainingError as TrainingError
     from retrodict.constraints import Interval as Interval
+    from retrodict.datatree import to_datatree as to_datatree
     from retrodict.dependencies import Dependencies as Dependencies
+    from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
     from retrodict.estimators import hierarchical as hierarchical
     from retrodict.estimators import joint as joint
@@ -31,6 +33,8 @@ try:
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
+    from retrodict.likeness import unlike as unlike
+    from retrodict.likeness import unlike_each as unlike_each
     from retrodict.numpyro_priors import numpyro_prior as numpyro_prior
     from retrodict.problem import Function as Function
     from retrodict.problem import Plate as Plate
@@ -42,6 +46,7 @@ try:
     from retrodict.tokens import Batch as Batch
     from retrodict.training import fit as fit
     from retrodict.truncation import truncate as truncate
+    from retrodict.trust import check as check
     from retrodict.variables import At as At
 finally:
     if _collecting:

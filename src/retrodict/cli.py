@@ -1,20 +1,20 @@
-"""The command line: `retrodict demo | train | sample | gallery | bench`. Nothing is computed here.
+"""The command line: `retrodict demo | train | sample | check | report | gallery | bench`. Nothing is computed here.
 
 Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
 instead. A wrong argument exits with code 2 and one line that says what to type instead.
 """
 
-import importlib.util
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
-from retrodict._errors import DataError, FileError, RetrodictError, listed, unknown
+from retrodict._errors import DataError, RetrodictError
+from retrodict.arguments import asked_in, chosen_of, given_in, held_out, numbers_in, problem_in
 
 
 if TYPE_CHECKING:  # a command loads what it needs, and --help nothing
@@ -29,6 +29,13 @@ UsageError: Any = typer.BadParameter.__mro__[1]  # typer does not export the par
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable object and nothing else.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+Sims = Annotated[
+    Path | None, typer.Option(help="Held-out simulations: a .npz file, or a folder of them, name to (n, *shape).")
+]
+Task = Annotated[str | None, typer.Option(help="Simulate held-out rows of one of the benchmark's tasks instead.")]
+Own = Annotated[str | None, typer.Option(help="Simulate held-out rows of your own problem instead, FILE.py:NAME.")]
 
 
 def main() -> None:
@@ -88,7 +95,7 @@ def train(
 
     if (task is None) == (problem is None):
         raise DataError("train needs one of --task NAME and --problem FILE.py:NAME")
-    chosen = rd.tasks.get(task).problem if task is not None else _problem(str(problem))
+    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
     sims = rd.simulate(chosen, simulations, key=seed)
     model = getattr(rd, query)(sims.layout, key=seed)
     model, history = rd.fit(model, sims, key=seed + 1, steps=steps, progress=not as_json)
@@ -135,15 +142,86 @@ def sample(
     from retrodict.saving import write_npz
     from retrodict.summary import summarize
 
-    draws = rd.load(model).sample(n, given=_given(given), of=_of(of), key=seed)
+    known, asked = given_in(given), asked_in(of)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", UserWarning)
+        draws = rd.load(model).sample(n, given=known, of=asked, key=seed)
+    doubts = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
     if out is not None:
         write_npz(out, draws)
     summary = summarize(draws)
     if as_json:
-        print(json.dumps({"n": n, "summary": summary, "draws": None if out is None else str(out)}))
+        found = {"n": n, "summary": summary, "draws": None if out is None else str(out), "warnings": doubts}
+        print(json.dumps(found))
         return
+    for doubt in doubts:
+        print(f"retrodict: warning: {doubt}", file=sys.stderr)
     print(table(summary))
     print(f"{n} draws" + (f"; wrote {out}" if out is not None else ""))
+
+
+@app.command()
+def check(
+    model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
+    sims: Sims = None,
+    task: Task = None,
+    problem: Own = None,
+    given: Annotated[str | None, typer.Option(help="Names of what is known, with commas; by default all data.")] = None,
+    observations: Annotated[int, typer.Option(help="How many simulations to ask about.")] = 300,
+    draws: Annotated[int, typer.Option(help="Draws for each of them.")] = 500,
+    out: Annotated[Path | None, typer.Option(help="Where to write the checked model; by default where it was.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Check a model on held-out simulations, and keep the outcome in its file."""
+    import retrodict as rd
+
+    loaded = rd.load(model)
+    names = [v.name for v in loaded.layout.variables if v.kind == "data"]
+    known = names if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    rows = held_out(sims, task, problem, 2 * observations, seed)
+    loaded, found = rd.check(loaded, rows, given=known, observations=observations, draws=draws, key=seed)
+    out = rd.save(loaded, out or model)
+    own = found.calibration
+    if as_json:
+        told = {"question": own.question, "ok": own.ok, "p_value": own.p_value, "p_values": dict(own.p_values)}
+        print(
+            json.dumps(
+                {**told, "excess": dict(own.excess), "score": own.score, "seconds": found.seconds, "model": str(out)}
+            )
+        )
+        return
+    tests = ", ".join(f"{name} p = {p:.2g}" for name, p in own.p_values)
+    print(f"{own.question}: {'passed' if own.ok else 'FAILED'} at {own.level:.0%} ({tests})")
+    for label, more in own.excess:
+        print(f"  {label}: regions hold the truth {abs(more):.1%} {'more' if more > 0 else 'less'} often than they say")
+    print(f"{own.simulations} simulations, {own.draws} draws each, {found.seconds:.0f} s; wrote {out}")
+
+
+@app.command()
+def report(
+    model: Annotated[Path, typer.Argument(help="A model file that `retrodict train` wrote.")],
+    observation: Annotated[str, typer.Option(help="What was observed: JSON, or a .json or .npz file.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    sims: Sims = None,
+    task: Task = None,
+    problem: Own = None,
+    title: Annotated[str, typer.Option(help="The title of the page.")] = "",
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Write one page for a referee: data checks, posterior, predictive checks, calibration."""
+    import retrodict as rd
+    from retrodict import referee
+
+    loaded, observed = rd.load(model), given_in(observation)
+    rows = held_out(sims, task, problem, 600, seed)
+    found = referee.examine(loaded, rows, observed, seed=seed)
+    written = referee.write(out, loaded, found, title=title)
+    if as_json:
+        print(json.dumps({**found.to_json(), "report": str(written)}))
+        return
+    print(f"{'all checks passed' if found.ok else 'NOT ALL CHECKS PASSED'}; {found.likeness.tell()}; wrote {written}")
 
 
 @app.command()
@@ -189,11 +267,11 @@ def bench(
 
     methods: Mapping[str, Any] = rd.paths.METHODS
     known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER}
-    routes = {name: methods[name]() for name in _chosen("--paths", paths, methods)}
-    movers = {name: known[name]() for name in _chosen("--solvers", solvers, rd.solvers.SOLVERS, besides=["default"])}
+    routes = {name: methods[name]() for name in chosen_of("--paths", paths, methods)}
+    movers = {name: known[name]() for name in chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default"])}
     if evaluations is not None:
         movers = {name: benchmark.at_cost(solver, evaluations) for name, solver in movers.items()}
-    which = _numbers(observations)
+    which = numbers_in(observations)
     # all that is wrong is told before anything is trained
     exams = [
         benchmark.Exam.of(name.strip(), simulations=simulations, observations=which, draws=draws, seed=seed)
@@ -238,115 +316,6 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
     head = " " * width + "".join(f"{column:>11}" for column in next(iter(summary.values())))
     rows = (f"{name:{width}}" + "".join(f"{value:11.4g}" for value in row.values()) for name, row in summary.items())
     return "\n".join([head, *rows])
-
-
-def _chosen(option: str, text: str, known: Iterable[str], *, besides: Sequence[str] = ()) -> list[str]:
-    """The names in a list with commas, each once; `all` stands for all of `known`."""
-    offered = [*known, *besides, "all"]
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in offered:
-            raise DataError(unknown(f"`{option}`", name, offered, owner="it takes"))
-    return list(dict.fromkeys(one for name in names for one in (known if name == "all" else [name])))
-
-
-def _problem(where: str) -> Any:
-    file, _, name = where.rpartition(":")
-    if not file or not name:
-        raise DataError(f"--problem takes FILE.py:NAME, got '{where}'")
-    if not Path(file).is_file():
-        raise FileError(f"there is no file '{file}' to take the problem '{name}' from")
-    spec = importlib.util.spec_from_file_location("_retrodict_problem", file)
-    if spec is None or spec.loader is None:
-        raise FileError(f"'{file}' is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = [key for key, value in vars(module).items() if type(value).__name__ == "Problem"]
-    if name not in found:
-        raise DataError(f"'{file}' has no problem '{name}'; it has {listed(found) or 'none'}")
-    return vars(module)[name]
-
-
-def _of(text: str | None) -> Any:
-    """Names, or a mapping from names to where functions are asked."""
-    if text is None or not text.lstrip().startswith("{"):
-        return None if text is None else [name.strip() for name in text.split(",")]
-    from retrodict import At
-
-    found = {name: None if value is None else _value(name, value) for name, value in _object("--of", text).items()}
-    for name, value in found.items():
-        if value is not None and not isinstance(value, At):
-            raise DataError(
-                f"--of takes {{\"points\": [...]}} where a function is asked and null for others; see '{name}'"
-            )
-    return found
-
-
-def _given(text: str) -> dict[str, Any]:
-    file = Path(text)
-    if text.lstrip().startswith("{"):
-        source, content = "--given", text
-    elif not file.is_file():
-        raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
-    elif file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError) as error:
-            raise FileError(f"'{text}' is no .npz file of plain arrays: {error}") from error
-    else:
-        source, content = f"'{text}'", file.read_text(errors="replace")
-    return {name: _value(name, value) for name, value in _object(source, content).items()}
-
-
-def _object(source: str, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{source} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
-    return found
-
-
-def _value(name: str, value: Any) -> Any:
-    """Numbers, a function at points, or an interval."""
-    from retrodict import At, Interval
-
-    if not isinstance(value, dict):
-        return np.asarray(_nulls(value), np.float32)
-    parts = {key: None if part is None else np.asarray(_nulls(part), np.float32) for key, part in value.items()}
-    if "points" in parts and set(parts) <= {"points", "values"}:
-        return At(**parts)
-    points = parts.pop("points", None)
-    if parts and set(parts) <= {"low", "high"}:
-        return Interval(**parts) if points is None else At(points, Interval(**parts))
-    raise DataError(
-        f'\'{name}\' must be numbers, {{"points": ..., "values": ...}} for a function, or '
-        f'{{"low": ..., "high": ...}} for an interval; got {listed(parts) or "nothing"}'
-    )
-
-
-def _nulls(value: Any) -> Any:
-    """JSON has no NaN: null says that an element was not observed."""
-    if isinstance(value, list):
-        return [_nulls(v) for v in value]
-    if value is None:
-        return np.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"--given takes numbers, lists of numbers and null, got {value!r}")
-    return value
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        parts = [part.split("-") for part in text.split(",")]
-        found = [k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)]
-    except ValueError:
-        found = []
-    if not found:
-        raise DataError(f"--observations takes numbers such as 1-10 or 1,3,5, got '{text}'")
-    return found
 
 
 if __name__ == "__main__":

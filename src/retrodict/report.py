@@ -2,7 +2,7 @@
 
     page    = title, lead, key figures, sections, footnote
     section = title, blocks
-    block   = text | table | picture
+    block   = text | table | picture | drawing
 
 The page is one file that needs nothing else: styles are inline, pictures are embedded, and there is no script and no
 link to the outside, so that it can be mailed, archived and opened anywhere. Nothing is computed here, and all text is
@@ -121,7 +121,36 @@ class Picture:
         return png
 
 
-Block: TypeAlias = Text | Table | Picture
+@dataclass(frozen=True)
+class Drawing:
+    """A matplotlib figure as vectors, sharp at any size; `alt` says in words what is seen.
+
+    Raises:
+        DataError: without `alt`, which is all that some readers get.
+    """
+
+    figure: Figure
+    caption: str = ""
+    alt: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.alt.strip():
+            raise DataError("a drawing needs `alt`, its content in words, for readers who cannot see it")
+
+    def to_html(self) -> str:
+        """A `<figure>` with the drawing inside, as an image: names inside one SVG do not meet those of another."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        data = base64.b64encode(buffer.getvalue()).decode()
+        wide, high = (round(_INCH * inches) for inches in self.figure.get_size_inches())
+        caption = f"<figcaption>{_escaped(self.caption)}</figcaption>" if self.caption else ""
+        return (
+            f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{_escaped(self.alt)}" '
+            f'width="{wide}" height="{high}">{caption}</figure>\n'
+        )
+
+
+Block: TypeAlias = Text | Table | Picture | Drawing
 
 
 @dataclass(frozen=True)
@@ -137,7 +166,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for block in self.blocks:
-            if not isinstance(block, Text | Table | Picture):
+            if not isinstance(block, Text | Table | Picture | Drawing):
                 raise DataError(f"a section holds Text, Table and Picture, not {type(block).__name__}: wrap it in one")
 
     def to_html(self, anchor: str) -> str:

@@ -25,7 +25,7 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict.dependencies import Dependencies
 from retrodict.estimators import Generative, Hierarchical, Record
-from retrodict.nets import architecture_from_json
+from retrodict.nets import PlateTransformer, architecture_from_json
 from retrodict.roles import Observed, law_from_json
 from retrodict.variables import Layout
 
@@ -132,7 +132,7 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
             "net": model.settings.to_json(),
             "method": model.method,
             "counts": list(model.counts),
-            "record": dataclasses.asdict(model.record),
+            "record": model.record.to_json(),
             **{part: _manifest(getattr(model, part)) for part in MODELS},
             "versions": {name: version(name) for name in PACKAGES},
         }
@@ -144,7 +144,7 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
         "roles": model.law.to_json(),
         "balanced": model.balanced,
         "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
-        "record": dataclasses.asdict(model.record),
+        "record": model.calibration.to_json(),
         "versions": {name: version(name) for name in PACKAGES},
     }
 
@@ -153,11 +153,13 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
     """A model with the right shapes; its numbers are still to be read."""
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
+        if not isinstance(settings, PlateTransformer):
+            raise FileError(f"the file names the network '{type(settings).__name__}' for sites, which reads none")
         whole = estimators.hierarchical(
             layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
         )
         parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in MODELS}
-        return dataclasses.replace(whole, record=Record(**manifest["record"]), **parts)
+        return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(
         Layout.from_json(manifest["layout"]),
@@ -167,7 +169,7 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
         dependencies=None if dependencies is None else Dependencies.from_json(dependencies),
         balanced=manifest["balanced"],
     )
-    return dataclasses.replace(model, record=Record(**manifest["record"]))
+    return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
 
 
 def _path_to_json(path: _paths.Path) -> dict[str, Any]:

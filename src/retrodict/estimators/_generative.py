@@ -14,6 +14,7 @@ under four laws of roles.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,11 +28,12 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from retrodict._errors import DataError
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
-from retrodict.constraints import AbstractConstraint
+from retrodict.constraints import AbstractConstraint, Interval
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.dependencies import Dependencies
 from retrodict.estimators import _answers
 from retrodict.estimators._guided import Guided, ask_guided, is_guided, sample_guided
+from retrodict.estimators._record import CalibrationWarning, Record, concerns, fingerprint
 from retrodict.nets import AbstractArchitecture, AbstractNet, ResMLP, Simformer
 from retrodict.paths import Flow, Guess, Path, flow_matching
 from retrodict.roles import (
@@ -48,22 +50,12 @@ from retrodict.roles import (
 )
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver
-from retrodict.tokens import flatten, unflatten
+from retrodict.tokens import Batch, flatten, unflatten
 from retrodict.variables import Layout, places_of
 
 
 LEAST = 1e-6  # the weight of a row whose latent elements have no points
 TIMES = 8  # times and noises of one training row whose data are embedded
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What training left behind: how long, on how much, how well."""
-
-    simulations: int = 0
-    steps: int = 0
-    seconds: float = 0.0
-    validation_loss: float | None = None
 
 
 class Estimate(NamedTuple):
@@ -106,6 +98,11 @@ class Generative(eqx.Module):
     def trained(self) -> bool:
         """Whether `fit` has seen this model."""
         return self.record.steps > 0
+
+    @property
+    def calibration(self) -> Record:
+        """The record, with those checks alone that were made with the numbers that the model has now."""
+        return self.record.of(fingerprint(self)) if self.record.calibrations else self.record
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -238,15 +235,28 @@ class Generative(eqx.Module):
 
         Warns:
             GuidanceWarning: guided proposals are worth less than a tenth of their number.
+            CalibrationWarning: the model was checked by `rd.check`, but not for questions like this one, or it failed
+                there, or what is given is unlike the simulations.
         """
         count = _answers.count(n)
         model, given, of, answers = _answers.at_points(self, given, of)
+        for sentence in self.concerns(given, of) if self.record.calibrations else ():
+            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
         if is_guided(given, guide, strength):
             rest: dict[str, Any] = {"solver": solver, "correct": correct, "key": key}
             draws = sample_guided(model, count, given=given, guide=guide, of=of, strength=strength, **rest)
         else:
             draws = _answers.sample(model, count, given, of, solver or _answers.SAMPLER, as_key(key))
         return {k: v[..., answers[k]] if k in answers else v for k, v in draws.items()}
+
+    def concerns(
+        self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """What the model's calibration has to say against a question, a sentence each; `sample` warns of them."""
+        known = given
+        if isinstance(given, Mapping) and not isinstance(given, Batch):
+            known = {name: value for name, value in given.items() if not isinstance(value, Interval)}
+        return concerns(self, _answers.questioned(self, known, of))
 
     def guided(
         self,

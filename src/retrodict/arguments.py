@@ -1,0 +1,156 @@
+"""Arguments: what is typed on a command line, as Python; whatever is wrong is one sentence with the cure."""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrodict._errors import DataError, FileError, listed, unknown
+
+
+HELD_OUT = 7919  # folded into the seed, so that rows to check on are never those that `train` drew from it
+
+
+def chosen_of(option: str, text: str, known: Iterable[str], *, besides: Sequence[str] = ()) -> list[str]:
+    """The names in a list with commas, each once; `all` stands for all of `known`."""
+    offered = [*known, *besides, "all"]
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in offered:
+            raise DataError(unknown(f"`{option}`", name, offered, owner="it takes"))
+    return list(dict.fromkeys(one for name in names for one in (known if name == "all" else [name])))
+
+
+def problem_in(where: str) -> Any:
+    """The problem that FILE.py:NAME names."""
+    file, _, name = where.rpartition(":")
+    if not file or not name:
+        raise DataError(f"--problem takes FILE.py:NAME, got '{where}'")
+    if not Path(file).is_file():
+        raise FileError(f"there is no file '{file}' to take the problem '{name}' from")
+    spec = importlib.util.spec_from_file_location("_retrodict_problem", file)
+    if spec is None or spec.loader is None:
+        raise FileError(f"'{file}' is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [key for key, value in vars(module).items() if type(value).__name__ == "Problem"]
+    if name not in found:
+        raise DataError(f"'{file}' has no problem '{name}'; it has {listed(found) or 'none'}")
+    return vars(module)[name]
+
+
+def held_out(sims: Path | None, task: str | None, problem: str | None, n: int, seed: int) -> Mapping[str, Any]:
+    """Simulations that a model was not trained on: read, or made."""
+    if sum(one is not None for one in (sims, task, problem)) != 1:
+        raise DataError("this needs one of --sims FILE.npz, --task NAME and --problem FILE.py:NAME")
+    if sims is not None:
+        return _rows(sims)
+    import jax
+
+    import retrodict as rd
+
+    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
+    return rd.simulate(chosen, n, key=jax.random.fold_in(jax.random.key(seed), HELD_OUT))
+
+
+def _rows(where: Path) -> dict[str, np.ndarray]:
+    """The rows of one .npz file, or of all in a folder, one after the other."""
+    files = sorted(where.glob("*.npz")) if where.is_dir() else [where]
+    if not files or not all(file.is_file() for file in files):
+        raise FileError(f"--sims takes a .npz file or a folder of them, and there is none at '{where}'")
+    parts = [_arrays(file) for file in files]
+    for part, file in zip(parts, files, strict=True):
+        if part.keys() != parts[0].keys():
+            raise DataError(f"'{file}' has {listed(part)}, and '{files[0]}' {listed(parts[0])}: they must be alike")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError) as error:
+        raise FileError(f"'{file}' is no .npz file of plain arrays: {error}") from error
+
+
+def asked_in(text: str | None) -> Any:
+    """Names, or a mapping from names to where functions are asked."""
+    if text is None or not text.lstrip().startswith("{"):
+        return None if text is None else [name.strip() for name in text.split(",")]
+    from retrodict import At
+
+    found = {name: None if value is None else _value(name, value) for name, value in _object("--of", text).items()}
+    for name, value in found.items():
+        if value is not None and not isinstance(value, At):
+            raise DataError(
+                f"--of takes {{\"points\": [...]}} where a function is asked and null for others; see '{name}'"
+            )
+    return found
+
+
+def given_in(text: str) -> dict[str, Any]:
+    """What is known: JSON, or a file with it."""
+    file = Path(text)
+    if text.lstrip().startswith("{"):
+        source, content = "--given", text
+    elif not file.is_file():
+        raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
+    elif file.suffix == ".npz":
+        return _arrays(file)
+    else:
+        source, content = f"'{text}'", file.read_text(errors="replace")
+    return {name: _value(name, value) for name, value in _object(source, content).items()}
+
+
+def _object(source: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{source} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
+    return found
+
+
+def _value(name: str, value: Any) -> Any:
+    """Numbers, a function at points, or an interval."""
+    from retrodict import At, Interval
+
+    if not isinstance(value, dict):
+        return np.asarray(_nulls(value), np.float32)
+    parts = {key: None if part is None else np.asarray(_nulls(part), np.float32) for key, part in value.items()}
+    if "points" in parts and set(parts) <= {"points", "values"}:
+        return At(**parts)
+    points = parts.pop("points", None)
+    if parts and set(parts) <= {"low", "high"}:
+        return Interval(**parts) if points is None else At(points, Interval(**parts))
+    raise DataError(
+        f'\'{name}\' must be numbers, {{"points": ..., "values": ...}} for a function, or '
+        f'{{"low": ..., "high": ...}} for an interval; got {listed(parts) or "nothing"}'
+    )
+
+
+def _nulls(value: Any) -> Any:
+    """JSON has no NaN: null says that an element was not observed."""
+    if isinstance(value, list):
+        return [_nulls(v) for v in value]
+    if value is None:
+        return np.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"--given takes numbers, lists of numbers and null, got {value!r}")
+    return value
+
+
+def numbers_in(text: str) -> list[int]:
+    """Whole numbers, such as 1-10 or 1,3,5."""
+    try:
+        parts = [part.split("-") for part in text.split(",")]
+        found = [k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)]
+    except ValueError:
+        found = []
+    if not found:
+        raise DataError(f"--observations takes numbers such as 1-10 or 1,3,5, got '{text}'")
+    return found

@@ -1,0 +1,218 @@
+"""What a model remembers: how it was trained, how it was checked, and what its simulations looked like.
+
+A *calibration* belongs to a family of questions, which roles tell apart: of every variable the shares of its elements
+that are given, latent and absent. Two questions are as far apart as their variable that differs most, where an element
+that is given in one of them alone counts 1, and one that is latent in one and absent in the other 1/2. Beyond 1/2 they
+are far: a variable was exchanged, or most of its elements.
+
+It also belongs to the numbers that were checked. A fingerprint of all weights tells whether they are still the same; a
+model that was changed or trained further has no calibration, whatever it carries along.
+"""
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from retrodict.roles import GIVEN, LATENT
+from retrodict.tokens import Question
+from retrodict.variables import Layout
+
+
+FAR = 0.5  # of two questions: the distance above which one says nothing about the other
+STRANGE = 0.01  # the p-value below which an observation is unlike the simulations: 1 in 100 false alarms
+LOOKED_AT = 32  # observations of a Batch
+NEIGHBOR = 5  # the distance to the how-manieth neighbor
+RIDGE = 1e-3  # of variances near 1: more than rounding, less than the noise of any data worth having
+Shares = tuple[tuple[str, float, float], ...]
+
+
+class CalibrationWarning(UserWarning):
+    """A question, or an observation, about which the calibration of a model says nothing good."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Familiar:
+    """Rows of simulated data in the model's coordinates: `(n, k)` single-precision numbers of k tokens."""
+
+    rows: bytes
+    tokens: tuple[int, ...]
+
+    @property
+    def data(self) -> Float32[np.ndarray, "n k"]:
+        return np.frombuffer(self.rows, np.float32).reshape(-1, len(self.tokens))
+
+    def p_value(self, z: Float[np.ndarray, " d"]) -> float | None:
+        """How probable data at least as lonely as `z` (NaN where not observed) are; None where nothing was observed.
+
+        The observation is one more row. All rows are whitened by the covariance of all, and the distance to the fifth
+        nearest of the others says how lonely a row is. Had the simulator made the observation, any row would be as
+        likely to be the loneliest: the p-value is exact (Vovk et al. 2005, conformal prediction).
+        """
+        own = z[list(self.tokens)]
+        seen = np.isfinite(own)
+        if not seen.any():
+            return None
+        rows = np.concatenate([self.data[:, seen], own[None, seen]]).astype(np.float64)
+        lonely = loneliness(rows)
+        return float((lonely >= lonely[-1]).mean())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": base64.b64encode(self.rows).decode("ascii"), "tokens": list(self.tokens)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Familiar":
+        return cls(base64.b64decode(found["rows"], validate=True), tuple(int(i) for i in found["tokens"]))
+
+
+def loneliness(rows: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
+    """The distance of every row, whitened, to its fifth nearest neighbor."""
+    centered = rows - rows.mean(axis=0)
+    root = np.linalg.cholesky(centered.T @ centered / len(rows) + RIDGE * np.eye(rows.shape[1]))
+    white = np.linalg.solve(root, centered.T).T
+    squares = (white**2).sum(axis=1)
+    apart = squares[:, None] + squares - 2.0 * white @ white.T
+    np.fill_diagonal(apart, -1.0)  # a row is first among its own neighbors
+    k = min(NEIGHBOR, len(rows) - 1)
+    return np.sqrt(np.maximum(np.partition(apart, k, axis=1)[:, k], 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How one family of questions was checked: its roles, on how much, and what came out.
+
+    `shares` holds (name, share given, share latent); `p_values` (test, p-value); `excess` (label, mean of coverage less
+    credibility). `score` is the mean log density of the truth, where densities were looked at.
+    """
+
+    fingerprint: str
+    shares: Shares
+    simulations: int
+    draws: int
+    level: float
+    p_value: float
+    p_values: tuple[tuple[str, float], ...]
+    excess: tuple[tuple[str, float], ...]
+    score: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether all tests passed together, at a rate `level` of false alarms."""
+        return self.p_value > self.level
+
+    @property
+    def question(self) -> str:
+        """The family in words, such as `theta given x`."""
+        given = [name for name, share, _ in self.shares if share > 0]
+        latent = [name for name, _, share in self.shares if share > 0]
+        return f"{', '.join(latent)} given {', '.join(given) or 'nothing'}"
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Calibration":
+        lists = {name: tuple(tuple(row) for row in found[name]) for name in ("shares", "p_values", "excess")}
+        return cls(**{**found, **lists})
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What training left behind: how long, on how much, how well; and how the model was checked since."""
+
+    simulations: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    validation_loss: float | None = None
+    calibrations: tuple[Calibration, ...] = ()
+    familiar: Familiar | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers, strings and lists, for the model file."""
+        found = dataclasses.asdict(self)
+        return {**found, "familiar": None if self.familiar is None else self.familiar.to_json()}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Record":
+        familiar = found.get("familiar")
+        return cls(
+            **{
+                **found,
+                "calibrations": tuple(Calibration.from_json(one) for one in found.get("calibrations", ())),
+                "familiar": None if familiar is None else Familiar.from_json(familiar),
+            }
+        )
+
+    def of(self, fingerprint: str) -> "Record":
+        """The record without calibrations of other weights, and what goes with them."""
+        kept = tuple(one for one in self.calibrations if one.fingerprint == fingerprint)
+        return dataclasses.replace(self, calibrations=kept, familiar=self.familiar if kept else None)
+
+    def checked(self, calibration: Calibration, familiar: Familiar | None) -> "Record":
+        """The record with one more calibration, in the place of an older one of the same family."""
+        rest = tuple(one for one in self.of(calibration.fingerprint).calibrations if one.shares != calibration.shares)
+        return dataclasses.replace(self, calibrations=(*rest, calibration), familiar=familiar)
+
+
+def fingerprint(model: eqx.Module) -> str:
+    """64 bits of a hash of all numbers of a model."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)):
+        found.update(np.ascontiguousarray(leaf).tobytes())
+    return found.hexdigest()[:16]
+
+
+def shares_of(layout: Layout, roles: np.ndarray) -> Shares:
+    """The shares given and latent of every variable, over the roles `(m, d)` of one question or many."""
+    found = []
+    for variable in layout.variables:
+        if variable.kind != "place":
+            own = roles[:, layout.slices[variable.name]]
+            found.append((variable.name, float((own == GIVEN).mean()), float((own == LATENT).mean())))
+    return tuple(found)
+
+
+def distance(one: Shares, other: Shares) -> tuple[float, str]:
+    """How far apart two families of questions are, and the variable that they differ in most."""
+    known = {name: (given, latent) for name, given, latent in other}
+
+    def apart(name: str, given: float, latent: float) -> float:
+        g, l = known[name]  # noqa: E741 - the letters of the two shares
+        return abs(given - g) + max(abs(latent - l) - abs(given - g), 0.0) / 2.0
+
+    return max(((apart(*row), row[0]) for row in one), key=lambda found: found[0])
+
+
+def concerns(model: Any, question: Question) -> list[str]:
+    """What a model's calibration has to say against a question, a sentence each; a model without one says nothing."""
+    record = model.calibration
+    if not record.calibrations:
+        return []
+    own, found = shares_of(model.layout, question.roles), []
+    (far, name), nearest = min(((distance(own, one.shares), one) for one in record.calibrations), key=lambda f: f[0][0])
+    if far > FAR:
+        checked = "; ".join(one.question for one in record.calibrations)
+        found.append(
+            f"this question is far from those that were checked ({checked}) in the role of '{name}': rd.check it"
+        )
+    elif not nearest.ok:
+        bar = nearest.level / len(nearest.p_values)
+        failed = ", ".join(f"{test} p = {p:.2g}" for test, p in nearest.p_values if p <= bar)
+        found.append(f"the check of {nearest.question} failed ({failed}): do not rely on these draws")
+    return found + _strangers(model, question, record.familiar)
+
+
+def _strangers(model: Any, question: Question, familiar: Familiar | None) -> list[str]:
+    if familiar is None:
+        return []
+    values = np.where(question.roles == GIVEN, question.values, np.nan)[:LOOKED_AT]
+    p_values = [p for p in map(familiar.p_value, np.asarray(model.scaling.forward(values))) if p is not None]
+    alarms = sum(p <= STRANGE for p in p_values)
+    # of many observations a few are strange by chance: more than 1 + 3 sqrt(expected) in fewer than 1 of 100 Batches
+    if alarms <= (0 if len(p_values) <= 1 else 1 + 3 * (STRANGE * len(p_values)) ** 0.5):
+        return []
+    which = "the observation is" if len(p_values) == 1 else f"{alarms} of {len(p_values)} observations are"
+    return [f"{which} unlike the simulations (p = {min(p_values):.2g}): rd.unlike says which data do not fit"]
