@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.estimators._sites import site_question
 from retrodict.nets._plate import Runs
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.training import _plates as plates
@@ -35,6 +36,7 @@ def quick():
         patch.setattr(plates, "SETS", 64)
         patch.setattr(plates, "JUDGES", 16)
         patch.setattr(plates, "AT_ONCE", 1280)
+        patch.setattr(plates, "REGRESSED", 900)
         yield
 
 
@@ -188,21 +190,17 @@ def test_sites_are_a_set_and_absent_ones_count_nothing(sims, dense):
     assert not np.allclose(read(z.at[0, 1].add(1.0), roles, runs).features, found.features)
 
 
-def test_points_of_a_function_at_sites(quick):
+def test_points_of_a_function_at_sites():
     """Other numbers of points than in training, and of sites; empty slots count nothing."""
     problem = rd.tasks.get("h_brownian").problem
     layout = problem.layout
-    model = rd.hierarchical(layout, net=NET, site=rd.nets.Simformer(depth=1, heads=1, head_size=8), counts=(1, 4))
-    model, _ = rd.fit(model, rd.simulate(problem, 200, key=0), key=0, steps=2, batch_size=8, progress=False)
+    model = rd.hierarchical(layout, net=NET, site=rd.nets.Simformer(depth=1, heads=1, head_size=8))
     (name,) = layout.functions
     points, values = np.array([[0.5, 1.0, 2.0], [0.3, 0.2, np.nan]]), np.array([[0.1, 0.2, 0.3], [0.0, 0.4, np.nan]])
     given = {name: rd.At(points, values)}
     assert model.sample(3, given=given, key=0)["theta"].shape == (3, 2)
     wider = {name: rd.At(*(np.pad(a, ((0, 0), (0, 3)), constant_values=np.nan) for a in (points, values)))}
-    summaries = [
-        next(iter(model.given(rd.estimators._sites.site_question(layout, g, None, None))[1].values()))
-        for g in (given, wider)
-    ]
+    summaries = [next(iter(model.given(site_question(layout, g, None, None))[1].values())) for g in (given, wider)]
     np.testing.assert_allclose(*summaries, atol=1e-5)
 
 
@@ -278,8 +276,8 @@ def test_direct_methods_say_what_they_need(sims, quick):
 
 @pytest.mark.parametrize("method", ["direct", "posterior"])
 def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
-    counts = np.arange(60) % 5 + 1 if method == "posterior" else 4
-    many = rd.simulate(problem, 60, key=0, sites=counts)
+    counts = np.arange(90) % 5 + 1 if method == "posterior" else 4
+    many = rd.simulate(problem, 90, key=0, sites=counts)
     start = rd.hierarchical(problem.layout, method=method, **SMALL)
     model, history = rd.fit(start, many, key=0, steps=3, batch_size=8, progress=False)
     assert model.sample(2, given={"y": Y}, key=0)["theta"].shape == (2, 4)

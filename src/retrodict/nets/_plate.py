@@ -14,7 +14,10 @@ The posterior of what is shared narrows with the sites, by a factor of 14 from 1
 coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
 said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
 
-    r = (z - m) / s.
+    r = (z - m) / s,    m = line(S) mean of z_s + s bend(pooled)
+
+The few coefficients of the line depend on the number of sites, and carry the precision; what the network gets wrong it
+gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ from retrodict.variables import Layout
 Runs = tuple[tuple[int, int], ...]  # where elements lie, first and beyond the last
 
 WIDEST = 4.0  # a log width further from zero is not believed
+NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 
 
@@ -68,6 +72,13 @@ class PlateTransformer(AbstractTransformer):
         return SiteReader(self, own, shared, key=key)
 
 
+def _of_number(n: Array) -> Float[Array, " numbers"]:
+    """What coefficients depend on the number of sites by: a mean of n counts n / (n + c) beside a prior."""
+    return jnp.stack(
+        [jnp.ones_like(1.0 * n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), jnp.log1p(n) / jnp.log1p(PLENTY)]
+    )
+
+
 class Summary(eqx.Module):
     """What a set of sites says: center and width `(k,)` of every shared element, and features for a flow."""
 
@@ -96,7 +107,7 @@ class SiteReader(eqx.Module):
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
         pooled = width + 2 * self._plain(own) + 2
-        self.plain = Dense(pooled, 2 * shared, key=next(keys), scale=0.0)
+        self.plain = Dense(NUMBERS * (pooled - width), 2 * shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
@@ -121,14 +132,14 @@ class SiteReader(eqx.Module):
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
         sums = jnp.stack([jnp.sum(z[:, a:b]) for a, b in runs])
         counts = jnp.stack([jnp.sum(roles[:, a:b] == GIVEN) for a, b in runs])
-        size = jnp.asarray([b - a for a, b in runs])
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
-        pooled = jnp.concatenate(
-            [phi, sums / jnp.maximum(counts, 1), counts / (size * jnp.maximum(n, 1)), jnp.stack([many, many**2])]
-        )
+        plain = [sums / jnp.maximum(counts, 1), jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])]
+        pooled = jnp.concatenate([phi, *plain])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
-        center, wide = jnp.split(found[: 2 * self.shared] + self.plain(pooled), 2)
-        width = jnp.exp(WIDEST * jnp.tanh((wide - 0.5 * jnp.log1p(n)) / WIDEST))
+        line, wide = jnp.split(self.plain(jnp.outer(_of_number(n), jnp.concatenate(plain)).ravel()), 2)
+        bend, more = jnp.split(found[: 2 * self.shared], 2)
+        width = jnp.exp(WIDEST * jnp.tanh((wide + more - 0.5 * jnp.log1p(n)) / WIDEST))
+        center = line + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:
