@@ -168,7 +168,8 @@ def test_a_model_of_a_plate_needs_one():
 
 
 def reader(layout, settings=NET):
-    return settings.reader(layout.without(layout.shared), 1, key=jax.random.key(3)), ((0, 1), (1, 2))
+    made = settings.reader(layout.without(layout.shared), 1, key=jax.random.key(3))
+    return (lambda z, roles, runs: made(z, roles, runs, jnp.ones((12, 1)))), RUNS
 
 
 RUNS: Runs = ((0, 1), (1, 2))

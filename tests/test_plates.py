@@ -114,6 +114,13 @@ def test_what_is_no_prior_is_said(model, sentence):
         rd.numpyro_prior(model)
 
 
+def test_sites_may_have_data_alone():
+    """Trials that are alike: a plate without parameters."""
+    trials = rd.Problem({"mu": dist.Normal(), "site": rd.Plate("site", {})}, lambda key, mu: {"y": mu})
+    assert trials.layout.own == ["y"]
+    assert rd.simulate(trials, 2, key=0, sites=3)["y"].shape == (2, 3)
+
+
 def test_sites_without_a_plate_are_refused():
     with pytest.raises(rd.DataError, match="this problem has none"):
         rd.simulate(rd.Problem({"a": dist.Normal()}, lambda key, a: {"y": a}), 3, key=0, sites=2)

@@ -104,6 +104,7 @@ class Prior(AbstractPrior):
         if not distributions:
             raise DataError("a problem needs at least one parameter in its prior")
         self.distributions, self.own = _flat(distributions)
+        self._plate = next((entry.name for entry in distributions.values() if isinstance(entry, Plate)), "")
         seen: list[str] = []
         for name, entry in self.distributions.items():
             for parent in _parents(entry):
@@ -117,6 +118,10 @@ class Prior(AbstractPrior):
                         f"'{name}' is shared by all sites and cannot depend on '{parent}', of which every site has one"
                     )
             seen.append(name)
+
+    @property
+    def plate(self) -> str:
+        return self._plate  # also of sites that have data alone
 
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:

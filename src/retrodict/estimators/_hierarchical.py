@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
@@ -34,7 +34,7 @@ from retrodict.estimators._generative import Generative, Record, joint, likeliho
 from retrodict.estimators._rows import solve_rows
 from retrodict.estimators._sites import SiteQuestion, site_question
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
-from retrodict.nets._plate import Runs, SiteReader, Summary
+from retrodict.nets._plate import NUMBERS, Runs, SiteReader, Summary
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, GIVEN, LATENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver
@@ -60,6 +60,7 @@ class Hierarchical(eqx.Module):
     surrogate: Generative
     trend: Float[Array, "p d"]
     reader: SiteReader
+    line: Float[Array, "b k"]
     shared: Generative
 
     @property
@@ -74,10 +75,6 @@ class Hierarchical(eqx.Module):
 
     # all sites together -----------------------------------------------------------------------------------------------
 
-    def read(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], layout: Layout) -> Summary:
-        """What a set of sites says, from scaled elements of own variables in the slots of `layout`."""
-        return self.reader(z, roles, runs_of(_only_own(layout)))
-
     def given(self, question: SiteQuestion) -> tuple[Generative, dict[str, Any]]:
         """The model of what is shared, in the coordinates that these sites suggest, and what it is given about them."""
         count = max(LEAST, 1 << (question.count - 1).bit_length())
@@ -86,7 +83,7 @@ class Hierarchical(eqx.Module):
         z = np.pad(np.asarray(scaling.forward(question.values)), pad)
         roles = np.pad(question.roles, pad, constant_values=ABSENT)
         reader = self._reader(question.layout)
-        found = _read(reader, jnp.asarray(z), jnp.asarray(roles), runs_of(_only_own(question.layout)))
+        found = _read(reader, jnp.asarray(z), jnp.asarray(roles), runs_of(_only_own(question.layout)), self.line)
         k, own = len(found.center), self.shared.scaling
         scaling = dataclasses.replace(
             own,
@@ -361,6 +358,7 @@ def hierarchical(
         surrogate=likelihood(unit, net=of_site if site or layout.functions else ResMLP(64, 2), path=path, key=keys[1]),
         trend=jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size)),
         reader=eqx.filter_jit(_built)(settings, layout, k, key=keys[2]),
+        line=jnp.zeros((NUMBERS * (1 + len(runs_of(_only_own(layout)))), k)),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),
@@ -402,5 +400,5 @@ def _built(settings: PlateTransformer, layout: Layout, shared: int, key: PRNGKey
 
 
 @eqx.filter_jit
-def _read(reader: SiteReader, z: Array, roles: Array, runs: Runs) -> Summary:
-    return reader(z, roles, runs)
+def _read(reader: SiteReader, z: Array, roles: Array, runs: Runs, line: Array) -> Summary:
+    return reader(z, roles, runs, line)

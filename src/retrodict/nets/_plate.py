@@ -14,10 +14,10 @@ The posterior of what is shared narrows with the sites, by a factor of 14 from 1
 coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
 said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
 
-    r = (z - m) / s,    m = line(S) mean of z_s + s bend(pooled)
+    r = (z - m) / s,    m = line . basis + s bend(pooled),    basis = functions of S times [1, mean of z_s]
 
-The few coefficients of the line depend on the number of sites, and carry the precision; what the network gets wrong it
-gets wrong in units of the width.
+The line is a regression, made before training and not trained: its few coefficients carry the precision. What the
+network gets wrong it gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
@@ -72,6 +72,12 @@ class PlateTransformer(AbstractTransformer):
         return SiteReader(self, own, shared, key=key)
 
 
+def _mean(z: Array, roles: Array) -> Array:
+    """The mean of what is given, zero of nothing."""
+    given = roles == GIVEN
+    return jnp.sum(jnp.where(given, z, 0.0)) / jnp.maximum(jnp.sum(given), 1)
+
+
 def _of_number(n: Array) -> Float[Array, " numbers"]:
     """What coefficients depend on the number of sites by: a mean of n counts n / (n + c) beside a prior."""
     return jnp.stack(
@@ -107,7 +113,7 @@ class SiteReader(eqx.Module):
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
         pooled = width + 2 * self._plain(own) + 2
-        self.plain = Dense(NUMBERS * (pooled - width), 2 * shared, key=next(keys), scale=0.0)
+        self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
@@ -117,7 +123,16 @@ class SiteReader(eqx.Module):
         """The numbers of a site that are averaged as they are: one per element, one for all points of a function."""
         return sum(1 if v.axes else v.size for v in own.variables if v.kind != "place")
 
-    def __call__(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Summary:
+    @staticmethod
+    def basis(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Float[Array, " b"]:
+        """What the line is a combination of: means over sites, each times functions of the number of sites."""
+        n = jnp.sum(jnp.any((roles == GIVEN)[:, : runs[-1][1]], axis=1))
+        means = jnp.stack([_mean(z[:, a:b], roles[:, a:b]) for a, b in runs])
+        return jnp.outer(_of_number(n), jnp.concatenate([jnp.ones(1), means])).ravel()
+
+    def __call__(
+        self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: Float[Array, "b k"]
+    ) -> Summary:
         """The summary of scaled elements `(s, d)` of sites, with their roles; absent sites count exactly nothing.
 
         `runs` are where the elements lie that are averaged as they are, those of a function together.
@@ -130,16 +145,15 @@ class SiteReader(eqx.Module):
             mask = there[None, :] | jnp.eye(len(z), dtype=bool)
             phi = self.across(phi, jnp.zeros(TIME_WIDTH), mask, None)
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
-        sums = jnp.stack([jnp.sum(z[:, a:b]) for a, b in runs])
+        means = jnp.stack([_mean(z[:, a:b], roles[:, a:b]) for a, b in runs])
         counts = jnp.stack([jnp.sum(roles[:, a:b] == GIVEN) for a, b in runs])
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
-        plain = [sums / jnp.maximum(counts, 1), jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])]
-        pooled = jnp.concatenate([phi, *plain])
+        pooled = jnp.concatenate([phi, means, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
-        line, wide = jnp.split(self.plain(jnp.outer(_of_number(n), jnp.concatenate(plain)).ravel()), 2)
-        bend, more = jnp.split(found[: 2 * self.shared], 2)
-        width = jnp.exp(WIDEST * jnp.tanh((wide + more - 0.5 * jnp.log1p(n)) / WIDEST))
-        center = line + jax.lax.stop_gradient(width) * bend
+        bend, wide = jnp.split(found[: 2 * self.shared], 2)
+        wide = wide + self.plain(pooled) - 0.5 * jnp.log1p(n)
+        width = jnp.exp(WIDEST * jnp.tanh(wide / WIDEST))
+        center = self.basis(z, roles, runs) @ line + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:

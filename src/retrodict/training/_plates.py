@@ -17,6 +17,7 @@ width, about sqrt(S / N), whatever the network.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -39,6 +40,8 @@ from retrodict.variables import Layout
 
 
 SETS = 2048  # drawn anew for every chunk of steps
+POOLS = 4  # as many sets that a regression is made of
+RIDGE = 1e-6  # of a Gram matrix with a diagonal of one
 JUDGES = 128  # sets that only validate
 REGRESSED = 200_000  # draws of the surrogate whose regression is compared with that of simulations
 AT_ONCE = 32_768  # single sites that the surrogate draws together
@@ -81,8 +84,10 @@ def fit_plate(
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     else:
         sets, judges = _real_sets(model, train), _real_sets(model, judge)
-    weights, static = eqx.partition((model.reader, model.shared.net), eqx.is_inexact_array)
     buckets = _buckets(*model.counts, sets.own.shape[1])
+    pools = [sets] if source is None else [source.draw(SETS, jr.fold_in(keys[5], i)) for i in range(POOLS)]
+    model = dataclasses.replace(model, line=_line(model, pools, buckets, jr.fold_in(keys[4], 1)))
+    weights, static = eqx.partition((model.reader, model.shared.net), eqx.is_inexact_array)
 
     def loss(weights: Any, some: Sets, key: PRNGKeyArray) -> Scalar:
         reader, net = eqx.combine(weights, static)
@@ -215,7 +220,7 @@ def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple
         def one(row: Sets, key: PRNGKeyArray, u: Scalar, low: int = low, high: int = high) -> Scalar:
             key_sites, key_flow = jr.split(key)
             z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
-            found = model.reader(z, roles, runs)
+            found = model.reader(z, roles, runs, model.line)
             center, width = jax.lax.stop_gradient((found.center, found.width))
             outright = jnp.mean(0.5 * ((row.shared - found.center) / found.width) ** 2 + jnp.log(found.width))
             rest = jnp.concatenate([(row.shared - center) / width, found.features])
@@ -224,6 +229,33 @@ def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple
         total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
         start += size
     return total
+
+
+def _line(model: Hierarchical, pools: list[Sets], buckets: tuple[Bucket, ...], key: PRNGKeyArray) -> Array:
+    """Least squares of what is shared on the reader's basis, `(b, k)`; a set of n sites counts 1 + n, as its posterior
+    is about that much sharper than the prior."""
+    own = model.layout.without(model.layout.shared)
+    runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
+
+    @partial(jax.jit, static_argnums=(2, 3))
+    def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
+        def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
+            z, roles = _window(own, data, key, low, high)
+            return model.reader.basis(z, roles, runs), jnp.sum(jnp.any(roles == GIVEN, axis=1))
+
+        return jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
+
+    gram: Any = 0.0
+    right: Any = 0.0
+    for i, sets in enumerate(pools):
+        for j, bucket in enumerate(buckets):
+            found = rows(sets, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high)
+            basis, n = (np.asarray(part, np.float64) for part in found)
+            gram = gram + basis.T @ (basis * (1.0 + n)[:, None])
+            right = right + basis.T @ (np.asarray(sets.shared, np.float64) * (1.0 + n)[:, None])
+    scale = np.sqrt(np.diag(gram) + 1e-12)
+    ridge = gram / np.outer(scale, scale) + RIDGE * np.eye(len(gram))
+    return jnp.asarray(np.linalg.solve(ridge, right / scale[:, None]) / scale[:, None], jnp.float32)
 
 
 def _window(own: Array, data: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
