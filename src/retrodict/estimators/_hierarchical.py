@@ -77,13 +77,11 @@ class Hierarchical(eqx.Module):
 
     def given(self, question: SiteQuestion) -> tuple[Generative, dict[str, Any]]:
         """The model of what is shared, in the coordinates that these sites suggest, and what it is given about them."""
-        count = max(LEAST, 1 << (question.count - 1).bit_length())
-        scaling = self.site.scaling.resized(question.layout).only(_only_own(question.layout))
+        layout, count = _only_own(question.layout), max(LEAST, 1 << (question.count - 1).bit_length())
         pad = ((0, count - question.count), (0, 0))
-        z = np.pad(np.asarray(scaling.forward(question.values)), pad)
-        roles = np.pad(question.roles, pad, constant_values=ABSENT)
-        reader = self._reader(question.layout)
-        found = _read(reader, jnp.asarray(z), jnp.asarray(roles), runs_of(_only_own(question.layout)), self.line)
+        z = self.site.scaling.resized(question.layout).only(layout).forward(question.values)
+        roles = jnp.pad(jnp.asarray(question.roles), pad, constant_values=ABSENT)
+        found = _read(self._reader(question.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
         k, own = len(found.center), self.shared.scaling
         scaling = dataclasses.replace(
             own,

@@ -16,7 +16,7 @@ width, about sqrt(S / N), whatever the network.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -77,35 +77,46 @@ def fit_plate(
     model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
     if model.method == "likelihood":
         model, before["surrogate"] = _with_surrogate(model, rows, judged, pace, keys[2], how)
+    count = len(rows[model.layout.names[0]])
     if model.method == "composition":
-        return _recorded(model, len(rows[model.layout.names[0]]), first, before), first
-    source = _Synthetic(model, sims, rows) if model.method == "likelihood" else None
-    if source is not None:
+        return _recorded(model, count, first, before), first
+    if model.method == "likelihood":
+        source: _Synthetic | None = _Synthetic(model, sims, rows)
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     else:
-        sets, judges = _real_sets(model, train), _real_sets(model, judge)
+        source, sets, judges = None, _real_sets(model, train), _real_sets(model, judge)
+    model, trainer, renew = _of_sets(model, source, sets, judges, pace, keys[4])
+    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
+    key_train, key_validation = jr.split(keys[5])
+    found, history = trainer.run(key_train, key_validation, rng, **watch)
+    history = dataclasses.replace(history, before=before)
+    return _recorded(_with(model, found), count, history, before), history
+
+
+def _of_sets(
+    model: Hierarchical, source: "_Synthetic | None", sets: Sets, judges: Sets, pace: Pace, key: PRNGKeyArray
+) -> tuple[Hierarchical, Trainer, Callable[[int], Sets] | None]:
+    """The model with its line, what trains the rest of it, and where new sets come from."""
+    key_pools, key_line, key_sets = jr.split(key, 3)
     buckets = _buckets(*model.counts, sets.own.shape[1])
-    pools = [sets] if source is None else [source.draw(SETS, jr.fold_in(keys[5], i)) for i in range(POOLS)]
-    model = dataclasses.replace(model, line=_line(model, pools, buckets, jr.fold_in(keys[4], 1)))
-    weights, static = eqx.partition((model.reader, model.shared.net), eqx.is_inexact_array)
+    pools = [sets] if source is None else [source.draw(SETS, jr.fold_in(key_pools, i)) for i in range(POOLS)]
+    lined = dataclasses.replace(model, line=_line(model, pools, buckets, key_line))
+    renew = None if source is None else lambda done: source.draw(SETS, jr.fold_in(key_sets, done))
 
     def loss(weights: Any, some: Sets, key: PRNGKeyArray) -> Scalar:
-        reader, net = eqx.combine(weights, static)
-        own = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
-        return sets_loss(own, some, key, buckets)
+        return sets_loss(_with(lined, weights), some, key, buckets)
 
-    trainer = Trainer(weights, loss, sets, judges, pace)
-    renew = None if source is None else lambda done: source.draw(SETS, jr.fold_in(keys[3], 2 + done))
-    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
-    found, history = trainer.run(keys[4], keys[5], rng, **watch)
-    reader, net = eqx.combine(found, static)
-    model = dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
-    return _recorded(model, len(rows[model.layout.names[0]]), history, before), dataclasses.replace(
-        history, before=before
-    )
+    weights = eqx.filter((lined.reader, lined.shared.net), eqx.is_inexact_array)
+    return lined, Trainer(weights, loss, sets, judges, pace), renew
 
 
-def single_sites(layout: Any, sims: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _with(model: Hierarchical, weights: Any) -> Hierarchical:
+    """The model with other numbers in what reads sites and in the flow of what they share."""
+    reader, net = eqx.combine(weights, (model.reader, model.shared.net))
+    return dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
+
+
+def single_sites(layout: Layout, sims: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every site a row, `{name: (n, *shape)}`, from simulations of one site or of many."""
     sites = getattr(sims, "sites", 0)
     arrays = {name: np.asarray(sims[name]) for name in layout.names}
@@ -303,7 +314,7 @@ def _unbiased(model: Hierarchical, z: np.ndarray, key: PRNGKeyArray) -> Hierarch
     return dataclasses.replace(model, trend=model.trend + jnp.asarray(off, jnp.float32))
 
 
-def _trend(layout: Any, z: np.ndarray) -> np.ndarray:
+def _trend(layout: Layout, z: np.ndarray) -> np.ndarray:
     """Least squares of every datum on 1 and the scaled parameters, `(1 + p, d)`; one line for all points of a
     function."""
     parameters = np.asarray(z[:, layout.is_parameter], np.float64)
