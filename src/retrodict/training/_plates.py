@@ -80,11 +80,11 @@ def fit_plate(
     count = len(rows[model.layout.names[0]])
     if model.method == "composition":
         return _recorded(model, count, first, before), first
-    if model.method == "likelihood":
-        source: _Synthetic | None = _Synthetic(model, sims, rows)
-        sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
+    source = _Synthetic(model, sims, rows) if model.method == "likelihood" else None
+    if source is None:
+        sets, judges = _real_sets(model, train), _real_sets(model, judge)
     else:
-        source, sets, judges = None, _real_sets(model, train), _real_sets(model, judge)
+        sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     model, trainer, renew = _of_sets(model, source, sets, judges, pace, keys[4])
     watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
     key_train, key_validation = jr.split(keys[5])
