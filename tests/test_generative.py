@@ -257,6 +257,7 @@ def test_a_solver_that_cannot_follow_a_path_says_why(sims):
         straight.sample(3, solver=EulerMaruyama(diffusion=rd.paths.Reverse()), key=0)
 
 
+@pytest.mark.slow
 def test_noise_of_another_law_has_its_density(sims, silent):
     """A silent model of Laplace noise: the linear flow of straight lines carries x0 to x0, so data are Laplace."""
     source = dist.Laplace(0.0, 0.7)

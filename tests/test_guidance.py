@@ -332,6 +332,7 @@ def test_guidance_that_is_worse_than_none_is_not_used(silent):
     assert np.exp(found.log_evidence) == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 500))
 
 
+@pytest.mark.slow
 def test_poor_guidance_is_said(silent):
     """A factor whose gradient says nothing counts in the weights only: one in fifty draws survives."""
     guide = [LogConstraint(lambda v: jnp.where(v["rate"] > 2.5, 0.0, -jnp.inf), of=["rate"])]

@@ -275,7 +275,7 @@ def test_direct_methods_say_what_they_need(sims, quick):
         rd.fit(rd.hierarchical(sims.layout, method="direct", **SMALL), sims, key=0, steps=1, progress=False)
 
 
-@pytest.mark.parametrize("method", ["direct", "posterior"])
+@pytest.mark.parametrize("method", [pytest.param("direct", marks=pytest.mark.slow), "posterior"])
 def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
     counts = np.arange(90) % 5 + 1 if method == "posterior" else 4
     many = rd.simulate(problem, 90, key=0, sites=counts)

@@ -245,7 +245,7 @@ def test_windows_make_a_convolution(shape, kernel, stride, x64):
     np.testing.assert_allclose(found, jnp.moveaxis(exact, 0, -1), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["simformer", "flux joint", "flux"])
+@pytest.mark.parametrize("name", [pytest.param("simformer", marks=pytest.mark.slow), "flux joint", "flux"])
 def test_half_precision_agrees(name):
     """bfloat16 has 8 bits: a product is off by 2^-9 of itself, the answers by .03 where the data's spread is 1."""
     exact = built(NETS[name])
@@ -276,7 +276,7 @@ def test_a_model_survives_a_file(name, tmp_path):
         np.testing.assert_array_equal(first[drawn], second[drawn])
 
 
-@pytest.mark.parametrize("name", ["flux", "patches", "convolution"])
+@pytest.mark.parametrize("name", ["flux", "patches", pytest.param("convolution", marks=pytest.mark.slow)])
 def test_a_silent_network_is_standard_normal(name):
     """As built, a network says nothing, and a path that knows the linear answer makes that N(0, I)."""
     make = rd.posterior if name == "flux" else rd.joint

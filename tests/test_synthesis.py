@@ -58,6 +58,7 @@ def test_structure_that_does_not_allow_it_is_refused(case):
         synthesis.surrogate(rd.simulate(problem(), 50, key=0), dependencies, key=0)
 
 
+@pytest.mark.slow
 def test_validation_is_on_other_simulations(sims):
     """With a validation set of another law, the best loss is that of this law: worse by its shift."""
     far = {name: np.asarray(values) for name, values in sims.items()}
