@@ -1,13 +1,9 @@
 """Small problems that several tests share."""
 
 import os
-from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# half of the suite's time goes into compiling, often the same thing in another test or process
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import jax.numpy as jnp

@@ -277,7 +277,9 @@ def log_prob(path, target, points):
 
 
 @pytest.mark.parametrize("name", ["DPMSolver", "EDMSampler"])
-@pytest.mark.parametrize("path", ["flow_matching", "vp", "edm"])
+@pytest.mark.parametrize(
+    "path", [pytest.param("flow_matching", marks=pytest.mark.slow), "vp", pytest.param("edm", marks=pytest.mark.slow)]
+)
 def test_exponential_and_edm_solvers_are_of_second_order(path, name):
     path, target = PATHS[path], targets()["gaussian"]
     flow, x0 = Flow(path, partial(target.guess, path)), path.begin(jnp.asarray([0.7, -1.2, 0.4]))

@@ -101,6 +101,7 @@ def test_the_scale_is_shared(models):
         assert len(np.unique(part)) == 1
 
 
+@pytest.mark.slow
 def test_missing_points_cost_nothing(models):
     """Values of what is no point count nothing in the loss, and nothing that is no number comes out of it."""
     model, layout = models["simformer"], PROBLEM.layout

@@ -256,6 +256,7 @@ def silent(sims):
     return dataclasses.replace(model, scaling=Scaling.fit(sims.layout, rows))
 
 
+@pytest.mark.slow
 def test_an_interval_in_units(silent):
     found = ask_guided(silent, 1000, given={"rate": Interval(0.5, 1.0)}, of=["rate", "noise"], key=0)
     assert set(found.draws) == {"rate", "noise"}

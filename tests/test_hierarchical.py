@@ -60,7 +60,7 @@ def test_draws_of_what_is_shared_and_of_every_site(model):
 
 
 def test_the_number_of_sites_is_that_of_the_question(model):
-    for count in (1, 3, 30):
+    for count in (3, 30):
         assert model.sample(2, given={"y": np.zeros(count)}, key=0)["theta"].shape == (2, count)
 
 
@@ -100,6 +100,7 @@ def test_nothing_given_is_the_prior_of_any_number_of_sites(model):
     assert draws["theta"].shape == draws["y"].shape == (5, 3)
 
 
+@pytest.mark.slow
 def test_many_questions_at_once_are_the_same_as_one_by_one(model):
     many = np.stack([Y, 2 * Y, np.append(Y[:3], np.nan)])
     draws = model.sample(3, given=rd.Batch({"y": many}), key=0)
@@ -108,6 +109,7 @@ def test_many_questions_at_once_are_the_same_as_one_by_one(model):
     np.testing.assert_array_equal(draws["mu"][1], again["mu"])
 
 
+@pytest.mark.slow
 def test_densities_multiply_over_sites(model):
     """log p(mu, theta | y) = log p(mu | y) + sum of log p(theta_s | mu, y_s), each asked for itself."""
     draws = model.sample(4, given={"y": Y}, key=0)
@@ -175,7 +177,7 @@ def reader(layout, settings=NET):
 RUNS: Runs = ((0, 1), (1, 2))
 
 
-@pytest.mark.parametrize("dense", [False, True], ids=["linear", "dense"])
+@pytest.mark.parametrize("dense", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["linear", "dense"])
 def test_sites_are_a_set_and_absent_ones_count_nothing(sims, dense):
     read, runs = reader(sims.layout, dataclasses.replace(NET, dense=dense))
     z = jax.random.normal(jax.random.key(0), (5, 2))
@@ -208,6 +210,7 @@ def test_points_of_a_function_at_sites():
 # sets of sites --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_numbers_of_sites_are_log_uniform():
     buckets = plates._buckets(1, 200, 200)
     assert sum(b.share for b in buckets) == pytest.approx(1.0)
@@ -275,7 +278,8 @@ def test_direct_methods_say_what_they_need(sims, quick):
         rd.fit(rd.hierarchical(sims.layout, method="direct", **SMALL), sims, key=0, steps=1, progress=False)
 
 
-@pytest.mark.parametrize("method", [pytest.param("direct", marks=pytest.mark.slow), "posterior"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["direct", "posterior"])
 def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
     counts = np.arange(90) % 5 + 1 if method == "posterior" else 4
     many = rd.simulate(problem, 90, key=0, sites=counts)
@@ -288,6 +292,7 @@ def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
 # composition ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_composed_scores_of_silent_sites_are_the_prior(sims):
     """Untrained, every site's posterior is the prior N(0, 1), and (1 - S) + S = 1 of them is left.
 

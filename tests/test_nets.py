@@ -75,7 +75,13 @@ def posterior_roles(layout):
     return np.where(layout.is_parameter, LATENT, GIVEN)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("patches", "series", "coordinates", "waves") else [])
+        for n in NETS
+    ],
+)
 def test_an_absent_element_counts_exactly_nothing(name, x64):
     """Neither its value nor, by its gradient, a small change of it: the difference is 0 in double precision."""
     model, roles = built(NETS[name]), posterior_roles(SERIES)

@@ -85,6 +85,7 @@ def test_the_page_needs_nothing_else_and_every_image_has_words(page):
     assert "<script" not in source
 
 
+@pytest.mark.slow
 def test_a_failure_is_said_first(model, tmp_path):
     wrong = normals(120, 1)
     wrong["a"] = wrong["a"] + 1.0
@@ -134,6 +135,7 @@ def test_the_page_in_a_real_browser(page, tmp_path):
         assert size > 20_000  # not a blank sheet
 
 
+@pytest.mark.slow
 def test_check_keeps_its_outcome_in_the_file(model, tmp_path, capsys):
     file, rows = rd.save(model, tmp_path / "m.safetensors"), tmp_path / "rows"
     rows.mkdir()

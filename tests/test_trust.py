@@ -70,6 +70,7 @@ def test_a_right_model_passes_and_carries_the_outcome(exact, checked):
     assert warned(lambda: model.sample(5, given=OBSERVED, key=0)) == []
 
 
+@pytest.mark.slow
 def test_false_alarms_of_the_whole_check_are_as_stated(exact):
     """12 checks at a level of 20 %: more than 8 failures have a probability of 6e-5 at that rate."""
     failed = sum(
@@ -87,12 +88,14 @@ def test_a_wrong_model_fails_and_says_so_when_asked(exact):
     assert "\n" not in sentence
 
 
+@pytest.mark.slow
 def test_without_densities_joint_regions_are_left_out(exact):
     _, outcome = rd.check(exact, normals(60, 4), given=["x"], key=0, **QUICK)
     assert outcome.log_prob is None
     assert set(outcome.coverage.sizes) == {"a", "b[0]", "b[1]"}
 
 
+@pytest.mark.slow
 def test_parts_of_a_variable_may_be_given_and_asked(exact):
     mask = np.array([True, True, False, True])
     _, outcome = rd.check(exact, normals(60, 5), given={"x": mask}, of=["x", "a"], key=0, **QUICK)
@@ -118,6 +121,7 @@ def test_a_changed_model_drops_its_record(checked, tmp_path):
     assert rd.load(rd.save(changed, tmp_path / "m.safetensors")).record.calibrations == ()
 
 
+@pytest.mark.slow
 def test_further_training_drops_the_record(checked):
     further, _ = rd.fit(checked[0], normals(60, 9), key=1, steps=2, batch_size=32, progress=False)
     assert further.record.calibrations == ()
@@ -243,6 +247,7 @@ def test_simulations_of_a_check_serve(checked):
     assert rd.unlike(model, OBSERVED, key=0).ok
 
 
+@pytest.mark.slow
 def test_many_observations_are_judged_as_each_alone(checked):
     model, _ = checked
     rows = np.stack([OBSERVED["x"], np.array([0.0, 5.0, 0.0, 0.0])])
@@ -252,6 +257,7 @@ def test_many_observations_are_judged_as_each_alone(checked):
     assert second.p_values["neighbors"] == rd.unlike(model, {"x": rows[1]}, key=0).p_values["neighbors"]
 
 
+@pytest.mark.slow
 def test_a_posterior_alone_judges_by_neighbors():
     model = rd.posterior(LAYOUT, net=rd.nets.ResMLP(8, 1))
     found = rd.unlike(model, {"x": np.full(4, 4.0)}, normals(200, 7), key=0)
