@@ -318,6 +318,7 @@ def test_repaint_in_names(silent, sims):
     assert np.isfinite(drawn["rate"]).all()
 
 
+@pytest.mark.slow
 def test_guidance_that_is_worse_than_none_is_not_used(silent):
     """A factor whose gradient lies: guided draws would all be lost, three in ten without guidance are not."""
 

@@ -16,7 +16,7 @@ from retrodict.training import _plates as plates
 
 
 NET = rd.nets.PlateTransformer(heads=1, head_size=8, depth=1, features=4)
-SMALL = {"net": NET, "site": rd.nets.ResMLP(16, 1), "flow": rd.nets.ResMLP(16, 1), "counts": (1, 20)}
+SMALL = {"net": NET, "site": rd.nets.ResMLP(16, 1), "flow": rd.nets.ResMLP(16, 1), "counts": (1, 4)}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_model_of_a_plate_needs_one():
 
 def reader(layout, settings=NET):
     made = settings.reader(layout.without(layout.shared), 1, key=jax.random.key(3))
-    return (lambda z, roles, runs: made(z, roles, runs, jnp.ones((12, 1)))), RUNS
+    return jax.jit(lambda z, roles, runs: made(z, roles, runs, jnp.ones((12, 1))), static_argnums=2), RUNS
 
 
 RUNS: Runs = ((0, 1), (1, 2))
@@ -193,6 +193,7 @@ def test_sites_are_a_set_and_absent_ones_count_nothing(sims, dense):
     assert not np.allclose(read(z.at[0, 1].add(1.0), roles, runs).features, found.features)
 
 
+@pytest.mark.slow
 def test_points_of_a_function_at_sites():
     """Other numbers of points than in training, and of sites; empty slots count nothing."""
     problem = rd.tasks.get("h_brownian").problem
@@ -234,7 +235,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     without what they share, or too narrow, is caught.
     """
     rows = plates.single_sites(sims.layout, sims)
-    model = rd.hierarchical(sims.layout, **SMALL)
+    model = rd.hierarchical(sims.layout, **{**SMALL, "counts": (1, 20)})
     site = dataclasses.replace(model.site, scaling=plates.Scaling.fit(sims.layout, plates._tokens(sims.layout, rows)))
     model = dataclasses.replace(model, site=site)
     z = plates._scaled_rows(site, rows)

@@ -251,7 +251,10 @@ def test_windows_make_a_convolution(shape, kernel, stride, x64):
     np.testing.assert_allclose(found, jnp.moveaxis(exact, 0, -1), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [pytest.param("simformer", marks=pytest.mark.slow), "flux joint", "flux"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("simformer", marks=pytest.mark.slow), "flux joint", pytest.param("flux", marks=pytest.mark.slow)],
+)
 def test_half_precision_agrees(name):
     """bfloat16 has 8 bits: a product is off by 2^-9 of itself, the answers by .03 where the data's spread is 1."""
     exact = built(NETS[name])

@@ -1,6 +1,16 @@
 """retrodict: one generative model of everything a simulator touches, and any question about it."""
 
 import gc as _gc
+import importlib as _importlib
+import typing as _typing
+
+
+if _typing.TYPE_CHECKING:
+    from retrodict import diagnostics as diagnostics
+    from retrodict.datatree import to_datatree as to_datatree
+    from retrodict.likeness import unlike as unlike
+    from retrodict.likeness import unlike_each as unlike_each
+    from retrodict.trust import check as check
 
 
 # an import makes no garbage, and looking for some twice among all that jax holds is a third of what ours costs
@@ -9,7 +19,6 @@ _gc.disable()
 try:
     from retrodict import constraints as constraints
     from retrodict import densities as densities
-    from retrodict import diagnostics as diagnostics
     from retrodict import guidance as guidance
     from retrodict import nets as nets
     from retrodict import paths as paths
@@ -23,7 +32,6 @@ try:
     from retrodict._errors import RetrodictError as RetrodictError
     from retrodict._errors import TrainingError as TrainingError
     from retrodict.constraints import Interval as Interval
-    from retrodict.datatree import to_datatree as to_datatree
     from retrodict.dependencies import Dependencies as Dependencies
     from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
@@ -33,8 +41,6 @@ try:
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
-    from retrodict.likeness import unlike as unlike
-    from retrodict.likeness import unlike_each as unlike_each
     from retrodict.numpyro_priors import numpyro_prior as numpyro_prior
     from retrodict.problem import Function as Function
     from retrodict.problem import Plate as Plate
@@ -46,8 +52,18 @@ try:
     from retrodict.tokens import Batch as Batch
     from retrodict.training import fit as fit
     from retrodict.truncation import truncate as truncate
-    from retrodict.trust import check as check
     from retrodict.variables import At as At
 finally:
     if _collecting:
         _gc.enable()
+
+# a sixth of what an import costs is for checking models, which most programs never do: these come when asked for
+_LATER = {"check": "trust", "unlike": "likeness", "unlike_each": "likeness", "to_datatree": "datatree"}
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name == "diagnostics":
+        return _importlib.import_module("retrodict.diagnostics")
+    if name in _LATER:
+        return getattr(_importlib.import_module(f"retrodict.{_LATER[name]}"), name)
+    raise AttributeError(f"module 'retrodict' has no attribute '{name}'")
