@@ -9,10 +9,15 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.estimators import _surrogate as drawn
 from retrodict.estimators._sites import site_question
 from retrodict.nets._plate import Runs
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
+from retrodict.scaling import Scaling
+from retrodict.tokens import flatten
 from retrodict.training import _plates as plates
+from retrodict.training import _sets as sets
+from retrodict.training import _surrogate
 
 
 NET = rd.nets.PlateTransformer(heads=1, head_size=8, depth=1, features=4)
@@ -35,8 +40,8 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plates, "SETS", 64)
         patch.setattr(plates, "JUDGES", 16)
-        patch.setattr(plates, "AT_ONCE", 1280)
-        patch.setattr(plates, "REGRESSED", 900)
+        patch.setattr(drawn, "AT_ONCE", 1024)
+        patch.setattr(_surrogate, "REGRESSED", 900)
         yield
 
 
@@ -234,20 +239,22 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     y_s and y_t of one set have covariance var(mu) = 1 and variance 1 + .1 + .1. A surrogate whose sites are drawn
     without what they share, or too narrow, is caught.
     """
-    rows = plates.single_sites(sims.layout, sims)
+    rows = sets.single_sites(sims.layout, sims)
     model = rd.hierarchical(sims.layout, **{**SMALL, "counts": (1, 20)})
-    site = dataclasses.replace(model.site, scaling=plates.Scaling.fit(sims.layout, plates._tokens(sims.layout, rows)))
-    model = dataclasses.replace(model, site=site)
-    z = plates._scaled_rows(site, rows)
-    model = dataclasses.replace(model, trend=jnp.asarray(plates._trend(sims.layout, z), jnp.float32))
-    left = np.asarray(z - model.trended(jnp.asarray(z)))
-    scaling = plates.Scaling.fit(model.surrogate.layout, np.where(sims.layout.is_parameter, z, left))
-    model = dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, scaling=scaling))
-    assert dependence(model, sims, rows).ok
+    layout, tokens = sims.layout, flatten(sims.layout, rows, sims.layout.names, where="the test")
+    model = dataclasses.replace(model, site=dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens)))
+    z = sets.scaled(model.site, rows)
+    trend = jnp.asarray(_surrogate.regression(layout, z), jnp.float32)
+    left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).expected(jnp.asarray(z)))
+    scaling = Scaling.fit(model.surrogate.model.layout, np.where(layout.is_parameter, z, left))
+
+    def with_scaling(scaling):
+        core = dataclasses.replace(model.surrogate.model, scaling=scaling)
+        return dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, model=core, trend=trend))
+
+    assert dependence(with_scaling(scaling), sims, rows).ok
     narrow = dataclasses.replace(scaling, std=scaling.std.at[2].multiply(0.7))
-    assert not dependence(
-        dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, scaling=narrow)), sims, rows
-    ).ok
+    assert not dependence(with_scaling(narrow), sims, rows).ok
 
 
 @dataclasses.dataclass
@@ -267,9 +274,8 @@ class Dependence:
 
 
 def dependence(model, sims, rows):
-    source = plates._Synthetic(model, sims, rows)
-    sets = source.draw(1500, jax.random.key(0))
-    tokens = jnp.concatenate([jnp.repeat(sets.shared[:, None], sets.own.shape[1], axis=1), sets.own], axis=2)
+    found = sets.Synthetic(model, sims, rows).draw(1500, jax.random.key(0))
+    tokens = jnp.concatenate([jnp.repeat(found.shared[:, None], found.own.shape[1], axis=1), found.own], axis=2)
     y = np.asarray(model.site.scaling.inverse(tokens))[..., 2]
     return Dependence(np.mean(y[:, ::2].mean(axis=1) * y[:, 1::2].mean(axis=1)), y.var(axis=1, ddof=1).mean())
 

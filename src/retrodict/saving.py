@@ -33,7 +33,6 @@ from retrodict.variables import Layout
 SCHEMA = 1
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
-MODELS = ("site", "surrogate", "shared")  # of a hierarchical model
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
@@ -133,7 +132,9 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
             "method": model.method,
             "counts": list(model.counts),
             "record": model.record.to_json(),
-            **{part: _manifest(getattr(model, part)) for part in MODELS},
+            "site": _manifest(model.site),
+            "surrogate": _manifest(model.surrogate.model),
+            "shared": _manifest(model.shared),
             "versions": {name: version(name) for name in PACKAGES},
         }
     return {
@@ -158,7 +159,8 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
         whole = estimators.hierarchical(
             layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
         )
-        parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in MODELS}
+        parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in ("site", "surrogate", "shared")}
+        parts["surrogate"] = dataclasses.replace(whole.surrogate, model=parts["surrogate"])
         return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(

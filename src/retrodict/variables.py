@@ -164,6 +164,11 @@ class Layout:
         return [v.name for v in self.variables if v.plate]
 
     @property
+    def only_own(self) -> "Layout":
+        """The layout of what every site has for itself."""
+        return self.without(self.shared)
+
+    @property
     def size(self) -> int:
         """The number of tokens, `d`."""
         return sum(v.size for v in self.variables)

@@ -18,3 +18,4 @@ from retrodict.estimators._record import Record as Record
 from retrodict.estimators._record import fingerprint as fingerprint
 from retrodict.estimators._record import loneliness as loneliness
 from retrodict.estimators._record import shares_of as shares_of
+from retrodict.estimators._surrogate import Surrogate as Surrogate

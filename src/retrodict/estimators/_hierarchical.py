@@ -8,6 +8,7 @@ and three models say everything (likelihood factorization: TFMPE, arXiv 2604.207
 
     site        one `Generative` of (g, eta, y) of ONE site, any roles: eta_s given g and y_s, predictions, single sites
     surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation
+                (`_surrogate`)
     shared      g given all sites: a `Generative` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
                 m, s and f off the sites
 
@@ -30,13 +31,13 @@ from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.estimators import _answers
 from retrodict.estimators._composed import compose
-from retrodict.estimators._generative import Generative, Record, joint, likelihood
-from retrodict.estimators._rows import solve_rows
+from retrodict.estimators._generative import Generative, Record, joint
 from retrodict.estimators._sites import SiteQuestion, site_question
+from retrodict.estimators._surrogate import Surrogate, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
-from retrodict.nets._plate import NUMBERS, Runs, SiteReader, Summary
+from retrodict.nets._plate import NUMBERS, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
-from retrodict.roles import ABSENT, GIVEN, LATENT, Known, one_site_roles, shared_roles
+from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver
 from retrodict.tokens import Batch
 from retrodict.variables import At, Layout, Variable
@@ -57,8 +58,7 @@ class Hierarchical(eqx.Module):
     settings: PlateTransformer = eqx.field(static=True)
     record: Record = eqx.field(static=True)
     site: Generative
-    surrogate: Generative
-    trend: Float[Array, "p d"]
+    surrogate: Surrogate
     reader: SiteReader
     line: Float[Array, "b k"]
     shared: Generative
@@ -77,7 +77,7 @@ class Hierarchical(eqx.Module):
 
     def given(self, question: SiteQuestion) -> tuple[Generative, dict[str, Any]]:
         """The model of what is shared, in the coordinates that these sites suggest, and what it is given about them."""
-        layout, count = _only_own(question.layout), max(LEAST, 1 << (question.count - 1).bit_length())
+        layout, count = question.layout.only_own, max(LEAST, 1 << (question.count - 1).bit_length())
         pad = ((0, count - question.count), (0, 0))
         z = self.site.scaling.resized(question.layout).only(layout).forward(question.values)
         roles = jnp.pad(jnp.asarray(question.roles), pad, constant_values=ABSENT)
@@ -143,7 +143,8 @@ class Hierarchical(eqx.Module):
         variables `(n, sites, *shape)`; arguments otherwise as in `sample`.
 
         Raises:
-            QueryError: own variables without the shared ones, which they depend on, or a name that is both.
+            QueryError: own variables without the shared ones, which they depend on, a name that is both, or sites that
+                are composed, which has draws alone.
             DataError: a value of the wrong shape or type.
         """
         names = [name for name in values if name in self.layout.own]
@@ -152,16 +153,18 @@ class Hierarchical(eqx.Module):
         if names and missing:
             raise QueryError(f"'{names[0]}' depends on '{missing[0]}'; `values` or `given` must have it")
         known = {name: np.asarray(values[name], np.float32) for name in values if name not in names}
-        model, seen = self.given(question) if question.seen else (self.site, {})
+        if known and question.seen and self.method == "composition":
+            raise QueryError("composition draws what is shared and has no density of it; fit with another `method`")
+        model, seen = self.given(question) if question.seen and known else (self.site, {})
         rows = len(np.asarray(next(iter(values.values()))))
         total = np.zeros(rows)
         if known:
             total = model.log_prob(known, given={**question.shared, **seen}, solver=solver)
         if names:
             shared = {**{k: np.broadcast_to(v, (rows, *np.shape(v))) for k, v in question.shared.items()}, **known}
-            given_rows = self._rows_of(question, shared, np.arange(question.count))
             own = {name: np.asarray(values[name], np.float32).reshape(-1, *self.layout[name].shape) for name in names}
-            each = self.site.log_prob(own, given=given_rows, solver=solver)
+            rows_of = question.rows(shared, np.arange(question.count))
+            each = self.site.log_prob(own, given=rows_of, solver=solver)
             total = total + each.reshape(rows, question.count).sum(axis=1)
         return total
 
@@ -205,94 +208,19 @@ class Hierarchical(eqx.Module):
         key: PRNGKeyArray,
     ) -> dict[str, np.ndarray]:
         """Draws of what sites have, given the draws of what they share; site by site in blocks."""
-        of, which = self._asked(question)
+        of, which = question.points(), question.open_sites()
         at_once = max(1, PAIRS // n)
         found: dict[str, np.ndarray] = {}
         for start in range(0, len(which), at_once):
             some = which[start : start + at_once]
-            given = self._rows_of(question, shared, some)
-            draws = self.site.sample(1, given=given, of=of, solver=solver, key=jr.fold_in(key, start))
+            draws = self.site.sample(
+                1, given=question.rows(shared, some), of=of, solver=solver, key=jr.fold_in(key, start)
+            )
             for name, values in draws.items():
                 block = values[:, 0].reshape(n, len(some), *values.shape[2:])
                 full = found.setdefault(name, np.full((n, question.count, *block.shape[2:]), np.nan, np.float32))
                 full[:, some] = block
-        return {name: self._masked(question, name, values) for name, values in found.items()}
-
-    def _asked(self, question: SiteQuestion) -> tuple[dict[str, Any], np.ndarray]:
-        """What is asked of every site, and the sites of which it is."""
-        of, masks = {}, []
-        for name, how in question.of.items():
-            if name in self.layout.own:
-                of[name] = how if isinstance(how, At) else None
-                if not isinstance(how, At | None):
-                    masks.append(self._mask(question, name, how))
-        every = len(masks) < len(of)
-        which = np.arange(question.count) if every else np.flatnonzero(np.any(masks, axis=0))
-        # nothing is drawn of a site all of whose asked elements are known
-        free = [i for i in which if any(self._open(question, name, int(i)) for name in of)]
-        if not free:
-            raise QueryError("nothing is left to ask: every element of `of` is given; leave something out of `given`")
-        return of, np.asarray(free)
-
-    def _mask(self, question: SiteQuestion, name: str, how: Any) -> np.ndarray:
-        mask = np.asarray(how)
-        if mask.dtype != bool or mask.shape != (question.count,):
-            raise QueryError(
-                f"`of` maps '{name}' to the sites that are asked, booleans of the shape ({question.count},), "
-                f"got {mask.dtype} of the shape {mask.shape}"
-            )
-        return mask
-
-    def _masked(self, question: SiteQuestion, name: str, values: np.ndarray) -> np.ndarray:
-        how = question.of[name]
-        if not isinstance(how, At | None):
-            values[:, ~self._mask(question, name, how)] = np.nan
-        if name in question.own and not isinstance(question.own[name], At):
-            known = np.asarray(question.own[name], np.float32)
-            values = np.where(np.isnan(known), values, known)
-        return values
-
-    def _open(self, question: SiteQuestion, name: str, site: int) -> bool:
-        value = question.own.get(name)
-        return value is None or isinstance(value, At) or bool(np.isnan(np.asarray(value)[site]).any())
-
-    def _rows_of(self, question: SiteQuestion, shared: Mapping[str, np.ndarray], which: np.ndarray) -> Batch:
-        """One row for every draw of what is shared and every site: what is known of that site beside that draw."""
-        n = len(next(iter(shared.values())))
-        rows: dict[str, Any] = {name: np.repeat(np.asarray(v), len(which), axis=0) for name, v in shared.items()}
-
-        def tiled(value: Any) -> np.ndarray:
-            part = np.asarray(value, np.float32)[which]
-            return np.tile(part, (n, *[1] * (part.ndim - 1)))
-
-        for name, value in question.own.items():
-            rows[name] = At(tiled(value.points), tiled(value.values)) if isinstance(value, At) else tiled(value)
-        return Batch(rows)
-
-    # simulations of many sites, without a simulator -------------------------------------------------------------------
-
-    def synthetic(self, z: Float[Array, "n d"], key: PRNGKeyArray) -> Float[Array, "n d"]:
-        """Single sites `(n, d)`, scaled: their data as the surrogate draws them, all else as it is in `z`."""
-        layout = self.layout
-        roles = np.full(layout.size, GIVEN)
-        roles[layout.tokens_of(layout.data)] = LATENT
-        z = jnp.asarray(z)
-        where = jnp.where(jnp.isnan(z), ABSENT, jnp.asarray(roles))
-        for name in layout.functions:  # a value is drawn where there is a point
-            block, there = layout.slices[name], z[:, layout.slices[f"{name}.at"]]
-            empty = jnp.isnan(there.reshape(len(z), block.stop - block.start, -1)).any(axis=2)
-            where = where.at[:, block].set(jnp.where(empty, ABSENT, roles[block]))
-        known = jnp.where(where == LATENT, 0.0, jnp.nan_to_num(z))
-        inner, which = self.surrogate.scaling.forward(known), jnp.arange(len(z))
-        drawn = solve_rows(self.surrogate.core(), _answers.SAMPLER, inner, where, len(z), which, key)
-        kept = layout.tokens_of([name for name in layout.names if name not in layout.places])
-        found = z.at[:, kept].set(jnp.where(where[:, kept] == LATENT, drawn, z[:, kept]))
-        return jnp.where(where == LATENT, found + self.trended(z), found)
-
-    def trended(self, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        """What a linear regression on the parameters expects of every element; zero but for data."""
-        p = int(self.layout.is_parameter.sum())
-        return jnp.concatenate([jnp.ones((len(z), 1)), z[:, :p]], axis=1) @ self.trend
+        return {name: question.told(name, values) for name, values in found.items()}
 
 
 def hierarchical(
@@ -324,27 +252,13 @@ def hierarchical(
     Raises:
         DataError: the layout has no plate, nothing is shared, or settings that do not fit.
     """
-    if not isinstance(layout, Layout) or not layout.plate:
-        raise DataError("rd.hierarchical needs the layout of a problem whose prior has a plate: rd.Plate(name, {...})")
-    if not layout.shared:
-        raise DataError(f"nothing is shared by the sites of '{layout.plate}'; ask one site at a time: rd.joint(layout)")
-    if any(layout[name].axes or layout[name].kind == "place" for name in layout.shared):
-        raise DataError("what sites share must be numbers; functions that all sites share are not offered yet")
-    if method not in METHODS:
-        raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
-    if not 1 <= counts[0] <= counts[1]:
-        raise DataError(f"`counts` are the fewest and most sites in training, at least 1, got {counts}")
+    _refuse(layout, method, counts)
     keys = jr.split(as_key(key), 4)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
+    # drawn from by the million, and what is linear is taken off before: smaller than the other
+    of_surrogate = of_site if site or layout.functions else ResMLP(64, 2)
     settings = net or PlateTransformer()
-    unit, k = _real(layout), sum(layout[name].size for name in layout.shared)
-    together = Layout(
-        (
-            *(layout[name] for name in layout.shared),
-            Variable(summary_of(layout), (settings.features,), kind="data"),
-        )
-    )
-    together = Layout(tuple(dataclasses.replace(v, plate="") for v in together.variables))
+    together, k = _shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return Hierarchical(
         layout=layout,
         method=method,
@@ -352,11 +266,9 @@ def hierarchical(
         settings=settings,
         record=Record(),
         site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
-        # drawn from by the million, and what is linear is taken off before: smaller than the other
-        surrogate=likelihood(unit, net=of_site if site or layout.functions else ResMLP(64, 2), path=path, key=keys[1]),
-        trend=jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size)),
+        surrogate=surrogate_of(layout, of_surrogate, path, key=keys[1]),
         reader=eqx.filter_jit(_built)(settings, layout, k, key=keys[2]),
-        line=jnp.zeros((NUMBERS * (1 + len(runs_of(_only_own(layout)))), k)),
+        line=jnp.zeros((NUMBERS * (1 + len(runs_of(layout.only_own))), k)),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),
@@ -367,34 +279,32 @@ def hierarchical(
     )
 
 
+def _refuse(layout: Layout, method: Method, counts: tuple[int, int]) -> None:
+    if not isinstance(layout, Layout) or not layout.plate:
+        raise DataError("rd.hierarchical needs the layout of a problem whose prior has a plate: rd.Plate(name, {...})")
+    if not layout.shared:
+        raise DataError(f"nothing is shared by the sites of '{layout.plate}'; ask one site at a time: rd.joint(layout)")
+    if any(layout[name].axes or layout[name].kind == "place" for name in layout.shared):
+        raise DataError("what sites share must be numbers; functions that all sites share are not offered yet")
+    if method not in METHODS:
+        raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
+    if not 1 <= counts[0] <= counts[1]:
+        raise DataError(f"`counts` are the fewest and most sites in training, at least 1, got {counts}")
+
+
 def summary_of(layout: Layout) -> str:
     """The name of what all sites of a plate say."""
     return f"{layout.plate}.summary"
 
 
-def runs_of(own: Layout) -> Runs:
-    """Where elements of own variables lie that are averaged as they are, all points of a function together."""
-    runs: list[tuple[int, int]] = []
-    for v in own.variables:
-        block = own.slices[v.name]
-        if v.axes:
-            runs.append((block.start, block.stop))
-        elif v.kind != "place":
-            runs.extend((i, i + 1) for i in range(block.start, block.stop))
-    return tuple(runs)
-
-
-def _only_own(layout: Layout) -> Layout:
-    return layout.without(layout.shared)
-
-
-def _real(layout: Layout) -> Layout:
-    """The same variables on the whole real line: the surrogate works in scaled coordinates."""
-    return Layout(tuple(dataclasses.replace(v, low=-np.inf, high=np.inf) for v in layout.variables))
+def _shared_layout(layout: Layout, features: int) -> Layout:
+    """What is shared, and what all sites say about it: a layout without a plate."""
+    shared = (dataclasses.replace(layout[name], plate="") for name in layout.shared)
+    return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
 
 
 def _built(settings: PlateTransformer, layout: Layout, shared: int, key: PRNGKeyArray | None = None) -> SiteReader:
-    return settings.reader(_only_own(layout), shared, key=jr.key(0) if key is None else key)
+    return settings.reader(layout.only_own, shared, key=jr.key(0) if key is None else key)
 
 
 @eqx.filter_jit

@@ -39,6 +39,60 @@ class SiteQuestion:
         """Whether anything is known of any site."""
         return bool((self.roles == GIVEN).any())
 
+    def points(self) -> dict[str, At | None]:
+        """Own variables that are asked, functions with the points they are asked at."""
+        asked = {name: how for name, how in self.of.items() if name in self.layout.own}
+        return {name: how if isinstance(how, At) else None for name, how in asked.items()}
+
+    def open_sites(self) -> np.ndarray:
+        """The sites of which something is asked that is not given.
+
+        Raises:
+            QueryError: there is none, or a mask of another shape or type.
+        """
+        names = list(self.points())
+        asked = np.any([self._mask(name) for name in names], axis=0)
+        found = [i for i in np.flatnonzero(asked) if any(self._open(name, int(i)) for name in names)]
+        if not found:
+            raise QueryError("nothing is left to ask: every element of `of` is given; leave something out of `given`")
+        return np.asarray(found)
+
+    def rows(self, shared: Mapping[str, np.ndarray], which: np.ndarray) -> Batch:
+        """One row for every draw of what is shared and every site: what is known of that site beside that draw."""
+        n = len(next(iter(shared.values())))
+        found: dict[str, Any] = {name: np.repeat(np.asarray(v), len(which), axis=0) for name, v in shared.items()}
+
+        def tiled(value: Any) -> np.ndarray:
+            part = np.asarray(value, np.float32)[which]
+            return np.tile(part, (n, *[1] * (part.ndim - 1)))
+
+        for name, value in self.own.items():
+            found[name] = At(tiled(value.points), tiled(value.values)) if isinstance(value, At) else tiled(value)
+        return Batch(found)
+
+    def told(self, name: str, values: np.ndarray) -> np.ndarray:
+        """Draws `(n, sites, *shape)` with NaN at sites that were not asked, and what is given as it is."""
+        values = np.where(self._mask(name).reshape(-1, *[1] * (values.ndim - 2)), values, np.nan)
+        known = self.own.get(name)
+        return values if known is None or isinstance(known, At) else np.where(np.isnan(known), values, known)
+
+    def _mask(self, name: str) -> np.ndarray:
+        """The sites `(count,)` of which a variable is asked."""
+        how = self.of[name]
+        if isinstance(how, At | None):
+            return np.ones(self.count, bool)
+        mask = np.asarray(how)
+        if mask.dtype != bool or mask.shape != (self.count,):
+            raise QueryError(
+                f"`of` maps '{name}' to the sites that are asked, booleans of the shape ({self.count},), "
+                f"got {mask.dtype} of the shape {mask.shape}"
+            )
+        return mask
+
+    def _open(self, name: str, site: int) -> bool:
+        known = self.own.get(name)
+        return known is None or isinstance(known, At) or bool(np.isnan(known[site]).any())
+
 
 def site_question(
     layout: Layout,

@@ -2,7 +2,7 @@
 
     tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
     site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
-    all sites   pooled  = [mean of phi_s, mean of z_s, share of sites that have each element, log of their number]
+    all sites   pooled  = [mean of phi_s, mean of z_s, log(1 + values of each element per site), log of their number]
     summary             = [center m, log width log s, features f]           one center and width per shared element
 
 Given what they share sites are independent, so that a mean over them and their number can carry all they say together
@@ -21,6 +21,7 @@ network gets wrong it gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -72,10 +73,40 @@ class PlateTransformer(AbstractTransformer):
         return SiteReader(self, own, shared, key=key)
 
 
-def _mean(z: Array, roles: Array) -> Array:
-    """The mean of what is given, zero of nothing."""
+def runs_of(own: Layout) -> Runs:
+    """Where elements of own variables lie that are averaged as they are, all points of a function together."""
+    runs: list[tuple[int, int]] = []
+    for v in own.variables:
+        block = own.slices[v.name]
+        if v.axes:
+            runs.append((block.start, block.stop))
+        elif v.kind != "place":
+            runs.extend((i, i + 1) for i in range(block.start, block.stop))
+    return tuple(runs)
+
+
+class Plain(NamedTuple):
+    """What is said of sites without a network: which there are `(s,)`, how many, and the mean and the number of the
+    given values of every run `(r,)`."""
+
+    there: Array
+    n: Array
+    means: Array
+    counts: Array
+
+    @property
+    def basis(self) -> Float[Array, " b"]:
+        """What the line is a combination of: means over sites, each times functions of the number of sites."""
+        return jnp.outer(_of_number(self.n), jnp.concatenate([jnp.ones(1), self.means])).ravel()
+
+
+def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:
+    """Means over sites; absent sites count exactly nothing, and the mean of nothing is zero."""
     given = roles == GIVEN
-    return jnp.sum(jnp.where(given, z, 0.0)) / jnp.maximum(jnp.sum(given), 1)
+    there = jnp.any(given[:, : runs[-1][1]], axis=1)
+    counts = jnp.stack([jnp.sum(given[:, a:b]) for a, b in runs])
+    sums = jnp.stack([jnp.sum(jnp.where(given, z, 0.0)[:, a:b]) for a, b in runs])
+    return Plain(there, jnp.sum(there), sums / jnp.maximum(counts, 1), counts)
 
 
 def _of_number(n: Array) -> Float[Array, " numbers"]:
@@ -112,23 +143,11 @@ class SiteReader(eqx.Module):
         self.blocks = tuple(Sequential(*sizes, key=next(keys), half=settings.half) for _ in range(settings.depth))
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
-        pooled = width + 2 * self._plain(own) + 2
+        pooled = width + 2 * len(runs_of(own)) + 2
         self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
-
-    @staticmethod
-    def _plain(own: Layout) -> int:
-        """The numbers of a site that are averaged as they are: one per element, one for all points of a function."""
-        return sum(1 if v.axes else v.size for v in own.variables if v.kind != "place")
-
-    @staticmethod
-    def basis(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Float[Array, " b"]:
-        """What the line is a combination of: means over sites, each times functions of the number of sites."""
-        n = jnp.sum(jnp.any((roles == GIVEN)[:, : runs[-1][1]], axis=1))
-        means = jnp.stack([_mean(z[:, a:b], roles[:, a:b]) for a, b in runs])
-        return jnp.outer(_of_number(n), jnp.concatenate([jnp.ones(1), means])).ravel()
 
     def __call__(
         self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: Float[Array, "b k"]
@@ -138,22 +157,19 @@ class SiteReader(eqx.Module):
         `runs` are where the elements lie that are averaged as they are, those of a function together.
         """
         z = jnp.where(roles == GIVEN, z, 0.0)
-        there = jnp.any((roles == GIVEN)[:, : runs[-1][1]], axis=1)
-        n = jnp.sum(there)
+        there, n, means, counts = seen = plain(z, roles, runs)
         phi = jax.vmap(self._site)(z, roles)
         if self.across is not None:
             mask = there[None, :] | jnp.eye(len(z), dtype=bool)
             phi = self.across(phi, jnp.zeros(TIME_WIDTH), mask, None)
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
-        means = jnp.stack([_mean(z[:, a:b], roles[:, a:b]) for a, b in runs])
-        counts = jnp.stack([jnp.sum(roles[:, a:b] == GIVEN) for a, b in runs])
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
         pooled = jnp.concatenate([phi, means, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
         wide = wide + self.plain(pooled) - 0.5 * jnp.log1p(n)
         width = jnp.exp(WIDEST * jnp.tanh(wide / WIDEST))
-        center = self.basis(z, roles, runs) @ line + jax.lax.stop_gradient(width) * bend
+        center = seen.basis @ line + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:

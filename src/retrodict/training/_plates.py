@@ -1,18 +1,13 @@
 """Training a hierarchical model: one site first, then sets of sites that cost no simulation.
 
     1  site        every row of (g, eta, y), all questions about one site
-    2  surrogate   y given (g, eta); in coordinates from which a linear regression was taken off, so that a network
-                   learns what is not linear; and what is linear in its error is taken off after
-    3  sets        g from the prior, eta_1..S from the prior given g, y_s from the surrogate
+    2  surrogate   y given (g, eta)                                           (`_surrogate`)
+    3  sets        g, eta_1..S and y_1..S drawn from prior and surrogate      (`_sets`)
     4  shared      g given sets of S sites,  log S uniform: log density of the Gaussian (m, s^2), and a flow of what
                    is left,   loss = mean (g - m)^2 / (2 s^2) + log s  +  flow loss of r = (g - m) / s
 
 (TFMPE, arXiv 2604.20723, section 3.) Every chunk of steps has sets of its own, and every step sees windows of them.
 Steps 2 and 3 are left out where simulations of many sites are given.
-
-What the surrogate gets wrong in the mean moves every site the same way, and the posterior of S sites is sqrt(S) times
-narrower than that of one: N simulations of one site cannot place what many sites say to better than a share of its
-width, about sqrt(S / N), whatever the network.
 """
 
 import dataclasses
@@ -30,12 +25,13 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Hierarchical, Record
-from retrodict.estimators._hierarchical import runs_of
+from retrodict.nets._plate import plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
-from retrodict.tokens import Batch, flatten, unflatten
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 from retrodict.training._rows import LEAST, fit_rows
+from retrodict.training._sets import Sets, Synthetic, simulated, single_sites
+from retrodict.training._surrogate import fit_surrogate
 from retrodict.variables import Layout
 
 
@@ -43,16 +39,7 @@ SETS = 2048  # drawn anew for every chunk of steps
 POOLS = 4  # as many sets that a regression is made of
 RIDGE = 1e-6  # of a Gram matrix with a diagonal of one
 JUDGES = 128  # sets that only validate
-REGRESSED = 200_000  # draws of the surrogate whose regression is compared with that of simulations
-AT_ONCE = 32_768  # single sites that the surrogate draws together
 PATCHY = 0.3  # share of sets of which parts are not observed
-
-
-class Sets(NamedTuple):
-    """Scaled shared elements `(n, k)`, and the own elements of sites `(n, s, d)`, NaN where there is none."""
-
-    shared: Array
-    own: Array
 
 
 def fit_plate(
@@ -76,25 +63,28 @@ def fit_plate(
     site, first = fit_rows(model.site, rows, _of_rows(pace), key=keys[1], validation=judged, what="one site", **how)
     model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
     if model.method == "likelihood":
-        model, before["surrogate"] = _with_surrogate(model, rows, judged, pace, keys[2], how)
+        found, before["surrogate"] = fit_surrogate(
+            model.surrogate, site, rows, judged, _of_rows(pace), key=keys[2], **how
+        )
+        model = dataclasses.replace(model, surrogate=found)
     count = len(rows[model.layout.names[0]])
     if model.method == "composition":
         return _recorded(model, count, first, before), first
-    source = _Synthetic(model, sims, rows) if model.method == "likelihood" else None
+    source = Synthetic(model, sims, rows) if model.method == "likelihood" else None
     if source is None:
-        sets, judges = _real_sets(model, train), _real_sets(model, judge)
+        sets, judges = simulated(model, train), simulated(model, judge)
     else:
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     model, trainer, renew = _of_sets(model, source, sets, judges, pace, keys[4])
     watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
     key_train, key_validation = jr.split(keys[5])
-    found, history = trainer.run(key_train, key_validation, rng, **watch)
+    weights, history = trainer.run(key_train, key_validation, rng, **watch)
     history = dataclasses.replace(history, before=before)
-    return _recorded(_with(model, found), count, history, before), history
+    return _recorded(_with(model, weights), count, history, before), history
 
 
 def _of_sets(
-    model: Hierarchical, source: "_Synthetic | None", sets: Sets, judges: Sets, pace: Pace, key: PRNGKeyArray
+    model: Hierarchical, source: Synthetic | None, sets: Sets, judges: Sets, pace: Pace, key: PRNGKeyArray
 ) -> tuple[Hierarchical, Trainer, Callable[[int], Sets] | None]:
     """The model with its line, what trains the rest of it, and where new sets come from."""
     key_pools, key_line, key_sets = jr.split(key, 3)
@@ -114,85 +104,6 @@ def _with(model: Hierarchical, weights: Any) -> Hierarchical:
     """The model with other numbers in what reads sites and in the flow of what they share."""
     reader, net = eqx.combine(weights, (model.reader, model.shared.net))
     return dataclasses.replace(model, reader=reader, shared=dataclasses.replace(model.shared, net=net))
-
-
-def single_sites(layout: Layout, sims: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Every site a row, `{name: (n, *shape)}`, from simulations of one site or of many."""
-    sites = getattr(sims, "sites", 0)
-    arrays = {name: np.asarray(sims[name]) for name in layout.names}
-    if not sites:
-        return arrays
-    flat = {name: a.reshape(-1, *a.shape[2:]) for name, a in arrays.items() if name in layout.own}
-    flat |= {name: np.repeat(arrays[name], sites, axis=0) for name in layout.shared}
-    first = flat[layout.own[0]]
-    there = ~np.isnan(first.reshape(len(first), -1)).all(axis=1)
-    return {name: values[there] for name, values in flat.items()}
-
-
-# sets of sites --------------------------------------------------------------------------------------------------------
-
-
-class _Synthetic:
-    """Sets of sites drawn from the prior, or what stands in for it, and the surrogate."""
-
-    def __init__(self, model: Hierarchical, sims: Mapping[str, Any], rows: Mapping[str, np.ndarray]) -> None:
-        self.model, self.rows, self.layout = model, rows, model.layout
-        self.most = model.counts[1]
-        problem = getattr(sims, "problem", None)
-        self.prior = None if problem is None else problem.prior
-        if self.prior is not None:
-            self.draw_shared, self.draw_own = (jax.jit(jax.vmap(f)) for f in (self.prior.draw, self.prior.draw_own))
-        self.made = jax.jit(lambda model, z, key: model.synthetic(z, key))
-
-    def draw(self, n: int, key: PRNGKeyArray) -> Sets:
-        """`n` sets of as many sites as training has at most."""
-        key_parameters, key_data, key_places = jr.split(key, 3)
-        values = self._parameters(n, key_parameters)
-        total, layout = n * self.most, self.layout
-        for name in layout.data:
-            values[name] = np.zeros((total, *layout[name].shape), np.float32)
-        if layout.places:  # sites are looked at where single ones were
-            which = np.asarray(jr.randint(key_places, (total,), 0, len(self.rows[layout.places[0]])))
-            values |= {name: self.rows[name][which] for name in layout.places}
-        z = self.model.site.scaling.forward(_tokens(layout, values))
-        core = dataclasses.replace(self.model, record=Record())
-        parts = []
-        for start in range(0, total, AT_ONCE):
-            block = z[start : start + AT_ONCE]
-            padded = jnp.pad(block, ((0, min(AT_ONCE, total) - len(block)), (0, 0)))
-            parts.append(self.made(core, padded, jr.fold_in(key_data, start))[: len(block)])
-        found = jnp.concatenate(parts).reshape(n, self.most, -1)
-        return Sets(found[:, 0, layout.tokens_of(layout.shared)], found[:, :, layout.tokens_of(layout.own)])
-
-    def _parameters(self, n: int, key: PRNGKeyArray) -> dict[str, Any]:
-        """Shared and own parameters of `n` sets, one row per site."""
-        key_shared, key_own = jr.split(key)
-        if self.prior is not None:
-            drawn = self.draw_shared(jr.split(key_shared, n))
-            shared = {name: drawn[name] for name in self.layout.shared}
-        else:
-            which = np.asarray(jr.randint(key_shared, (n,), 0, len(self.rows[self.layout.names[0]])))
-            shared = {name: self.rows[name][which] for name in self.layout.shared}
-        repeated = {name: np.repeat(np.asarray(v, np.float32), self.most, axis=0) for name, v in shared.items()}
-        own = [name for name in self.layout.own if self.layout[name].kind == "parameter"]
-        if not own:
-            return repeated
-        if self.prior is not None:
-            found = self.draw_own(jr.split(key_own, n * self.most), repeated)
-        else:
-            draws = self.model.site.sample(1, given=Batch(repeated), of=own, key=key_own)
-            found = {name: values[:, 0] for name, values in draws.items()}
-        return repeated | {name: np.asarray(found[name], np.float32) for name in own}
-
-
-def _real_sets(model: Hierarchical, sims: Mapping[str, Any]) -> Sets:
-    """Simulated sets of sites, scaled."""
-    layout, sites = model.layout, sims.sites  # type: ignore[attr-defined]
-    n = len(np.asarray(sims[layout.names[0]]))
-    flat = {name: np.asarray(sims[name]).reshape(n * sites, *layout[name].shape) for name in layout.own}
-    flat |= {name: np.repeat(np.asarray(sims[name]), sites, axis=0) for name in layout.shared}
-    z = model.site.scaling.forward(_tokens(layout, flat)).reshape(n, sites, -1)
-    return Sets(z[:, 0, layout.tokens_of(layout.shared)], z[:, :, layout.tokens_of(layout.own)])
 
 
 # the loss of sets -----------------------------------------------------------------------------------------------------
@@ -222,7 +133,7 @@ def _buckets(fewest: int, most: int, available: int) -> tuple[Bucket, ...]:
 def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple[Bucket, ...]) -> Scalar:
     """The loss of a batch of sets, a part of it for every bucket of numbers of sites."""
     n, start, total = len(sets.shared), 0, jnp.zeros(())
-    own = model.layout.without(model.layout.shared)
+    own = model.layout.only_own
     runs, data = runs_of(own), ~own.is_parameter
     for i, (low, high, share) in enumerate(buckets):
         size = n - start if i == len(buckets) - 1 else max(1, round(share * n))
@@ -245,14 +156,15 @@ def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple
 def _line(model: Hierarchical, pools: list[Sets], buckets: tuple[Bucket, ...], key: PRNGKeyArray) -> Array:
     """Least squares of what is shared on the reader's basis, `(b, k)`; a set of n sites counts 1 + n, as its posterior
     is about that much sharper than the prior."""
-    own = model.layout.without(model.layout.shared)
+    own = model.layout.only_own
     runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
 
     @partial(jax.jit, static_argnums=(2, 3))
     def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
         def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
             z, roles = _window(own, data, key, low, high)
-            return model.reader.basis(z, roles, runs), jnp.sum(jnp.any(roles == GIVEN, axis=1))
+            seen = plain(z, roles, runs)
+            return seen.basis, seen.n
 
         return jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
 
@@ -282,62 +194,6 @@ def _window(own: Array, data: Array, key: PRNGKeyArray, low: int, high: int) -> 
     known = patchy & (shares[1] < 0.2) & (jr.uniform(key_own, (len(z), 1)) < 5.0 * shares[1])
     given = jnp.where(data, seen, known) & (jnp.arange(high) < count)[:, None] & ~jnp.isnan(z)
     return jnp.nan_to_num(z), jnp.where(given, GIVEN, ABSENT)
-
-
-# the models of one site -----------------------------------------------------------------------------------------------
-
-
-def _with_surrogate(
-    model: Hierarchical, rows: Mapping[str, Any], judged: Mapping[str, Any], pace: Pace, key: Key, how: dict[str, Any]
-) -> tuple[Hierarchical, History]:
-    """The model with a trained surrogate of what a regression on the parameters leaves."""
-    layout = model.layout
-    z, other = (_scaled_rows(model.site, part) for part in (rows, judged))
-    model = dataclasses.replace(model, trend=jnp.asarray(_trend(layout, z), jnp.float32))
-    left = [unflatten(layout, np.asarray(part - model.trended(jnp.asarray(part))), layout.names) for part in (z, other)]
-    found, history = fit_rows(
-        model.surrogate, left[0], _of_rows(pace), key=key, validation=left[1], what="surrogate", **how
-    )
-    return _unbiased(dataclasses.replace(model, surrogate=found), z, jr.fold_in(as_key(key), 1)), history
-
-
-def _unbiased(model: Hierarchical, z: np.ndarray, key: PRNGKeyArray) -> Hierarchical:
-    """The model with a surrogate of which the regression on the parameters is that of the simulations.
-
-    A bias of a twentieth of a standard deviation of y is lost in the noise of any validation loss (.001), and moves the
-    posterior of 200 sites by half of its width.
-    """
-    core = dataclasses.replace(model, record=Record())
-    made = jax.jit(lambda model, z, key: model.synthetic(z, key))
-    drawn = [np.asarray(made(core, jnp.asarray(z), jr.fold_in(key, i))) for i in range(-(-REGRESSED // len(z)))]
-    off = _trend(model.layout, z) - _trend(model.layout, np.concatenate(drawn))
-    return dataclasses.replace(model, trend=model.trend + jnp.asarray(off, jnp.float32))
-
-
-def _trend(layout: Layout, z: np.ndarray) -> np.ndarray:
-    """Least squares of every datum on 1 and the scaled parameters, `(1 + p, d)`; one line for all points of a
-    function."""
-    parameters = np.asarray(z[:, layout.is_parameter], np.float64)
-    design = np.concatenate([np.ones((len(z), 1)), parameters], axis=1)
-    found = np.zeros((design.shape[1], layout.size))
-    for name in layout.data:
-        block = np.asarray(z[:, layout.slices[name]], np.float64)
-        if layout[name].axes:
-            inputs, values = np.repeat(design, block.shape[1], axis=0), block.ravel()
-            there = np.isfinite(values)
-            line = np.linalg.lstsq(inputs[there], values[there], rcond=None)[0]
-            found[:, layout.slices[name]] = line[:, None]
-        else:
-            found[:, layout.slices[name]] = np.linalg.lstsq(design, block, rcond=None)[0]
-    return found
-
-
-def _scaled_rows(site: Generative, rows: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(site.scaling.forward(_tokens(site.layout, rows)))
-
-
-def _tokens(layout: Layout, rows: Mapping[str, Any]) -> np.ndarray:
-    return flatten(layout, rows, layout.names, where="the simulations")
 
 
 def _scaled(model: Hierarchical, site: Generative) -> Generative:
