@@ -56,10 +56,10 @@ def classifiers(monkeypatch):
 
     def judge(reference, draws, *, jobs):
         handed.append((reference["theta"], draws["theta"]))
-        return C2ST(0.5 + len(handed) / 500, (), "mlp")
+        return C2ST(0.5 + len(handed) / 500, (), "mlp", 100)
 
     monkeypatch.setattr(bench, "c2st", judge)
-    monkeypatch.setattr(bench, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest"))
+    monkeypatch.setattr(bench, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest", 100))
     return handed
 
 

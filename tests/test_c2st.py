@@ -40,6 +40,15 @@ def test_accuracy_of_two_gaussians_is_the_bayes_accuracy(test, loss, mu):
     assert bayes - loss - 4 * sd < float(test(*gaussians(n, mu))) < bayes + 4 * sd
 
 
+def test_p_values_are_those_of_the_null_that_was_measured():
+    """.6 of 400 guesses: .1 is 3.08 standard deviations of 1.3 x .5 / 20; .5 is half of the null."""
+    result = C2ST(0.6, (), "mlp", rows=400)
+    assert result.p_value == pytest.approx(norm.sf(0.1 / 0.0325))
+    assert not result.ok
+    assert C2ST(0.5, (), "mlp", rows=400).p_value == 0.5
+    assert C2ST(0.5, (), "mlp", rows=400).ok
+
+
 @TESTS
 def test_disjoint_sets_are_always_told_apart(test):
     x = np.linspace(0.0, 1.0, 50)[:, None]
@@ -58,7 +67,7 @@ def test_strict_one_is_the_recipe_of_sbibm():
     net = MLPClassifier(activation="relu", hidden_layer_sizes=(20, 20), max_iter=10000, solver="adam", random_state=4)
     scores = cross_val_score(net, rows, labels, cv=KFold(5, shuffle=True, random_state=4), scoring="accuracy")
     result = c2st(x, y, seed=4)
-    assert result == C2ST(scores.mean(), tuple(scores), "mlp")
+    assert result == C2ST(scores.mean(), tuple(scores), "mlp", rows=300)
     assert float(result) == result.accuracy
 
 
@@ -120,7 +129,7 @@ FAR = np.where(np.arange(20)[:, None] == 3, 1e60, GOOD)
         ({"rate": GOOD}, {"rate": GOOD[:, 0]}, "'rate' has 2 elements"),
         ({"a": GOOD, "b": GOOD[:7]}, {"a": GOOD, "b": GOOD[:7]}, "different numbers of rows: {'a': 20, 'b': 7}"),
         ({}, {}, "names no variable"),
-        (GOOD, 3.0, "is a single number"),
+        (GOOD, 3.0, "must have at least 1 axis"),
         (GOOD, [["one", "two"]], "must be an array of real numbers"),
         (GOOD, GOOD + 0j, "must be an array of real numbers"),
     ],

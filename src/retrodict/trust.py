@@ -20,6 +20,7 @@ from retrodict import diagnostics
 from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
+from retrodict.diagnostics._pairs import generator, labels_of
 from retrodict.estimators import Calibration, Familiar, Generative, Record, fingerprint, shares_of
 from retrodict.roles import LATENT
 from retrodict.solvers import AbstractSolver
@@ -104,9 +105,16 @@ def check(
     few = densities if int((roles[0] == LATENT).sum()) <= MOST_DENSITIES else 0
     logs = _log_densities(model, rows, found, known, latent, min(few, draws)) if few else None
     tests = _tested(truth, drawn, logs, jr.split(key_tests, 4), level)
+    calibration = _calibration(model, roles, draws, level, tests)
+    seconds = time.monotonic() - begun
+    outcome = Check(calibration, tests["sbc"], tests["coverage"], tests["tarp"], tests.get("log_prob"), seconds)
+    return dataclasses.replace(model, record=model.record.checked(calibration, familiar)), outcome
+
+
+def _calibration(model: Generative, roles: Any, draws: int, level: float, tests: Mapping[str, Any]) -> Calibration:
+    """What a model keeps of its tests."""
     p_values = {name: test.p_value for name, test in tests.items()}
-    score = tests.get("log_prob")
-    calibration = Calibration(
+    return Calibration(
         fingerprint=fingerprint(model),
         shares=shares_of(model.layout, roles),
         simulations=len(roles),
@@ -115,10 +123,8 @@ def check(
         p_value=min(1.0, len(p_values) * min(p_values.values())),
         p_values=tuple(p_values.items()),
         excess=tuple(tests["coverage"].excess.items()),
-        score=None if score is None else score.score,
+        score=tests["log_prob"].score if "log_prob" in tests else None,
     )
-    outcome = Check(calibration, tests["sbc"], tests["coverage"], tests["tarp"], score, time.monotonic() - begun)
-    return dataclasses.replace(model, record=model.record.checked(calibration, familiar)), outcome
 
 
 def _tested(truth: Any, drawn: Any, logs: Any, keys: Any, level: float) -> dict[str, Any]:
@@ -187,11 +193,11 @@ def silent(model: Generative) -> Generative:
 
 def _elements(values: Rows, latent: Rows, *, axes: int) -> dict[str, np.ndarray]:
     """What was asked, one entry per scalar element: `{"theta[0]": (n,)}` or, with two axes, `(n, n_draws)`."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, mask in latent.items():
-        for index in zip(*np.nonzero(np.atleast_1d(mask)), strict=True):
-            label = name if mask.ndim == 0 else f"{name}[{','.join(map(str, index))}]"
-            found[label] = values[name][(slice(None),) * axes + (index if mask.ndim else ())]
+        columns = values[name].reshape(*values[name].shape[:axes], -1)
+        labels = np.array(labels_of(name, np.shape(mask)))
+        found |= {labels[i]: columns[..., i] for i in np.flatnonzero(mask)}
     return found
 
 
@@ -210,8 +216,3 @@ def _log_densities(
     at_draws = model.log_prob(values(some), given=repeated).reshape(n, few)
     # where the flow back went astray there is next to no density
     return np.nan_to_num(at_truth, nan=-np.inf), np.nan_to_num(at_draws, nan=-np.inf)
-
-
-def generator(key: Any) -> np.random.Generator:
-    """A generator of numpy from a key of jax."""
-    return np.random.default_rng(np.asarray(jr.key_data(key)).ravel().tolist())

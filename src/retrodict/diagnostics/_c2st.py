@@ -18,30 +18,47 @@ of .475 (perceptron) or .505 (forest).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import ArrayLike, Float32, Float64
+from jaxtyping import Float32, Float64
 
 from retrodict._errors import DataError, listed, unknown
+from retrodict.diagnostics._pairs import Numbers, numbers
 
 
-Numbers: TypeAlias = ArrayLike | Sequence[Any]
 Draws: TypeAlias = Numbers | Mapping[str, Numbers]
 Classifier: TypeAlias = Literal["mlp", "forest"]
+WIDER = 1.3  # than coin flips, see above
 _FOLDS = 5
 _FEWEST = 10  # rows of a set: every fold then trains on both labels, wherever the shuffle puts them
 
 
 @dataclass(frozen=True)
 class C2ST:
-    """The cross-validated accuracy of one classifier, as their mean and per fold; `float(result)` is the mean."""
+    """The cross-validated accuracy of one classifier, as their mean and per fold; `float(result)` is the mean.
+
+    `rows` are those of both sets together. The null of two equal sets is normal with mean .5 and 1.3 times the binomial
+    standard deviation, which was measured (see above) and is no theorem; `level` is the rate of false alarms of `ok`.
+    """
 
     accuracy: float
     folds: tuple[float, ...]
     classifier: Classifier
+    rows: int
+    level: float = 0.05
+
+    @property
+    def p_value(self) -> float:
+        """The probability of at least this accuracy, were the two sets of one law."""
+        return 0.5 * math.erfc((self.accuracy - 0.5) / (WIDER * 0.5 / math.sqrt(self.rows)) / math.sqrt(2.0))
+
+    @property
+    def ok(self) -> bool:
+        """Whether the classifier cannot tell the sets apart."""
+        return self.p_value > self.level
 
     def __float__(self) -> float:
         return self.accuracy
@@ -93,7 +110,7 @@ def _judged(classifier: Any, rows: Float32[np.ndarray, "_ d"], name: Classifier,
     labels = np.repeat([0, 1], len(rows) // 2)
     folds = KFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
     scores = cross_val_score(classifier, rows, labels, cv=folds, scoring="accuracy", n_jobs=jobs)
-    return C2ST(float(scores.mean()), tuple(float(score) for score in scores), name)
+    return C2ST(float(scores.mean()), tuple(float(score) for score in scores), name, len(rows))
 
 
 def _z_scored(reference: Draws, draws: Draws) -> Float32[np.ndarray, "_ d"]:
@@ -153,14 +170,6 @@ def _joined(parts: Mapping[str, Float64[np.ndarray, "_ _"]], what: str) -> Float
 
 
 def _flat(values: Numbers, what: str) -> Float64[np.ndarray, "n d"]:
-    """`(n, *shape)` as `(n, d)`."""
-    try:
-        array = np.asarray(values)
-        if np.iscomplexobj(array):
-            raise TypeError("complex")
-        array = array.astype(np.float64)
-    except (TypeError, ValueError):
-        raise DataError(f"{what} must be an array of real numbers, one row per draw") from None
-    if array.ndim == 0:
-        raise DataError(f"{what} is a single number: an array with one row per draw is needed")
+    """`(n, *shape)` as `(n, d)`; rows that are not finite are refused later, and counted."""
+    array = numbers(values, what, axes=1, finite=False)
     return array.reshape(len(array), math.prod(array.shape[1:]))

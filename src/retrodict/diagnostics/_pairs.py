@@ -103,7 +103,9 @@ def numbers(values: Any, what: str, *, axes: int = 0, finite: bool = True) -> Fl
     except (TypeError, ValueError):
         raise DataError(f"{what} must be an array of real numbers") from None
     if array.ndim < axes:
-        raise DataError(f"{what} must have at least {axes} axes, got the shape {array.shape}")
+        raise DataError(
+            f"{what} must have at least {axes} {'axis' if axes == 1 else 'axes'}, got the shape {array.shape}"
+        )
     bad = int(np.sum(~np.isfinite(array)))
     if finite and bad:
         raise DataError(f"{bad} of the {array.size} numbers in {what} are not finite: drop or repair those rows first")
