@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
@@ -35,7 +35,7 @@ from retrodict.estimators._generative import Generative, Record, joint
 from retrodict.estimators._sites import SiteQuestion, site_question
 from retrodict.estimators._surrogate import Surrogate, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
-from retrodict.nets._plate import NUMBERS, Runs, SiteReader, Summary, runs_of
+from retrodict.nets._plate import NUMBERS, Line, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver
@@ -60,7 +60,7 @@ class Hierarchical(eqx.Module):
     site: Generative
     surrogate: Surrogate
     reader: SiteReader
-    line: Float[Array, "b k"]
+    line: Line
     shared: Generative
 
     @property
@@ -268,7 +268,7 @@ def hierarchical(
         site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
         surrogate=surrogate_of(layout, of_surrogate, path, key=keys[1]),
         reader=eqx.filter_jit(_built)(settings, layout, k, key=keys[2]),
-        line=jnp.zeros((NUMBERS * (1 + len(runs_of(layout.only_own))), k)),
+        line=Line(jnp.zeros((NUMBERS * (1 + len(runs_of(layout.only_own))), k)), jnp.zeros((NUMBERS, k))),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),
@@ -308,5 +308,5 @@ def _built(settings: PlateTransformer, layout: Layout, shared: int, key: PRNGKey
 
 
 @eqx.filter_jit
-def _read(reader: SiteReader, z: Array, roles: Array, runs: Runs, line: Array) -> Summary:
+def _read(reader: SiteReader, z: Array, roles: Array, runs: Runs, line: Line) -> Summary:
     return reader(z, roles, runs, line)

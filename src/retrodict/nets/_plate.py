@@ -14,10 +14,11 @@ The posterior of what is shared narrows with the sites, by a factor of 14 from 1
 coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
 said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
 
-    r = (z - m) / s,    m = line . basis + s bend(pooled),    basis = functions of S times [1, mean of z_s]
+    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, mean of z_s]
+                        log s = b . functions of S + stretch(pooled)
 
-The line is a regression, made before training and not trained: its few coefficients carry the precision. What the
-network gets wrong it gets wrong in units of the width.
+a and b, the line, are regressions, made before training and not trained: these few coefficients carry the precision.
+What the network gets wrong it gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from retrodict.variables import Layout
 
 Runs = tuple[tuple[int, int], ...]  # where elements lie, first and beyond the last
 
-WIDEST = 4.0  # a log width further from zero is not believed
+WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 
@@ -95,9 +96,15 @@ class Plain(NamedTuple):
     counts: Array
 
     @property
+    def of_number(self) -> Float[Array, " numbers"]:
+        """What coefficients depend on the number of sites by: a mean of n counts n / (n + c) beside a prior."""
+        n = 1.0 * self.n
+        return jnp.stack([jnp.ones_like(n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), jnp.log1p(n) / jnp.log1p(PLENTY)])
+
+    @property
     def basis(self) -> Float[Array, " b"]:
-        """What the line is a combination of: means over sites, each times functions of the number of sites."""
-        return jnp.outer(_of_number(self.n), jnp.concatenate([jnp.ones(1), self.means])).ravel()
+        """What the center is a combination of: means over sites, each times functions of the number of sites."""
+        return jnp.outer(self.of_number, jnp.concatenate([jnp.ones(1), self.means])).ravel()
 
 
 def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:
@@ -109,11 +116,11 @@ def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain
     return Plain(there, jnp.sum(there), sums / jnp.maximum(counts, 1), counts)
 
 
-def _of_number(n: Array) -> Float[Array, " numbers"]:
-    """What coefficients depend on the number of sites by: a mean of n counts n / (n + c) beside a prior."""
-    return jnp.stack(
-        [jnp.ones_like(1.0 * n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), jnp.log1p(n) / jnp.log1p(PLENTY)]
-    )
+class Line(eqx.Module):
+    """Regressions of the k shared elements: of their centers on `Plain.basis`, of their log widths on `of_number`."""
+
+    center: Float[Array, "b k"]
+    width: Float[Array, "numbers k"]
 
 
 class Summary(eqx.Module):
@@ -149,9 +156,7 @@ class SiteReader(eqx.Module):
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
 
-    def __call__(
-        self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: Float[Array, "b k"]
-    ) -> Summary:
+    def __call__(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: Line) -> Summary:
         """The summary of scaled elements `(s, d)` of sites, with their roles; absent sites count exactly nothing.
 
         `runs` are where the elements lie that are averaged as they are, those of a function together.
@@ -167,9 +172,9 @@ class SiteReader(eqx.Module):
         pooled = jnp.concatenate([phi, means, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
-        wide = wide + self.plain(pooled) - 0.5 * jnp.log1p(n)
-        width = jnp.exp(WIDEST * jnp.tanh(wide / WIDEST))
-        center = seen.basis @ line + jax.lax.stop_gradient(width) * bend
+        stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)
+        width = jnp.exp(seen.of_number @ line.width + stretch)
+        center = seen.basis @ line.center + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:

@@ -25,7 +25,7 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Hierarchical, Record
-from retrodict.nets._plate import plain, runs_of
+from retrodict.nets._plate import Line, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
@@ -153,45 +153,68 @@ def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple
     return total
 
 
-def _line(model: Hierarchical, pools: list[Sets], buckets: tuple[Bucket, ...], key: PRNGKeyArray) -> Array:
-    """Least squares of what is shared on the reader's basis, `(b, k)`; a set of n sites counts 1 + n, as its posterior
-    is about that much sharper than the prior."""
+def _line(model: Hierarchical, pools: list[Sets], buckets: tuple[Bucket, ...], key: PRNGKeyArray) -> Line:
+    """Center and width of what is shared, by regressions on sets that are observed in full.
+
+    The center by least squares, where a set of n sites counts 1 + n, as its posterior is about that much sharper than
+    the prior; the width by the Gaussian log density of what the center leaves.
+    """
     own = model.layout.only_own
     runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
 
     @partial(jax.jit, static_argnums=(2, 3))
-    def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
-        def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array]:
-            z, roles = _window(own, data, key, low, high)
+    def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array]:
+        def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
+            z, roles = _window(own, data, key, low, high, 0.0)
             seen = plain(z, roles, runs)
-            return seen.basis, seen.n
+            return seen.basis, seen.of_number, seen.n
 
         return jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
 
-    gram: Any = 0.0
-    right: Any = 0.0
+    found, shared = [], []
     for i, sets in enumerate(pools):
         for j, bucket in enumerate(buckets):
-            found = rows(sets, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high)
-            basis, n = (np.asarray(part, np.float64) for part in found)
-            gram = gram + basis.T @ (basis * (1.0 + n)[:, None])
-            right = right + basis.T @ (np.asarray(sets.shared, np.float64) * (1.0 + n)[:, None])
+            found.append(rows(sets, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high))
+            shared.append(sets.shared)
+    basis, numbers, n = (np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True))
+    truth = np.concatenate([np.asarray(part, np.float64) for part in shared])
+    root = np.sqrt(1.0 + n)[:, None]
+    gram, right = (basis * root).T @ (basis * root), (basis * root).T @ (truth * root)
     scale = np.sqrt(np.diag(gram) + 1e-12)
     ridge = gram / np.outer(scale, scale) + RIDGE * np.eye(len(gram))
-    return jnp.asarray(np.linalg.solve(ridge, right / scale[:, None]) / scale[:, None], jnp.float32)
+    center = np.linalg.solve(ridge, right / scale[:, None]) / scale[:, None]
+    width = np.stack([_log_width(numbers, left) for left in (truth - basis @ center).T], axis=1)
+    return Line(jnp.asarray(center, jnp.float32), jnp.asarray(width, jnp.float32))
 
 
-def _window(own: Array, data: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array]:
-    """Neighboring sites of a set, more than `low` and up to `high` of them, their data given, sometimes in part."""
+def _log_width(numbers: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """The w of the largest Gaussian log density of residuals with the log widths `numbers @ w`: convex in w."""
+    from scipy.optimize import minimize
+
+    squares = left**2 + 1e-12
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        share = squares * np.exp(-2.0 * numbers @ w)
+        return float(np.mean(0.5 * share + numbers @ w)), numbers.T @ (1.0 - share) / len(share)
+
+    start = np.linalg.lstsq(numbers, 0.5 * np.log(squares) + 0.635, rcond=None)[0]  # E log |e| = -.635 of a normal e
+    return minimize(loss, start, jac=True, method="BFGS").x
+
+
+def _window(
+    own: Array, data: Array, key: PRNGKeyArray, low: int, high: int, patchy: float = PATCHY
+) -> tuple[Array, Array]:
+    """Neighboring sites of a set, more than `low` and up to `high` of them, their data given, with the probability
+    `patchy` in part."""
     key_start, key_count, key_patchy, key_share, key_which, key_own = jr.split(key, 6)
     which = (jr.randint(key_start, (), 0, len(own)) + jnp.arange(high)) % len(own)
     z = own[which]
     count = jnp.floor(jnp.exp(jr.uniform(key_count, minval=jnp.log(low + 1.0), maxval=jnp.log(high + 1.0))))
-    patchy = jr.bernoulli(key_patchy, PATCHY)
+    part = jr.bernoulli(key_patchy, patchy)
     shares = jr.uniform(key_share, (2,))
-    seen = ~patchy | (jr.uniform(key_which, z.shape) < shares[0])
+    seen = ~part | (jr.uniform(key_which, z.shape) < shares[0])
     # own parameters are rarely known, and then of some sites
-    known = patchy & (shares[1] < 0.2) & (jr.uniform(key_own, (len(z), 1)) < 5.0 * shares[1])
+    known = part & (shares[1] < 0.2) & (jr.uniform(key_own, (len(z), 1)) < 5.0 * shares[1])
     given = jnp.where(data, seen, known) & (jnp.arange(high) < count)[:, None] & ~jnp.isnan(z)
     return jnp.nan_to_num(z), jnp.where(given, GIVEN, ABSENT)
 
@@ -213,7 +236,10 @@ def _of_rows(pace: Pace) -> Pace:
 def _split(sims: Mapping[str, Any], rng: np.random.Generator, fraction: float) -> tuple[Any, Any]:
     names = list(sims)
     n = len(np.asarray(sims[names[0]]))
-    order, held_out = rng.permutation(n), max(LEAST, round(fraction * n))
+    least = max(2, LEAST // (getattr(sims, "sites", 0) or 1))  # a row of many sites is many rows
+    if n < 2 * least:
+        raise DataError(f"training needs at least {2 * least} simulations, got {n}")
+    order, held_out = rng.permutation(n), max(least, round(fraction * n))
 
     def part(which: np.ndarray) -> Any:
         arrays = {name: np.asarray(sims[name])[which] for name in names}

@@ -1,0 +1,162 @@
+"""The table of hierarchical tasks: four methods at equal numbers of simulated sites, in docs/hierarchies.md.
+
+    python tools/hierarchies.py run [--tasks h_sir ...] [--budgets 1000 ...] [--methods direct ...] [--out FILE]
+    python tools/hierarchies.py table [--out FILE]
+
+Each cell trains one model and asks it about fresh observations of 50 sites: what is shared, and the first site. One
+JSON line per cell; what is in the file already is not run again. About two minutes a cell on one core.
+
+    sites simulated   "direct" has budget / 50 simulations of 50 sites, "posterior" as many of 1 to 50 sites as come to
+                      the budget, the others single sites
+    L-C2ST            statistic over the mean of its null, p-value: 1 is perfect (arXiv 2306.03580)
+    TARP, SBC         p-values of calibration of everything together, and of the worst element
+    coverage          of central 90 % regions, mean over elements
+    sharpness         sd of the posterior over that of the prior, mean over elements
+    reverse KL        E_q[log q - log p(theta) - log p(y | theta)] of all 50 sites: less is better, its floor -log p(y)
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import retrodict as rd
+from retrodict import diagnostics
+
+
+TASKS = ("h_gaussian_linear", "h_gaussian_linear_uniform", "h_gaussian_mixture", "h_two_moons", "h_slcp", "h_sir")
+BUDGETS = (1_000, 5_000, 10_000)
+METHODS = ("likelihood", "direct", "posterior", "composition")
+SITES = 50
+STEPS = 1_000
+ASKED = {"likelihood": (200, 64), "direct": (200, 64), "posterior": (200, 64), "composition": (60, 16)}
+DENSE, DENSE_DRAWS = 5, 32  # observations, and draws of each, of the reverse KL
+OUT = Path("runs/hierarchies.jsonl")
+
+
+def simulations(problem: rd.Problem, method: str, budget: int) -> Any:
+    """Simulations that come to `budget` sites."""
+    if method == "direct":
+        return rd.simulate(problem, budget // SITES, key=0, sites=SITES)
+    if method == "posterior":
+        # log-uniform numbers of sites, as many as come to the budget
+        rng, counts = np.random.default_rng(0), []
+        while sum(counts) < budget:
+            counts.append(int(np.exp(rng.uniform(0.0, np.log(SITES + 1.0)))))
+        counts[-1] -= sum(counts) - budget
+        return rd.simulate(problem, len(counts), key=0, sites=np.array(counts))
+    return rd.simulate(problem, budget, key=0)
+
+
+def cell(name: str, budget: int, method: str) -> dict[str, Any]:
+    """One line of the table."""
+    task = rd.tasks.get(name)
+    problem, layout = task.problem, task.problem.layout
+    sims, begun = simulations(problem, method, budget), time.perf_counter()
+    start = rd.hierarchical(layout, method=method, counts=(1, SITES))
+    model, _ = rd.fit(start, sims, key=1, steps=STEPS, progress=False)
+    seconds, (n, draws) = time.perf_counter() - begun, ASKED[method]
+    test, begun = rd.simulate(problem, n, key=2, sites=SITES), time.perf_counter()
+    first = {v: np.arange(SITES) == 0 for v in layout.own if layout[v].kind == "parameter"}
+    asked = {**dict.fromkeys(layout.shared), **first}
+    found = [
+        model.sample(draws, given={v: test[v][i] for v in layout.data}, of=asked, key=jax.random.key(i))
+        for i in range(n)
+    ]
+    sampling = (time.perf_counter() - begun) / n
+    drawn = {v: np.stack([part[v][:, 0] if v in first else part[v] for part in found]) for v in asked}
+    truth = {v: np.asarray(test[v][:, 0] if v in first else test[v]) for v in asked}
+    # what is said about the data to a classifier: mean and sd over sites, and the first site
+    data = {v: np.asarray(test[v], float) for v in layout.data}
+    said = {f"{v}.{k}": f for v, x in data.items() for k, f in zip("msf", (x.mean(1), x.std(1), x[:, 0]), strict=True)}
+    some = slice(0, min(10, n // 6))
+    local = diagnostics.lc2st(
+        {v: x[some.stop :] for v, x in truth.items()},
+        {v: x[some.stop :] for v, x in drawn.items()},
+        {k: x[some.stop :] for k, x in said.items()},
+        {k: x[some] for k, x in said.items()},
+        {v: x[some] for v, x in drawn.items()},
+        key=3,
+        permutations=50,
+    )
+    covered = diagnostics.coverage(truth, drawn, key=4)
+    return {
+        "task": name,
+        "budget": budget,
+        "method": method,
+        "rows": len(np.asarray(sims[layout.names[0]])),
+        "training_seconds": seconds,
+        "seconds_per_question": sampling,
+        "lc2st": float(local.statistic.mean() / local.null.mean()),
+        "lc2st_p": local.p_value,
+        "tarp_p": diagnostics.tarp(truth, drawn, key=5).p_value,
+        "sbc_p": diagnostics.sbc(truth, drawn, key=6).p_value,
+        "coverage_90": float(np.mean(list(covered.at(0.9).values()))),
+        "sharpness": float(np.mean([np.mean(drawn[v].std(1) / truth[v].std(0)) for v in asked])),
+        "reverse_kl": None if method == "composition" else reverse_kl(task, model, test),
+    }
+
+
+def reverse_kl(task: rd.tasks.Task, model: Any, test: Any) -> float | None:
+    """E_q[log q - log joint] over a few observations, nats of all parameters together; the median over observations."""
+    if task.log_joint is None:
+        return None
+    layout, values = task.problem.layout, []
+    asked = [v for v in layout.names if layout[v].kind == "parameter"]
+    joint = jax.jit(jax.vmap(task.log_joint, in_axes=({v: None if v in layout.data else 0 for v in layout.names},)))
+    for i in range(DENSE):
+        y = {v: np.asarray(test[v][i]) for v in layout.data}
+        draws = model.sample(DENSE_DRAWS, given=y, of=asked, key=i)
+        values.append(np.mean(model.log_prob(draws, given=y) - np.asarray(joint({**draws, **y}))))
+    return float(np.median(values))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, the tasks in the order of the paper."""
+    titles = (
+        "task", "sites simulated", "method", "L-C2ST / null", "p", "TARP p", "SBC p", "cover .9", "sd / prior",
+        "reverse KL", "train s", "ask s",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    order = {name: i for i, name in enumerate((*TASKS, *METHODS))}
+    for row in sorted(rows, key=lambda r: (order[r["task"]], r["budget"], order[r["method"]])):
+        kl = "" if row["reverse_kl"] is None else f"{row['reverse_kl']:.1f}"
+        lines.append(
+            f"| {row['task']} | {row['budget']:,} | {row['method']} | {row['lc2st']:.2f} | {row['lc2st_p']:.2f} "
+            f"| {row['tarp_p']:.3f} | {row['sbc_p']:.3f} | {row['coverage_90']:.2f} | {row['sharpness']:.2f} | {kl} "
+            f"| {row['training_seconds']:.0f} | {row['seconds_per_question']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what the file lacks, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--budgets", nargs="+", type=int, default=BUDGETS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    if options.what == "table":
+        print(table(rows))
+        return
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    have = {(row["task"], row["budget"], row["method"]) for row in rows}
+    for name in options.tasks:
+        for budget in options.budgets:
+            for method in options.methods:
+                if (name, budget, method) not in have:
+                    line = json.dumps(cell(name, budget, method))
+                    with options.out.open("a") as file:
+                        file.write(line + "\n")
+                    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
