@@ -108,7 +108,6 @@ def seconds(module):
 
 
 def test_importing_costs_little_more_than_jax():
-    """The least of five imports each, taken in turn: what other work on the machine adds is never negative."""
-    pairs = [(seconds("jax"), seconds("retrodict")) for _ in range(5)]
-    plain, ours = (min(column) for column in zip(*pairs, strict=True))
-    assert ours / plain < 1.6, pairs
+    """The median of five ratios, each of two processes one after the other: what else the machine does meets both."""
+    ratios = [seconds("retrodict") / seconds("jax") for _ in range(5)]
+    assert sorted(ratios)[2] < 1.6, ratios
