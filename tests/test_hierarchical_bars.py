@@ -24,6 +24,13 @@ def trained(name, *, steps=4_000, budget=BUDGET, **settings):
     return problem, sims, rd.fit(rd.hierarchical(sims.layout, **settings), sims, key=1, steps=steps, progress=False)[0]
 
 
+def trained_history(name, *, steps, counts, batch_size):
+    problem = rd.tasks.get(name).problem
+    sims = rd.simulate(problem, 1000, key=0)
+    start = rd.hierarchical(sims.layout, counts=counts)
+    return rd.fit(start, sims, key=1, steps=steps, batch_size=batch_size, progress=False)[1]
+
+
 @pytest.fixture(scope="module")
 def conjugate():
     return trained("h_conjugate")
@@ -41,37 +48,37 @@ def least_squares(sims):
 
 @pytest.mark.parametrize("sites", [10, 50, 200, 500])
 def test_conjugate_sites_are_exact(conjugate, sites):
+    """Root mean square over 100 data sets of what is shared, and over 20 of them of what sites have.
+
+    10,000 rows know the mean of y to .1 posterior sd of 200 sites, so that the bar there is a distance beyond that of
+    least squares on the same rows; 500 sites were never seen in training and are reported.
+    """
     problem, sims, model = conjugate
-    best, test = least_squares(sims), rd.simulate(problem, 20, key=100 + sites, sites=sites)
-    rows = []
-    for i in range(20):
+    best, test = least_squares(sims), rd.simulate(problem, 100, key=100 + sites, sites=sites)
+    shared, own = [], []
+    for i in range(100):
         y = np.asarray(test["y"][i], float)
         precision = 1.0 / h_conjugate.A + sites / V
         mean, sd = y.sum() / V / precision, precision**-0.5
-        draws = model.sample(1000, given={"y": test["y"][i]}, key=i)
-        mu, theta = draws["mu"], draws["theta"]
-        own_mean, own_sd = (mean + y) / 2, np.sqrt(h_conjugate.B / 2 + sd**2 / 4)
-        correlation = np.mean([np.corrcoef(mu, column)[0, 1] for column in theta.T[:20]])
-        rows.append(
-            [
-                (mu.mean() - mean) / sd,
-                mu.std() / sd,
-                (best(y) - mean) / sd,
-                np.sqrt(np.mean(((theta.mean(axis=0) - own_mean) / own_sd) ** 2)),
-                np.mean(theta.std(axis=0) / own_sd),
-                correlation - sd / 2 / own_sd,
-            ]
-        )
-    off, ratio, floor, own, own_ratio, correlation = np.array(rows).T
-    off, floor, own = (np.sqrt(np.mean(column**2)) for column in (off, floor, own))
+        draws = model.sample(1000, given={"y": test["y"][i]}, of=["mu", "theta"][: 2 if i < 20 else 1], key=i)
+        mu = draws["mu"]
+        shared.append([(mu.mean() - mean) / sd, mu.std() / sd, (best(y) - mean) / sd])
+        if i >= 20:
+            continue
+        theta, own_mean, own_sd = draws["theta"], (mean + y) / 2, np.sqrt(h_conjugate.B / 2 + sd**2 / 4)
+        correlation = np.mean([np.corrcoef(mu, column)[0, 1] for column in theta.T[:20]]) - sd / 2 / own_sd
+        off = np.sqrt(np.mean(((theta.mean(axis=0) - own_mean) / own_sd) ** 2))
+        own.append([off, np.mean(theta.std(axis=0) / own_sd), correlation])
+    (off, ratio, floor), (own_off, own_ratio, correlation) = np.array(shared).T, np.array(own).T
+    off, floor, own_off = (np.sqrt(np.mean(column**2)) for column in (off, floor, own_off))
     print(
         f"\n{sites} sites: mu {off:.3f} sd off (least squares {floor:.3f}), sd ratio {ratio.mean():.3f}; "
-        f"theta {own:.3f}, {own_ratio.mean():.3f}; correlation {correlation.mean():+.3f} off"
+        f"theta {own_off:.3f}, {own_ratio.mean():.3f}; correlation {correlation.mean():+.3f} off"
     )
     if sites <= 200:
-        assert off <= 0.1  # of which 1,000 draws are .03
+        assert off <= (0.1 if sites < 200 else np.hypot(0.1, floor))  # of which 1,000 draws are .03
         assert abs(ratio.mean() - 1.0) <= 0.12
-        assert own <= 0.1
+        assert own_off <= 0.1
         assert abs(own_ratio.mean() - 1.0) <= 0.12
         assert abs(correlation.mean()) <= 0.1
 
@@ -96,17 +103,29 @@ def test_time_and_memory_grow_with_the_sites(conjugate, tmp_path):
     file, seconds = rd.save(model, tmp_path / "model.safetensors"), {}
     for sites in (10, 100, 1000):
         code = (
-            "import time, resource, numpy as np, retrodict as rd\n"
+            "import time, numpy as np, retrodict as rd\n"
             f"model, y = rd.load({str(file)!r}), np.zeros({sites}, np.float32)\n"
             "model.sample(1000, given={'y': y}, key=0)\n"
             "begun = time.perf_counter(); model.sample(1000, given={'y': y}, key=1)\n"
-            "print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)\n"
+            # not getrusage, whose maximum a child takes over from its parent
+            "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+            "print(time.perf_counter() - begun, int(peak.split()[1]) / 2**20)\n"
         )
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         seconds[sites], memory = map(float, out)
         print(f"\n{sites} sites: {seconds[sites]:.2f} s for 1,000 draws, {memory:.2f} GiB at most")
     assert np.log10(seconds[1000] / seconds[100]) <= 1.2
     assert memory <= 2.0
+
+
+def test_steps_take_time_as_the_sites():
+    """Steps on sets of 10, 100 and 1,000 sites, 32 sets each, with the drawing of synthetic ones; compiled before."""
+    seconds = {}
+    for sites in (10, 100, 1000):
+        history = trained_history("h_conjugate", steps=500, counts=(sites, sites), batch_size=32)
+        seconds[sites] = history.seconds / 500
+        print(f"\n{sites} sites: {1 / seconds[sites]:.1f} steps a second, compilation in")
+    assert np.log10(seconds[1000] / seconds[100]) <= 1.2
 
 
 @pytest.mark.parametrize("name", ["seir", "blood_flow"])
