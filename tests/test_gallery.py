@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import retrodict as rd
 from retrodict import cli, gallery, plots
 from retrodict.gallery import Budget, Exhibit, Shown, _gaussian
 from retrodict.gallery._exhibit import held
@@ -112,4 +113,11 @@ def test_an_exhibit_holds_its_bars(name, tmp_path):
     elif name == "influenza_varying":
         assert all(abs(found[f"{p}, all days"]["distance (sd)"]) <= 0.35 for p in ("r0", "period"))
         assert all(row["90 % bands hold"] >= 0.7 for which, row in found.items() if which.startswith("days not seen"))
+    elif name in ("seir", "blood_flow"):
+        # of 100 cases: 3.3 and 3 standard deviations
+        shared = [found[v] for v in rd.tasks.get(name).problem.layout.shared]
+        assert all(0.8 <= part["90 % intervals hold"] <= 1.0 for part in shared)
+        assert all(0.35 <= part["50 % intervals hold"] <= 0.65 for part in shared)
+        if name == "seir":
+            assert 0.85 <= found["cases at times not seen"]["90 % intervals hold"] <= 0.95
     assert row[name]["seconds"] < 600

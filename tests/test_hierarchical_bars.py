@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -126,33 +125,6 @@ def test_steps_take_time_as_the_sites():
         seconds[sites] = history.seconds / 500
         print(f"\n{sites} sites: {1 / seconds[sites]:.1f} steps a second, compilation in")
     assert np.log10(seconds[1000] / seconds[100]) <= 1.2
-
-
-@pytest.mark.parametrize("name", ["seir", "blood_flow"])
-def test_epidemics_and_patients_are_calibrated(name):
-    """Fresh observations of 50 sites (8 patients): ranks of what they share are uniform."""
-    task = rd.tasks.get(name)
-    problem, _, model = trained(name, steps=2_000, counts=(1, task.sites))
-    begun, n = time.perf_counter(), 100
-    test = rd.simulate(problem, n, key=3, sites=task.sites)
-    shared = problem.layout.shared
-    parts = [model.sample(200, given=_data(problem.layout, test, i), of=shared, key=i) for i in range(n)]
-    draws = {k: np.stack([part[k] for part in parts]) for k in shared}
-    truth = {k: np.asarray(test[k]) for k in shared}
-    found = diagnostics.coverage(truth, draws, key=0, level=1e-3)
-    print(f"\n{name}: {time.perf_counter() - begun:.0f} s; coverage at .5 {found.at(0.5)}, at .9 {found.at(0.9)}")
-    for k in shared:
-        print(f"{k}: sd of the posterior over that of the prior {draws[k].std(axis=1).mean() / truth[k].std():.2f}")
-    assert found.ok, found.p_values
-
-
-def _data(layout, test, i):
-    """The data of the i-th row, functions at their points."""
-    found = {}
-    for name in layout.data:
-        value = np.asarray(test[name][i])
-        found[name] = rd.At(np.asarray(test[f"{name}.at"][i]), value) if layout[name].axes else value
-    return found
 
 
 def test_four_points_of_slcp_are_a_plate():

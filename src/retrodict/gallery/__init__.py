@@ -13,7 +13,7 @@ from typing import Any
 
 from retrodict import plots, report
 from retrodict._errors import DataError, FileError, unknown
-from retrodict.gallery import _epidemic, _gaussian, _influenza, _moons, _neuron, _predators
+from retrodict.gallery import _epidemic, _gaussian, _influenza, _moons, _neuron, _predators, _sites
 from retrodict.gallery._exhibit import Budget as Budget
 from retrodict.gallery._exhibit import Exhibit as Exhibit
 from retrodict.gallery._exhibit import Shown as Shown
@@ -28,6 +28,8 @@ EXHIBITS: dict[str, Exhibit] = {
     "hodgkin_huxley": _neuron.EXHIBIT,
     "influenza": _influenza.CONSTANT,
     "influenza_varying": _influenza.VARYING,
+    "seir": _sites.EPIDEMIC,
+    "blood_flow": _sites.PATIENTS,
 }
 
 
