@@ -11,7 +11,7 @@ import pytest
 import retrodict as rd
 from retrodict.estimators import _surrogate as drawn
 from retrodict.estimators._sites import site_question
-from retrodict.nets._plate import Line, Plain, Runs
+from retrodict.nets._plate import Line, Runs, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
@@ -234,18 +234,25 @@ def test_numbers_of_sites_are_log_uniform():
     assert np.mean(whole <= 100) == pytest.approx(exact, abs=5 * np.sqrt(0.25 / len(whole)) + 0.02)
 
 
-def test_the_width_of_what_is_shared_is_read_off_residuals():
-    """Residuals of sd (1 + n)^-1/2: of 40,000 the log sd is known to .0035 at any n; 5 of it, false-alarm rate 6e-7."""
-    n = np.exp(np.random.default_rng(0).uniform(0.0, np.log(200.0), 40_000)).round()
-    left = np.random.default_rng(1).normal(size=len(n)) / np.sqrt(1.0 + n)
+@pytest.mark.parametrize("most", [16, 100])
+def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
+    """mu ~ N(0, 1) and mean y of n sites ~ N(mu, .2 / n): the posterior of mu is N(n m / (n + .2), .2 / (n + .2)).
 
-    def numbers(n):
-        return np.stack([np.asarray(Plain(None, jnp.asarray(m), None, None).of_number) for m in n]).astype(float)
-
-    values, where = np.unique(n, return_inverse=True)
-    found = plates._log_width(numbers(values)[where], left)
-    for m in (5.0, 20.0, 100.0, 500.0):
-        assert numbers([m])[0] @ found == pytest.approx(-0.5 * np.log(1.0 + m), abs=0.02 if m <= 100 else 0.05)
+    4,000 sets for each number of sites: a coefficient is known to .02 posterior sd and a log sd to .011; the functions
+    of n that are combined leave a few hundredths, from no sites at all to twice as many as were seen.
+    """
+    model, layout = rd.hierarchical(sims.layout, **SMALL), sims.layout.only_own
+    keys = jax.random.split(jax.random.key(0), 3)
+    mu = jax.random.normal(keys[0], (4000,))
+    theta = mu[:, None] + np.sqrt(0.1) * jax.random.normal(keys[1], (4000, most))
+    y = theta + np.sqrt(0.1) * jax.random.normal(keys[2], (4000, most))
+    line = plates._line(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
+    for n in (0, 1, 4, most, *([200] if most == 100 else [])):
+        roles = jnp.full((n, 2), ABSENT).at[:, 1].set(GIVEN)
+        seen = plain(jnp.ones((n, 2)), roles, runs_of(layout))
+        sd = np.sqrt(0.2 / (n + 0.2))
+        assert float(seen.of_number @ line.width[:, 0]) == pytest.approx(np.log(sd), abs=0.07 if n <= most else 0.15)
+        assert abs(float(seen.basis @ line.center[:, 0]) - n / (n + 0.2)) < (0.12 if n <= most else 0.25) * sd
 
 
 def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):

@@ -97,14 +97,19 @@ class Plain(NamedTuple):
 
     @property
     def of_number(self) -> Float[Array, " numbers"]:
-        """What coefficients depend on the number of sites by: a mean of n counts n / (n + c) beside a prior."""
+        """What a log width depends on the number of sites by: in the end it falls with its log."""
         n = 1.0 * self.n
         return jnp.stack([jnp.ones_like(n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), jnp.log1p(n) / jnp.log1p(PLENTY)])
 
     @property
     def basis(self) -> Float[Array, " b"]:
-        """What the center is a combination of: means over sites, each times functions of the number of sites."""
-        return jnp.outer(self.of_number, jnp.concatenate([jnp.ones(1), self.means])).ravel()
+        """What the center is a combination of: means over sites, each times functions of the number of sites.
+
+        A mean of n counts n / (n + c) beside a prior, so that all functions settle where there are many.
+        """
+        root = jax.lax.rsqrt(1.0 + self.n)
+        settling = jnp.stack([jnp.ones_like(root), root, root**2, root**4])
+        return jnp.outer(settling, jnp.concatenate([jnp.ones(1), self.means])).ravel()
 
 
 def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:

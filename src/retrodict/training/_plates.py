@@ -25,7 +25,7 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Hierarchical, Record
-from retrodict.nets._plate import Line, plain, runs_of
+from retrodict.nets._plate import Line, Plain, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
@@ -38,6 +38,7 @@ from retrodict.variables import Layout
 SETS = 2048  # drawn anew for every chunk of steps
 POOLS = 4  # as many sets that a regression is made of
 RIDGE = 1e-6  # of a Gram matrix with a diagonal of one
+FLAT = 1e-5  # of the squares of a log width's coefficients: few numbers of sites do not tell them apart
 JUDGES = 128  # sets that only validate
 PATCHY = 0.3  # share of sets of which parts are not observed
 
@@ -90,7 +91,7 @@ def _of_sets(
     key_pools, key_line, key_sets = jr.split(key, 3)
     buckets = _buckets(*model.counts, sets.own.shape[1])
     pools = [sets] if source is None else [source.draw(SETS, jr.fold_in(key_pools, i)) for i in range(POOLS)]
-    lined = dataclasses.replace(model, line=_line(model, pools, buckets, key_line))
+    lined = dataclasses.replace(model, line=_line(model, pools, model.counts[1], key_line))
     renew = None if source is None else lambda done: source.draw(SETS, jr.fold_in(key_sets, done))
 
     def loss(weights: Any, some: Sets, key: PRNGKeyArray) -> Scalar:
@@ -153,27 +154,27 @@ def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple
     return total
 
 
-def _line(model: Hierarchical, pools: list[Sets], buckets: tuple[Bucket, ...], key: PRNGKeyArray) -> Line:
-    """Center and width of what is shared, by regressions on sets that are observed in full.
+def _line(model: Hierarchical, pools: list[Sets], most: int, key: PRNGKeyArray) -> Line:
+    """Center and width of what is shared, by regressions on sets of 0 to `most` sites that are observed in full.
 
     The center by least squares, where a set of n sites counts 1 + n, as its posterior is about that much sharper than
-    the prior; the width by the Gaussian log density of what the center leaves.
+    the prior; the width by the Gaussian log density of what the center leaves. Questions with fewer sites than training
+    has come from data that are missing, down to none at all: a regression that never saw them goes astray there.
     """
     own = model.layout.only_own
     runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
 
     @partial(jax.jit, static_argnums=(2, 3))
     def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array]:
-        def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array]:
-            z, roles = _window(own, data, key, low, high, 0.0)
-            seen = plain(z, roles, runs)
-            return seen.basis, seen.of_number, seen.n
+        def one(own: Array, key: PRNGKeyArray) -> Plain:
+            return plain(*_window(own, data, key, low, high, 0.0), runs)
 
-        return jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
+        seen = jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
+        return jax.vmap(lambda p: p.basis)(seen), jax.vmap(lambda p: p.of_number)(seen), seen.n
 
     found, shared = [], []
     for i, sets in enumerate(pools):
-        for j, bucket in enumerate(buckets):
+        for j, bucket in enumerate((Bucket(0, 0, 0.0), *_buckets(1, most, sets.own.shape[1]))):
             found.append(rows(sets, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high))
             shared.append(sets.shared)
     basis, numbers, n = (np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True))
@@ -195,7 +196,8 @@ def _log_width(numbers: np.ndarray, left: np.ndarray) -> np.ndarray:
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         share = squares * np.exp(-2.0 * numbers @ w)
-        return float(np.mean(0.5 * share + numbers @ w)), numbers.T @ (1.0 - share) / len(share)
+        slope = numbers.T @ (1.0 - share) / len(share)
+        return float(np.mean(0.5 * share + numbers @ w) + 0.5 * FLAT * w @ w), slope + FLAT * w
 
     start = np.linalg.lstsq(numbers, 0.5 * np.log(squares) + 0.635, rcond=None)[0]  # E log |e| = -.635 of a normal e
     return minimize(loss, start, jac=True, method="BFGS").x
