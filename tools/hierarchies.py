@@ -33,9 +33,9 @@ TASKS = ("h_gaussian_linear", "h_gaussian_linear_uniform", "h_gaussian_mixture",
 BUDGETS = (1_000, 5_000, 10_000)
 METHODS = ("likelihood", "direct", "posterior", "composition")
 SITES = 50
-STEPS = 1_000
-ASKED = {"likelihood": (200, 64), "direct": (200, 64), "posterior": (200, 64), "composition": (60, 16)}
-DENSE, DENSE_DRAWS = 5, 32  # observations, and draws of each, of the reverse KL
+STEPS = 600
+ASKED = {"likelihood": (150, 64), "direct": (150, 64), "posterior": (150, 64), "composition": (60, 16)}
+DENSE, DENSE_DRAWS = 5, 16  # observations, and draws of each, of the reverse KL
 OUT = Path("runs/hierarchies.jsonl")
 
 
