@@ -21,7 +21,7 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
 }
 FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
-    **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree"], 2),
+    **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree", "files"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
     **dict.fromkeys(["problem", "numpyro_priors", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),

@@ -87,6 +87,7 @@ def train(
     query: Annotated[
         Literal["joint", "posterior", "likelihood", "unconditional"], typer.Option(help="What the model can be asked.")
     ] = "joint",
+    checkpoint: Annotated[Path | None, typer.Option(help="A folder; after a kill the same command goes on.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +99,7 @@ def train(
     chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
     sims = rd.simulate(chosen, simulations, key=seed)
     model = getattr(rd, query)(sims.layout, key=seed)
-    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, progress=not as_json)
+    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, checkpoint=checkpoint, progress=not as_json)
     rd.save(model, out)
     told = {
         "model": str(out),
@@ -139,7 +140,7 @@ def sample(
 ) -> None:
     """Ask a trained model: draws of what is not known, given what is."""
     import retrodict as rd
-    from retrodict.saving import write_npz
+    from retrodict.files import write_npz
     from retrodict.summary import summarize
 
     known, asked = given_in(given), asked_in(of)

@@ -27,8 +27,9 @@ import numpy as np
 
 from retrodict import plots, report
 from retrodict.estimators import Generative, joint
+from retrodict.files import make_folder, write_npz, write_whole
 from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
-from retrodict.saving import make_folder, save, write_npz, write_whole
+from retrodict.saving import save
 from retrodict.simulate import Simulations, simulate
 from retrodict.summary import summarize
 from retrodict.tasks import lynx_hare

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from retrodict._errors import DataError, FileError
-from retrodict.saving import write_whole
+from retrodict.files import write_whole
 
 
 # matplotlib is not needed to write a page without figures.

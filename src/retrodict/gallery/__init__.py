@@ -13,11 +13,11 @@ from typing import Any
 
 from retrodict import plots, report
 from retrodict._errors import DataError, FileError, unknown
+from retrodict.files import make_folder, write_whole
 from retrodict.gallery import _epidemic, _gaussian, _influenza, _moons, _neuron, _predators, _sites
 from retrodict.gallery._exhibit import Budget as Budget
 from retrodict.gallery._exhibit import Exhibit as Exhibit
 from retrodict.gallery._exhibit import Shown as Shown
-from retrodict.saving import make_folder, write_whole
 
 
 EXHIBITS: dict[str, Exhibit] = {

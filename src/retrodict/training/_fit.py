@@ -1,5 +1,6 @@
 """One door for training every kind of model."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -32,6 +33,7 @@ def fit(
     validation_fraction: float = 0.05,
     validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[Model, History]:
     """Trains on simulations `{name: (n, *shape)}` and returns a new model with its history.
@@ -47,11 +49,15 @@ def fit(
         weight_decay: of AdamW, times the learning rate; more of it where a large network reads few simulations, such as
             1.0 for 10,000 images. Compare validation losses.
         validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
+        checkpoint: a folder; what a run carries is kept there every ten seconds, and the same call goes on from it
+            after a kill, bit for bit as if it had never stopped (same machine, same versions). Of a run that ended it
+            returns the outcome.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
 
     Raises:
         DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.
         TrainingError: the loss is not a number.
+        FileError: the checkpoint cannot be written or read, or belongs to another run.
     """
     of_sites = isinstance(model, Hierarchical)
     steps = (STEPS_OF_SITES if of_sites else STEPS) if steps is None else steps
@@ -65,6 +71,7 @@ def fit(
         "validation_fraction": validation_fraction,
         "validation": validation,
         "patience": patience,
+        "checkpoint": checkpoint,
         "progress": progress,
     }
     if isinstance(model, Hierarchical):

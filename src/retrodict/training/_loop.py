@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from retrodict._errors import TrainingError
 from retrodict._types import Scalar
 from retrodict.progress import Progress
+from retrodict.training._checkpoint import Checkpoint, State
 
 
 CHUNK = 250  # steps per dispatch
@@ -94,6 +95,7 @@ class Trainer:
         shown: bool,
         what: str = "training",
         renew: Callable[[int], Any] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[Any, History]:
         """The best averaged weights, and the history.
 
@@ -103,40 +105,55 @@ class Trainer:
         patience = self.steps if renew is not None else patience or max(self.steps // 3, CHUNK)
         copy = partial(jax.tree.map, jnp.copy)  # what a chunk is given is donated to it
         carry = (copy(self.initial), copy(self.initial), self.optimizer.init(self.initial), jnp.zeros((), int))
-        log: list[tuple[int, float, float]] = []
-        best, best_step, done, ended = self.initial, 0, 0, "finished"
-        lowest, begun = float("inf"), time.monotonic()
+        state = State(carry, self.initial, 0, [], rng.bit_generator.state, 0.0)
+        if checkpoint is not None and (found := checkpoint.read(state)) is not None:
+            state, rng.bit_generator.state = found, found.shuffle
+        before, begun, interrupted = state.seconds, time.monotonic(), False
         with Progress(what, self.steps, shown=shown) as progress:
             try:
-                while done < self.steps:
-                    length = min(CHUNK, self.steps - done)
-                    which = self._batches(rng, length)
-                    carry, losses = self.chunk(carry, self.train, which, jr.fold_in(key_train, done))
-                    done += length
-                    loss, held_out = (
-                        float(losses.mean()),
-                        float(self.validate(carry[1], self.validation, key_validation)),
-                    )
-                    if not (np.isfinite(loss) and np.isfinite(held_out)):
-                        raise TrainingError(
-                            f"the training loss is {loss:g} after {done} steps: lower `learning_rate`, "
-                            "or look for extreme values in the simulations"
-                        )
-                    log.append((done, loss, held_out))
-                    if held_out < lowest or renew is not None:
-                        lowest, best_step, best = held_out, done, copy(carry[1])
-                    progress.at(done, f"loss {loss:.4f}, validation {held_out:.4f}")
-                    if done - best_step >= patience:
-                        ended = "no progress"
-                        break
-                    if renew is not None and done < self.steps:
-                        self.train = renew(done)
+                while not state.ended:
+                    if renew is not None and state.done:
+                        self.train = renew(state.done)
+                    state = self._next(state, key_train, key_validation, rng, patience, fresh=renew is not None)
+                    state = state._replace(seconds=before + time.monotonic() - begun)
+                    progress.at(state.done, f"loss {state.log[-1][1]:.4f}, validation {state.log[-1][2]:.4f}")
+                    if checkpoint is not None:
+                        checkpoint.write(state)
             except KeyboardInterrupt:
-                if not log:
+                if not state.log:
                     raise
-                ended = "interrupted"
-        step, train, validation = (np.asarray(column) for column in zip(*log, strict=True))
-        return best, History(step, train, validation, best_step, time.monotonic() - begun, ended)
+                interrupted = True
+        step, train, validation = (np.asarray(column) for column in zip(*state.log, strict=True))
+        ended = "interrupted" if interrupted else state.ended
+        return state.best, History(step, train, validation, state.best_step, state.seconds, ended)
+
+    def _next(
+        self,
+        state: State,
+        key_train: PRNGKeyArray,
+        key_validation: PRNGKeyArray,
+        rng: np.random.Generator,
+        patience: int,
+        *,
+        fresh: bool,
+    ) -> State:
+        """The run one chunk later; the best weights are the last ones where rows are `fresh`."""
+        length = min(CHUNK, self.steps - state.done)
+        which, key = self._batches(rng, length), jr.fold_in(key_train, state.done)
+        carry, losses = self.chunk(state.carry, self.train, which, key)
+        done, loss = state.done + length, float(losses.mean())
+        held_out = float(self.validate(carry[1], self.validation, key_validation))
+        if not (np.isfinite(loss) and np.isfinite(held_out)):
+            raise TrainingError(
+                f"the training loss is {loss:g} after {done} steps: lower `learning_rate`, "
+                "or look for extreme values in the simulations"
+            )
+        best, best_step = state.best, state.best_step
+        if fresh or held_out < min((row[2] for row in state.log), default=float("inf")):
+            best, best_step = jax.tree.map(jnp.copy, carry[1]), done
+        ended = "no progress" if done - best_step >= patience else "finished" if done >= self.steps else ""
+        log = [*state.log, (done, loss, held_out)]
+        return State(carry, best, best_step, log, rng.bit_generator.state, state.seconds, ended)
 
     def _batches(self, rng: np.random.Generator, steps: int) -> np.ndarray:
         """`(steps, batch)` indices: every row once before any row twice."""

@@ -11,6 +11,7 @@ Steps 2 and 3 are left out where simulations of many sites are given.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from retrodict.estimators import Generative, Hierarchical, Record
 from retrodict.nets._plate import Line, Plain, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
+from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 from retrodict.training._rows import LEAST, fit_rows
 from retrodict.training._sets import Sets, Synthetic, simulated, single_sites
@@ -53,6 +55,7 @@ def fit_plate(
     validation: Mapping[str, Any] | None,
     patience: int | None,
     progress: bool,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[Hierarchical, History]:
     """`fit` of a hierarchical model; arguments and errors are those of `fit`."""
     keys = jr.split(as_key(key), 6)
@@ -60,7 +63,12 @@ def fit_plate(
     _refuse(model, sims)
     train, judge = _split(sims, rng, validation_fraction) if validation is None else (sims, validation)
     rows, judged = (single_sites(model.layout, part) for part in (train, judge))
-    how: dict[str, Any] = {"validation_fraction": 0.0, "patience": None, "progress": progress}
+    how: dict[str, Any] = {
+        "validation_fraction": 0.0,
+        "patience": None,
+        "progress": progress,
+        "checkpoint": checkpoint,
+    }
     site, first = fit_rows(model.site, rows, _of_rows(pace), key=keys[1], validation=judged, what="one site", **how)
     model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
     if model.method == "likelihood":
@@ -77,8 +85,10 @@ def fit_plate(
     else:
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     model, trainer, renew = _of_sets(model, source, sets, judges, pace, keys[4])
-    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
     key_train, key_validation = jr.split(keys[5])
+    parts = (model, sets, judges, pace, patience, key_train, key_validation)
+    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
+    watch["checkpoint"] = None if checkpoint is None else Checkpoint(checkpoint, "all sites", *parts)
     weights, history = trainer.run(key_train, key_validation, rng, **watch)
     history = dataclasses.replace(history, before=before)
     return _recorded(_with(model, weights), count, history, before), history

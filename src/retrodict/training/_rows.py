@@ -1,6 +1,7 @@
 """Training one model on simulations, row by row."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Record
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
+from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 
 
@@ -30,6 +32,7 @@ def fit_rows(
     validation: Mapping[str, Any] | None,
     patience: int | None,
     progress: bool,
+    checkpoint: str | os.PathLike[str] | None = None,
     what: str = "training",
 ) -> tuple[Generative, History]:
     """`fit` of one model; arguments and errors are those of `fit`."""
@@ -52,7 +55,10 @@ def fit_rows(
         return rows_loss(own.loss, rows, key)
 
     trainer = Trainer(weights, loss, train, judge, pace)
-    weights, history = trainer.run(key_train, key_validation, rng, patience=patience, shown=progress, what=what)
+    parts = (model, train, judge, pace, patience, key_train, key_validation)
+    kept = None if checkpoint is None else Checkpoint(checkpoint, what, *parts)
+    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
+    weights, history = trainer.run(key_train, key_validation, rng, **watch)
     record = Record(
         simulations=model.record.simulations + len(rows),
         steps=model.record.steps + int(history.step[-1]),
