@@ -23,7 +23,7 @@ FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
-    **dict.fromkeys(["problem", "numpyro_priors", "simulate", "tasks", "dependencies"], 3),
+    **dict.fromkeys(["problem", "numpyro_priors", "command", "rows", "store", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness"], 6),
@@ -84,6 +84,11 @@ HEAVY = {
     "scipy.stats",
     "safetensors",
     "xarray",
+    "zarr",
+    "google_crc32c",
+    "cloudpickle",
+    "dask",
+    "distributed",
     "arviz",
 }
 

@@ -7,9 +7,11 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from retrodict import diagnostics as diagnostics
+    from retrodict.command import command_simulator as command_simulator
     from retrodict.datatree import to_datatree as to_datatree
     from retrodict.likeness import unlike as unlike
     from retrodict.likeness import unlike_each as unlike_each
+    from retrodict.store import open_store as open_store
     from retrodict.trust import check as check
 
 
@@ -59,6 +61,7 @@ finally:
 
 # a sixth of what an import costs is for checking models, which most programs never do: these come when asked for
 _LATER = {"check": "trust", "unlike": "likeness", "unlike_each": "likeness", "to_datatree": "datatree"}
+_LATER |= {"open_store": "store", "command_simulator": "command"}
 
 
 def __getattr__(name: str) -> _typing.Any:
