@@ -1,7 +1,7 @@
-"""The command line: `retrodict demo | simulate | train | sample | check | report | gallery | bench`. Nothing is computed here.
+"""The command line: `retrodict demo | simulate | train | sample | check | report | gallery | bench`.
 
-Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
-instead. A wrong argument exits with code 2 and one line that says what to type instead.
+Nothing is computed here. Each command prints what it did and where it wrote; `--json` prints one machine-readable
+object (for `bench` one a line) instead. A wrong argument exits with code 2 and one line that says what to type instead.
 """
 
 import json

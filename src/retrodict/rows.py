@@ -56,10 +56,10 @@ class Simulations(Mapping[str, np.ndarray]):
         return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed; {shapes})"
 
 
-def row_of(problem: Problem, root: jax.Array) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """The function from a row's number to all of its variables, for problems in JAX; batch it with `jax.vmap`."""
+def row_of(problem: Problem) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """The function from the key and a row's number to all of its variables, for problems in JAX."""
 
-    def row(number: jax.Array) -> dict[str, jax.Array]:
+    def row(root: jax.Array, number: jax.Array) -> dict[str, jax.Array]:
         key_prior, key_run = keys_of(root, number)
         parameters = problem.prior.draw(key_prior)
         return {**problem.prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}

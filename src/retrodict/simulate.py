@@ -9,6 +9,7 @@ Where a problem has a plate, a row is ONE site with the parameters that all shar
 same shared parameters instead, each of them a run of the simulator.
 """
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[
 
         return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites))}
 
-    batched = jax.jit(jax.vmap(with_sites if sites else row_of(problem, root)))
+    batched = jax.jit(jax.vmap(with_sites if sites else functools.partial(row_of(problem), root)))
     size = min(n, max(1, BATCH // max(sites, 1)))
     parts = [jax.device_get(batched(jnp.arange(start, start + size))) for start in range(0, n, size)]
     return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}

@@ -1,18 +1,19 @@
 """Running the batches of a campaign, in JAX or in Python, and writing each as it ends."""
 
+import functools
 import queue
+import re
 import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from retrodict._errors import RetrodictError
@@ -106,8 +107,8 @@ def run_jax(work: Work) -> None:
     for begun, k, found in _ahead(work):
         errors = None
         try:
-            values, seeds = jax.device_get(found)
-        except Exception:  # a row raised inside of compiled code, and took its batch with it
+            values, seeds = jax.device_get(found())
+        except jax.errors.JaxRuntimeError:  # a row raised inside of compiled code, and took its batch with it
             values, seeds, errors = _one_by_one(work, k)
         here = work.missing[k] - k * store.batch
         values = {name: value[here] for name, value in values.items()}
@@ -120,17 +121,12 @@ def run_jax(work: Work) -> None:
         work.write(k, values, codes)
 
 
-def _ahead(work: Work) -> Iterator[tuple[float, int, Any]]:
-    row, waiting = row_of(work.problem, work.root), None
-
-    def seeded(number: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        return row(number), jax.random.key_data(keys_of(work.root, number)[1])
-
-    run = jax.jit(jax.vmap(seeded))
+def _ahead(work: Work) -> Iterator[tuple[float, int, Callable[[], Any]]]:
+    run, size, waiting = _programs(work.problem).run, work.store.batch, None
     for k in work.missing:
         if work.signals.came:
             break
-        begun = (time.perf_counter(), k, run(jnp.arange(k * work.store.batch, (k + 1) * work.store.batch)))
+        begun = (time.perf_counter(), k, _begun(run, work.root, np.arange(k * size, (k + 1) * size)))
         if waiting is not None:
             yield waiting
         waiting = begun
@@ -138,34 +134,60 @@ def _ahead(work: Work) -> Iterator[tuple[float, int, Any]]:
         yield waiting
 
 
+def _begun(run: Any, *what: Any) -> Callable[[], Any]:
+    """Starts a computation; what it raises, now or when it is asked for, is raised when it is asked for."""
+    try:
+        found = run(*what)
+    except jax.errors.JaxRuntimeError as error:
+        raised = error
+
+        def fail() -> Any:
+            raise raised
+
+        return fail
+    return lambda: found
+
+
 def _one_by_one(work: Work, k: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """A batch row after row, so that those that raise are known; what these leave is NaN."""
-    layout, size, row = work.problem.layout, work.store.batch, row_of(work.problem, work.root)
+    layout, size, programs = work.problem.layout, work.store.batch, _programs(work.problem)
     numbers = np.arange(k * size, (k + 1) * size)
-    drawn: Drawn = jax.device_get(_drawer(work)(numbers))
+    drawn: Drawn = jax.device_get(programs.draw(work.root, numbers))
     errors = np.full(size, "", object)
-    values = {v.name: np.full((size, *v.shape), np.nan, np.float32) for v in layout.variables} | drawn.kept
-    run = jax.jit(row)
+    data = {v.name: np.full((size, *v.shape), np.nan) for v in layout.variables if v.name not in drawn.kept}
     for i, number in enumerate(numbers):
         try:
-            for name, value in jax.device_get(run(number)).items():
-                values[name][i] = value
-        except Exception as error:
-            said = str(error).strip().splitlines() or [""]
-            errors[i] = f"{type(error).__name__}: {said[0]}"[:1000]
-    return values, drawn.seeds, errors
+            found = jax.device_get(programs.row(work.root, number))
+            for name, array in data.items():
+                array[i] = found[name]
+        except jax.errors.JaxRuntimeError as error:
+            lines = str(error).splitlines() or ["no reason given"]  # among them a Python traceback, where there is one
+            errors[i] = next((line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])[:1000]
+    return data | drawn.kept, drawn.seeds, errors
 
 
-def _drawer(work: Work) -> Any:
-    """The function from numbers of rows to what is drawn for them."""
-    prior = work.problem.prior
+class Programs(NamedTuple):
+    """Compiled functions of a problem, from the campaign's key and numbers of rows."""
 
-    def draw(number: jax.Array) -> Drawn:
-        key_prior, key_run = keys_of(work.root, number)
+    run: Any  # many rows and their seeds
+    row: Any  # one row
+    draw: Any  # of many rows what is drawn of them
+
+
+@functools.lru_cache(maxsize=8)  # a campaign that is topped up does not compile again
+def _programs(problem: Problem) -> Programs:
+    row, prior = row_of(problem), problem.prior
+
+    def seeded(root: jax.Array, number: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        return row(root, number), jax.random.key_data(keys_of(root, number)[1])
+
+    def draw(root: jax.Array, number: jax.Array) -> Drawn:
+        key_prior, key_run = keys_of(root, number)
         parameters = prior.draw(key_prior)
         return Drawn(jax.random.key_data(key_run), parameters, prior.recorded(key_prior, parameters))
 
-    return jax.jit(jax.vmap(draw))
+    many = (None, 0)
+    return Programs(jax.jit(jax.vmap(seeded, many)), jax.jit(row), jax.jit(jax.vmap(draw, many)))
 
 
 def run_python(work: Work, crew: Crew) -> None:
@@ -174,14 +196,14 @@ def run_python(work: Work, crew: Crew) -> None:
     Raises:
         RetrodictError: the executor cannot run batches at all.
     """
-    draw, size = _drawer(work), work.store.batch
+    draw, size = _programs(work.problem).draw, work.store.batch
     ended: queue.SimpleQueue[tuple[int, Future[list[Outcome]]]] = queue.SimpleQueue()
     waiting, tries = deque(work.missing), Counter[int]()
     flying: dict[int, tuple[Drawn, Future[list[Outcome]]]] = {}
 
     def submit(k: int) -> None:
         # all of a batch is drawn, so that there is one compiled program for all
-        whole, here = jax.device_get(draw(np.arange(k * size, (k + 1) * size))), work.missing[k] - k * size
+        whole, here = jax.device_get(draw(work.root, np.arange(k * size, (k + 1) * size))), work.missing[k] - k * size
         drawn = Drawn(*jax.tree.map(lambda array: array[here], tuple(whole)))
         future = crew.submit(
             [(seed, {name: v[i] for name, v in drawn.parameters.items()}) for i, seed in enumerate(drawn.seeds)]
