@@ -117,13 +117,13 @@ def main() -> None:
         from cloudpickle import loads  # functions of a script or a notebook travel as code
 
         function, shapes = loads(inbox.recv_bytes())
-        outbox.send("")
+        said = ""
     except Exception as error:
-        outbox.send(f"{type(error).__name__}: {error}")
-        return
+        said = f"{type(error).__name__}: {error}"
     threading.Thread(target=listen, daemon=True).start()
     with contextlib.suppress(_Ended, BrokenPipeError):
-        while True:
+        outbox.send(said)
+        while not said:
             for seed, parameters in messages.get():
                 outbox.send(run_row(function, shapes, seed, parameters))
 
