@@ -201,7 +201,7 @@ def test_the_error_texts_are_checked_too(tmp_path):
 
 
 def test_a_disk_that_fills_at_any_write_costs_one_batch(whole, tmp_path, monkeypatch):
-    """Every write of a campaign fails in turn, with half of a file left behind, as a kill would leave it."""
+    """Every kind of write fails in turn, with half of a file left behind, as a kill would leave it."""
     from zarr.storage import _local
 
     kind, where, _ = whole
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_at_any_write_costs_one_batch(whole, tmp_path, monkeyp
 
     monkeypatch.setattr(_local, "_put", full)
     failures = 0
-    for writes in range(0, 60, 1 if kind == "python" else 11):
+    for writes in range(0, 60, 2 if kind == "python" else 11):  # seven writes a batch in Python: all come up in turn
         folder = tmp_path / f"s{writes}"
         left[0] = writes
         try:
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_at_any_write_costs_one_batch(whole, tmp_path, monkeyp
         simulated(folder, kind)
         same(truth, contents(folder))
         assert not list(folder.rglob("*.partial"))
-    assert failures >= (3 if kind == "jax" else 30)
+    assert failures >= (3 if kind == "jax" else 20)
 
 
 def other(a, b):
@@ -434,8 +434,8 @@ def test_a_folder_that_may_not_be_written(tmp_path):
 
 
 def test_opening_a_long_store_is_quick(tmp_path):
-    """Half of what a million rows may take on one core, in a tenth of the chunks that they have by default."""
+    """A tenth of a million rows in the chunks that they have by default; a million open in .3 s (2 are allowed)."""
     simulated(tmp_path / "s", "jax", n=100_000, batch=4096)
     begun = time.process_time()
     simulated(tmp_path / "s", "jax", n=100_000)
-    assert time.process_time() - begun < 1.0
+    assert time.process_time() - begun < 0.5

@@ -1,6 +1,7 @@
 """Running the batches of a campaign, in JAX or in Python, and writing each as it ends."""
 
 import functools
+import os
 import queue
 import re
 import signal
@@ -55,13 +56,14 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: Any) -> None:
         if self.came:
             raise KeyboardInterrupt("stopped at once: the batches at hand are lost, and the others are kept")
         self.came = number
-        sys.stderr.write("ending after the batch at hand; press again to end at once\n")
+        # past the buffers of Python, which may be in the middle of a line
+        os.write(2, b"ending after the batch at hand; once more to end at once\n")
 
     def end(self, told: str) -> None:
         """Ends as the signal asked for, now that all is written.
@@ -108,7 +110,9 @@ def run_jax(work: Work) -> None:
         errors = None
         try:
             values, seeds = jax.device_get(found())
-        except jax.errors.JaxRuntimeError:  # a row raised inside of compiled code, and took its batch with it
+        except (
+            Exception
+        ):  # a row raised inside of compiled code (JAX has several errors for it), and took its batch along
             values, seeds, errors = _one_by_one(work, k)
         here = work.missing[k] - k * store.batch
         values = {name: value[here] for name, value in values.items()}
@@ -160,7 +164,7 @@ def _one_by_one(work: Work, k: int) -> tuple[dict[str, np.ndarray], np.ndarray, 
             found = jax.device_get(programs.row(work.root, number))
             for name, array in data.items():
                 array[i] = found[name]
-        except jax.errors.JaxRuntimeError as error:
+        except Exception as error:
             lines = str(error).splitlines() or ["no reason given"]  # among them a Python traceback, where there is one
             errors[i] = next((line for line in lines if re.match(r"[\w.]+(Error|Exception): ", line)), lines[0])[:1000]
     return data | drawn.kept, drawn.seeds, errors

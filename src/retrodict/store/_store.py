@@ -126,17 +126,16 @@ class Store:
         return {**found, "row": rows, "status": np.asarray(STATUS)[self.codes[rows]], "error": error.astype(str)}
 
     def read(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """Some rows of one array.
+        """Some rows of one array, `rows` in their order.
 
         Raises:
             FileError: a chunk that they lie in is damaged or gone.
         """
         array = self._arrays[name]
         found = np.empty((len(rows), *array.shape[1:]), array.dtype)
-        batches = rows // self.batch
-        for k in np.unique(batches):
-            here = batches == k
-            found[here] = self._batch(name, int(k))[rows[here] - k * self.batch]
+        batches, first = np.unique(rows // self.batch, return_index=True)
+        for k, start, end in zip(batches.tolist(), first, np.append(first, len(rows))[1:], strict=True):
+            found[start:end] = self._batch(name, k)[rows[start:end] - k * self.batch]
         return found
 
     def check(self) -> list[str]:
