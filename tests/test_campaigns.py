@@ -201,12 +201,12 @@ def test_rows_that_hang_or_kill_their_process(tmp_path):
         return {"y": a, "jax": float("jax" in sys.modules), "pid": os.getpid()}
 
     problem = problem_of(simulate)
-    sims = simulated(tmp_path / "s", problem, 40, executor=2, timeout=0.4)
+    sims = simulated(tmp_path / "s", problem, 24, executor=2, timeout=0.4)
     store = rd.open_store(tmp_path / "s")
-    a = store.read("a", np.arange(40))
+    a = store.read("a", np.arange(24))
     assert store.status["timed out"] == (a > 0.9).sum() > 0
     assert store.status["failed"] == (a < 0.1).sum() > 0
-    assert sims.kept == 40 - sims.n_failed
+    assert sims.kept == 24 - sims.n_failed
     assert set(store.failed["error"]) == {
         "no end within 0.4 s",
         "the process died 3 times at this row (signal 9)",
@@ -226,10 +226,10 @@ def test_a_time_limit_holds_in_this_process_and_on_executors(tmp_path):
         return {"y": a}
 
     problem = problem_of(simulate)
-    simulated(tmp_path / "one", problem, 24, timeout=0.4)
+    simulated(tmp_path / "one", problem, 12, timeout=0.4)
     assert rd.open_store(tmp_path / "one").status["timed out"] > 0
     with ThreadPoolExecutor(1) as threads:
-        simulated(tmp_path / "two", problem, 24, timeout=0.4, executor=threads)
+        simulated(tmp_path / "two", problem, 12, timeout=0.4, executor=threads)
     same(contents(tmp_path / "one"), contents(tmp_path / "two"))
 
 

@@ -86,13 +86,17 @@ def simulate(
     for name, value in {"executor": executor, "timeout": timeout, "batch": batch}.items():
         if value is not None:
             raise DataError(f"`{name}` needs a store to write to: rd.simulate(..., store=DIR, {name}={value!r})")
+    return _in_memory(problem, n, as_key(key), sites)
+
+
+def _in_memory(problem: Problem, n: int, root: jax.Array, sites: int | np.ndarray) -> Simulations:
     layout, counts = problem.layout, np.asarray(sites)
     if counts.any() and not layout.plate:
         raise DataError("`sites` counts the sites of a plate, and this problem has none; write one: rd.Plate")
     if counts.dtype.kind not in "iu" or counts.shape not in ((), (n,)) or counts.min() < (1 if counts.ndim else 0):
         raise DataError(f"`sites` must be a whole number, or one for each of the {n} rows, at least 1 each")
     run = _run_rows if isinstance(problem.simulator, NumpySimulator) else _run_batches
-    values = run(problem, n, as_key(key), int(counts.max()))
+    values = run(problem, n, root, int(counts.max()))
     well = ended_well(values, layout)
     if not well.any():
         raise RetrodictError(f"none of {n} simulations ended with finite data: check the simulator on one draw")
