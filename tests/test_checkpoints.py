@@ -97,6 +97,7 @@ def test_a_damaged_checkpoint_is_said_to_be_one(sims, short, tmp_path):
             fit(sims, steps=10, checkpoint=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment(tmp_path):
     """Another process, killed after each of three chunks is on disk, and a fourth that ends, against one left alone."""
     code = CODE.format(steps=100)

@@ -214,7 +214,7 @@ def test_a_score_of_the_wrong_sign_would_be_seen():
     "source",
     [
         pytest.param(dist.Laplace(0.0, 0.7), id="Laplace", marks=pytest.mark.slow),
-        pytest.param(dist.Uniform(-1.7, 1.7), id="Uniform"),
+        pytest.param(dist.Uniform(-1.7, 1.7), id="Uniform", marks=pytest.mark.slow),
         pytest.param(dist.Normal(0.5, 2.0), id="Normal", marks=pytest.mark.slow),
     ],
 )

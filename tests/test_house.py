@@ -1,12 +1,15 @@
 """The house itself: which room may import which, and what importing costs."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import retrodict
 
 
 SOURCE = Path(__file__).parent.parent / "src" / "retrodict"
@@ -23,7 +26,7 @@ FLOORS = {
     **dict.fromkeys(["_types", "_errors"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree", "files"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
-    **dict.fromkeys(["problem", "numpyro_priors", "simulate", "tasks", "dependencies"], 3),
+    **dict.fromkeys(["problem", "numpyro_priors", "command", "rows", "store", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness"], 6),
@@ -84,6 +87,11 @@ HEAVY = {
     "scipy.stats",
     "safetensors",
     "xarray",
+    "zarr",
+    "google_crc32c",
+    "cloudpickle",
+    "dask",
+    "distributed",
     "arviz",
 }
 
@@ -111,3 +119,15 @@ def test_importing_costs_little_more_than_jax():
     """The median of five ratios, each of two processes one after the other: what else the machine does meets both."""
     ratios = [seconds("retrodict") / seconds("jax") for _ in range(5)]
     assert sorted(ratios)[2] < 1.6, ratios
+
+
+def test_what_is_imported_later_is_what_type_checkers_see():
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.asname: node.module for node in block.body for alias in node.names}
+    for name, module in told.items():
+        found = getattr(retrodict, name)
+        assert found is getattr(importlib.import_module(module), name), name
+    assert set(told) == {*retrodict._ROOMS, *retrodict._HOMES} <= set(dir(retrodict))
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        retrodict.fitt  # noqa: B018

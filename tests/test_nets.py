@@ -285,7 +285,9 @@ def test_a_model_survives_a_file(name, tmp_path):
         np.testing.assert_array_equal(first[drawn], second[drawn])
 
 
-@pytest.mark.parametrize("name", ["flux", "patches", pytest.param("convolution", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["patches", *(pytest.param(n, marks=pytest.mark.slow) for n in ("flux", "convolution"))]
+)
 def test_a_silent_network_is_standard_normal(name):
     """As built, a network says nothing, and a path that knows the linear answer makes that N(0, I)."""
     make = rd.posterior if name == "flux" else rd.joint

@@ -2,13 +2,14 @@
 
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrodict._errors import DataError, FileError, listed, unknown
+from retrodict._errors import DataError, FileError, RetrodictError, listed, unknown
 
 
 HELD_OUT = 7919  # folded into the seed, so that rows to check on are never those that `train` drew from it
@@ -54,6 +55,36 @@ def held_out(sims: Path | None, task: str | None, problem: str | None, n: int, s
 
     chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
     return rd.simulate(chosen, n, key=jax.random.fold_in(jax.random.key(seed), HELD_OUT))
+
+
+@contextmanager
+def executor_in(text: str | None, workers: int | None) -> Iterator[Any]:
+    """Who runs a simulator: `workers` processes, or Dask, a cluster on this machine or the one at ADDRESS."""
+    if text is None:
+        yield workers
+        return
+    name, _, address = text.partition(":")
+    if name != "dask":
+        raise DataError(f"--executor takes dask or dask:ADDRESS, got '{text}'")
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise RetrodictError("--executor dask needs dask.distributed: pip install 'retrodict[dask]'") from error
+    if address:
+        if workers is not None:
+            raise DataError("--workers is for processes on this machine; the cluster at an address has its own")
+        try:
+            client = Client(address, timeout=10)
+        except (OSError, ValueError) as error:
+            raise DataError(f"--executor finds no Dask scheduler at '{address}': {error}") from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
 
 
 def _rows(where: Path) -> dict[str, np.ndarray]:

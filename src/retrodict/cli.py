@@ -1,7 +1,7 @@
-"""The command line: `retrodict demo | train | sample | check | report | gallery | bench`. Nothing is computed here.
+"""The command line: `retrodict demo | simulate | train | sample | check | report | gallery | bench`.
 
-Each command prints what it did and where it wrote; `--json` prints one machine-readable object (for `bench` one a line)
-instead. A wrong argument exits with code 2 and one line that says what to type instead.
+Nothing is computed here. Each command prints what it did and where it wrote; `--json` prints one machine-readable
+object (for `bench` one a line) instead. A wrong argument exits with code 2 and one line that says what to type instead.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from retrodict._errors import DataError, RetrodictError
-from retrodict.arguments import asked_in, chosen_of, given_in, held_out, numbers_in, problem_in
+from retrodict.arguments import asked_in, chosen_of, executor_in, given_in, held_out, numbers_in, problem_in
 
 
 if TYPE_CHECKING:  # a command loads what it needs, and --help nothing
@@ -75,6 +75,55 @@ def demo(
 
     summary = job.run(out, thorough=thorough, seed=seed, progress=not as_json)
     print(json.dumps(summary) if as_json else job.tell(summary, out))
+
+
+@app.command()
+def simulate(
+    task: Annotated[str | None, typer.Option(help="One of the benchmark's tasks, for instance two_moons.")] = None,
+    problem: Annotated[str | None, typer.Option(help="A problem of your own, FILE.py:NAME.")] = None,
+    simulations: Annotated[int, typer.Option(help="How many rows there are to be in the end.")] = 10_000,
+    store: Annotated[Path | None, typer.Option(help="The directory to keep rows in; the same command goes on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .npz file for the rows that ended well.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes for a simulator in Python.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that a row in Python may take.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="dask for a cluster on this machine, dask:ADDRESS to join one.")
+    ] = None,
+    accept_changed: Annotated[
+        bool, typer.Option("--accept-changed", help="Go on with a store of another prior, seed or simulator.")
+    ] = False,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Run a simulator many times, and lose none of it: into a store, a file, or both."""
+    import retrodict as rd
+    from retrodict.files import write_npz
+
+    if (task is None) == (problem is None):
+        raise DataError("simulate needs one of --task NAME and --problem FILE.py:NAME")
+    if store is None and out is None:
+        raise DataError("simulate needs a place for the rows: --store DIR, --out FILE.npz, or both")
+    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
+    with executor_in(executor, workers) as who:
+        how: dict[str, Any] = {"executor": who, "timeout": timeout, "accept_changed": accept_changed}
+        try:
+            sims = rd.simulate(chosen, simulations, key=seed, store=store, progress=not as_json, **how)
+        except KeyboardInterrupt as stopped:
+            print(f"retrodict: {stopped}", file=sys.stderr)
+            raise
+    if out is not None:
+        write_npz(out, sims)
+    where = [str(place) for place in (store, out) if place is not None]
+    counts = {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed}
+    if as_json:
+        status = None if store is None else rd.open_store(store).status
+        print(
+            json.dumps(
+                {"simulations": counts, "status": status, "store": store and str(store), "out": out and str(out)}
+            )
+        )
+        return
+    print(f"{sims.drawn} simulations ({sims.n_failed} failed); wrote {' and '.join(where)}")
 
 
 @app.command()

@@ -14,9 +14,11 @@ simulator is that of ONE site:
 """
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,6 +57,8 @@ class Plate(NamedTuple):
     name: str
     distributions: Mapping[str, Any]
 
+
+TRIALS = 5  # runs of a simulator in Python, until one shows what it returns
 
 Draw = dict[str, Array]
 Simulator = Callable[..., Mapping[str, Any]]
@@ -229,11 +233,11 @@ class NumpySimulator:
     def __init__(self, function: Callable[..., Mapping[str, Any]]) -> None:
         self.function = function
 
-    def __call__(self, key: PRNGKeyArray, **parameters: Array) -> dict[str, np.ndarray]:
+    def __call__(self, key: PRNGKeyArray, **parameters: Array) -> dict[str, Any]:
         # every row's generator comes from the row's own key, so that no two rows ever share a stream
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         values = self.function(rng, **{name: np.asarray(value) for name, value in parameters.items()})
-        return {name: np.asarray(value) for name, value in values.items()}
+        return {name: value if isinstance(value, At) else np.asarray(value) for name, value in values.items()}
 
 
 def numpy_simulator(function: Callable[..., Mapping[str, Any]]) -> NumpySimulator:
@@ -267,11 +271,11 @@ class Problem:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """The parameters of the prior, then the data as one trial run of the simulator shows them."""
+        """The parameters of the prior, then the data as a trial run of the simulator shows them."""
         parameters = self.prior.variables
         key = jax.random.key(0)
         if isinstance(self.simulator, NumpySimulator):
-            found: Any = self.simulator(key, **self.prior.draw(key))
+            found: Any = self._trial()
         else:
             found = jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key)
         if not isinstance(found, Mapping):
@@ -292,6 +296,18 @@ class Problem:
                 rows.append(Variable(name, tuple(value.shape), *self._ends(name), kind="data"))
         # the simulator is that of one site: where there are sites, all data are theirs
         return Layout((*parameters, *(dataclasses.replace(v, plate=self.prior.plate) for v in rows)))
+
+    def _trial(self) -> Any:
+        """What the first of some runs returns that does not raise: a simulator may fail now and then."""
+        for seed in range(TRIALS):
+            key = jax.random.key(seed)
+            try:
+                with contextlib.redirect_stdout(sys.stderr):  # what it prints is not what a command prints
+                    return self.simulator(key, **self.prior.draw(key))
+            except Exception:
+                if seed == TRIALS - 1:
+                    raise
+        raise AssertionError
 
     def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
         """One run of the simulator, as floating-point arrays."""

@@ -9,8 +9,9 @@ Where a problem has a plate, a row is ONE site with the parameters that all shar
 same shared parameters instead, each of them a run of the simulator.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import functools
+import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,101 +22,98 @@ from retrodict._errors import DataError, RetrodictError
 from retrodict._types import Key, as_key
 from retrodict.functions import recorded
 from retrodict.problem import NumpySimulator, Problem
-from retrodict.variables import Layout, Variable
+from retrodict.rows import Simulations as Simulations
+from retrodict.rows import ended_well, keys_of, row_of
 
 
 BATCH = 4096
 
 
-@dataclass(frozen=True)
-class Simulations(Mapping[str, np.ndarray]):
-    """A mapping name -> array `(n, *shape)` of the rows that ended well, with the layout and the count of the others.
-
-    `failed` holds the parameters of the rows whose data were not finite. With `sites` above zero, what a site has for
-    itself comes as `(n, sites, *shape)`, NaN at sites that a row does not have; `layout` is that of one site. `problem`
-    is what was simulated, if that is known.
-    """
-
-    arrays: Mapping[str, np.ndarray]
-    layout: Layout
-    failed: Mapping[str, np.ndarray] = field(default_factory=dict)
-    sites: int = 0
-    problem: Problem | None = None
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.arrays)
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    @property
-    def kept(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    @property
-    def n_failed(self) -> int:
-        return len(next(iter(self.failed.values()))) if self.failed else 0
-
-    @property
-    def drawn(self) -> int:
-        return self.kept + self.n_failed
-
-    def __repr__(self) -> str:
-        shapes = ", ".join(f"{name}: {value.shape}" for name, value in self.arrays.items())
-        return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed; {shapes})"
-
-
-def simulate(problem: Problem, n: int, *, key: Key, sites: int | np.ndarray = 0) -> Simulations:
+def simulate(
+    problem: Problem,
+    n: int,
+    *,
+    key: Key,
+    sites: int | np.ndarray = 0,
+    store: str | os.PathLike[str] | None = None,
+    executor: Any = None,
+    timeout: float | None = None,
+    batch: int | None = None,
+    accept_changed: bool = False,
+    progress: bool = True,
+) -> Simulations:
     """Draws `n` rows from the prior and runs the simulator on each.
 
-    Row i depends on `key` and i alone, never on its neighbours or on how rows are batched.
+    Row i depends on `key` and i alone, never on its neighbours or on how rows are batched. With a `store` rows are
+    written as they come: the same call goes on after an interruption, and one with a larger `n` adds what is missing.
 
     Args:
         sites: of a problem with a plate, how many sites every row has, a number or `(n,)` of them; 0 is one site
             without an axis of its own.
+        store: the directory to keep rows in; the result is then read from it. All that follows needs one.
+        executor: of a simulator in Python, who runs it: None for this process, a whole number of processes, a
+            `dask.distributed.Client`, or anything with the interface of `concurrent.futures`.
+        timeout: of a simulator in Python, seconds that a row may take; then it runs in a process that can be ended.
+        batch: rows that are written at once, when the store is made; by default 4,096 at most, in Python n / 64 and 256
+            at most.
+        accept_changed: go on with a store of another prior, key or version of the simulator.
+        progress: show rows per second, failures and the time left.
 
     Raises:
-        DataError: `n` is not positive, or `sites` of a problem without a plate.
+        DataError: `n` is not positive, `sites` of a problem without a plate, or the store is of another problem.
+        FileError: the store cannot be written, another process writes to it, or it is something else.
         RetrodictError: no run ended with finite data.
+        KeyboardInterrupt: Ctrl-C, after the batch at hand; SIGTERM raises SystemExit.
     """
     if n < 1:
         raise DataError(f"the number of simulations must be positive, got {n}")
+    if store is not None:
+        if np.any(sites):
+            raise DataError("a store keeps rows of one site; simulate many `sites` without a store")
+        from retrodict.store import campaign  # most programs never need one
+
+        return campaign(
+            problem,
+            n,
+            root=as_key(key),
+            path=Path(store),
+            executor=executor,
+            timeout=timeout,
+            batch=batch,
+            accept_changed=accept_changed,
+            progress=progress,
+        )
+    for name, value in {"executor": executor, "timeout": timeout, "batch": batch}.items():
+        if value is not None:
+            raise DataError(f"`{name}` needs a store to write to: rd.simulate(..., store=DIR, {name}={value!r})")
+    return _in_memory(problem, n, as_key(key), sites)
+
+
+def _in_memory(problem: Problem, n: int, root: jax.Array, sites: int | np.ndarray) -> Simulations:
     layout, counts = problem.layout, np.asarray(sites)
     if counts.any() and not layout.plate:
         raise DataError("`sites` counts the sites of a plate, and this problem has none; write one: rd.Plate")
     if counts.dtype.kind not in "iu" or counts.shape not in ((), (n,)) or counts.min() < (1 if counts.ndim else 0):
         raise DataError(f"`sites` must be a whole number, or one for each of the {n} rows, at least 1 each")
     run = _run_rows if isinstance(problem.simulator, NumpySimulator) else _run_batches
-    values = run(problem, n, as_key(key), int(counts.max()))
-    finite = np.all([_finite(values[v.name].reshape(n, -1), v) for v in layout.variables], axis=0)
-    if not finite.any():
+    values = run(problem, n, root, int(counts.max()))
+    well = ended_well(values, layout)
+    if not well.any():
         raise RetrodictError(f"none of {n} simulations ended with finite data: check the simulator on one draw")
     if counts.ndim:
         beyond = np.arange(counts.max()) >= counts[:, None]
         for name in layout.own:
             values[name] = np.array(values[name], np.float32)
             values[name][beyond] = np.nan
-    kept = {name: values[name][finite] for name in layout.names}
-    failed = {name: values[name][~finite] for name in layout.parameters} if not finite.all() else {}
+    kept = {name: values[name][well] for name in layout.names}
+    failed = {name: values[name][~well] for name in layout.parameters} if not well.all() else {}
     return Simulations(kept, layout, failed, int(counts.max()), problem)
 
 
-def _finite(rows: np.ndarray, variable: Variable) -> np.ndarray:
-    """Which rows ended well. A function is NaN where a row has no point, but not everywhere."""
-    if variable.axes or variable.kind == "place":
-        return ~np.isinf(rows).any(axis=1) & ~np.isnan(rows).all(axis=1)
-    return np.isfinite(rows).all(axis=1)
-
-
 def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[str, np.ndarray]:
-    def one(row: jax.Array) -> dict[str, jax.Array]:
-        key_prior, key_run = jax.random.split(jax.random.fold_in(root, row))
+    def with_sites(row: jax.Array) -> dict[str, jax.Array]:
+        key_prior, key_run = keys_of(root, row)
         parameters = problem.prior.draw(key_prior)
-        if not sites:
-            return {**problem.prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}
         shared = {name: parameters[name] for name in problem.layout.shared if name in parameters}
 
         def site(key: jax.Array) -> dict[str, jax.Array]:
@@ -126,7 +124,7 @@ def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[
 
         return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites))}
 
-    batched = jax.jit(jax.vmap(one))
+    batched = jax.jit(jax.vmap(with_sites if sites else functools.partial(row_of(problem), root)))
     size = min(n, max(1, BATCH // max(sites, 1)))
     parts = [jax.device_get(batched(jnp.arange(start, start + size))) for start in range(0, n, size)]
     return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
@@ -142,7 +140,7 @@ def _run_rows(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[str
 
     rows = []
     for row in range(n):
-        key_prior, key_run = jax.random.split(jax.random.fold_in(root, row))
+        key_prior, key_run = keys_of(root, row)
         parameters = draw(key_prior)
         if not sites:
             rows.append(run(key_prior, key_run, parameters))
