@@ -13,7 +13,7 @@ import retrodict as rd
 from conftest import Gaussian
 from retrodict import bench, demo
 from retrodict.roles import GIVEN, LATENT
-from retrodict.simulate import Simulations
+from retrodict.rows import Simulations
 from retrodict.tasks import lynx_hare
 from retrodict.tokens import unflatten
 

@@ -468,7 +468,10 @@ def test_the_command_line(tmp_path, capsys):
 
 def test_campaigns_survive_being_killed():
     done = subprocess.run(
-        [sys.executable, str(KILLED), "--rounds", "3", "--kills", "1", "--seed", "1"], capture_output=True, text=True
+        [sys.executable, str(KILLED), "--rounds", "3", "--kills", "1", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        timeout=300,  # twelve seconds on two quiet cores
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 campaigns, 0 differ" in done.stdout

@@ -26,8 +26,8 @@ from retrodict.estimators._guided import GuidanceWarning, Guided, ask_guided, re
 from retrodict.guidance import Linear, Near, Product, Renoised, Tilt, Within, carried, effective_size, guided
 from retrodict.guidance._guides import mills, truncated_mean
 from retrodict.paths import Flow
+from retrodict.rows import Simulations
 from retrodict.scaling import Scaling
-from retrodict.simulate import Simulations
 from retrodict.solvers import (
     RK4,
     SEA,

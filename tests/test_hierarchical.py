@@ -175,7 +175,7 @@ def test_a_model_of_a_plate_needs_one():
 
 
 def reader(layout, settings=NET):
-    made = settings.reader(layout.without(layout.shared), 1, key=jax.random.key(3))
+    made = settings.reader(layout.only_own, 1, key=jax.random.key(3))
     line = Line(jnp.ones((12, 1)), jnp.zeros((4, 1)))
     return jax.jit(lambda z, roles, runs: made(z, roles, runs, line), static_argnums=2), RUNS
 

@@ -16,7 +16,7 @@ from retrodict.nets import architecture_from_json
 from retrodict.nets._blocks import FEW, attend, rotate
 from retrodict.nets._embeddings import windows
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.simulate import Simulations
+from retrodict.rows import Simulations
 from retrodict.tokens import unflatten
 from retrodict.variables import Layout, Variable
 

@@ -14,7 +14,7 @@ import retrodict as rd
 from retrodict import synthesis, training
 from retrodict.diagnostics import c2st
 from retrodict.roles import GIVEN, LATENT
-from retrodict.simulate import Simulations
+from retrodict.rows import Simulations
 from retrodict.tokens import unflatten
 from retrodict.training import _loop as loop
 

@@ -29,8 +29,9 @@ from retrodict import plots, report
 from retrodict.estimators import Generative, joint
 from retrodict.files import make_folder, write_npz, write_whole
 from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
+from retrodict.rows import Simulations
 from retrodict.saving import save
-from retrodict.simulate import Simulations, simulate
+from retrodict.simulate import simulate
 from retrodict.summary import summarize
 from retrodict.tasks import lynx_hare
 from retrodict.tokens import ask

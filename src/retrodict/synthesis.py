@@ -21,7 +21,7 @@ from retrodict.dependencies import Dependencies
 from retrodict.estimators import Generative, likelihood
 from retrodict.nets import AbstractArchitecture, ResMLP
 from retrodict.problem import Problem
-from retrodict.simulate import Simulations
+from retrodict.rows import Simulations
 from retrodict.tokens import Batch
 from retrodict.training import History, fit
 from retrodict.variables import Layout, Variable

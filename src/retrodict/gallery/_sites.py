@@ -9,7 +9,8 @@ import numpy as np
 from retrodict import plots, tasks
 from retrodict.estimators import hierarchical
 from retrodict.gallery._exhibit import Budget, Exhibit, Shown, held
-from retrodict.simulate import Simulations, simulate
+from retrodict.rows import Simulations
+from retrodict.simulate import simulate
 from retrodict.tasks import blood_flow, seir
 from retrodict.training import fit
 from retrodict.variables import At

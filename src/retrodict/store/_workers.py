@@ -82,7 +82,7 @@ class Here:
         return future
 
     def close(self) -> None:
-        pass
+        """Nothing runs once `submit` has returned."""
 
 
 class Processes:
@@ -121,7 +121,7 @@ class Elsewhere:
         return self.executor.submit(run_rows, self.job, list(rows))
 
     def close(self) -> None:
-        pass  # whoever made it closes it
+        """Whoever made the executor closes it."""
 
 
 def run_rows(job: Job, rows: Rows) -> list[Outcome]:
