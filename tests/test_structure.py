@@ -1,7 +1,6 @@
 """The trained bars of structure and structured data. All slow: `make test-slow`."""
 
 import dataclasses
-import functools
 import time
 
 import equinox as eqx
@@ -17,6 +16,7 @@ from retrodict.roles import GIVEN, LATENT
 from retrodict.rows import Simulations
 from retrodict.tokens import unflatten
 from retrodict.training import _loop as loop
+from retrodict.training._rows import RowsLoss
 
 
 pytestmark = pytest.mark.slow
@@ -146,23 +146,18 @@ def test_a_transformer_keeps_the_machine_busy(name):
     sims = rd.simulate(rd.tasks.get("two_moons").problem, 2_000, key=0)
     model = rd.joint(sims.layout, net=getattr(rd.nets, name)(depth=depth, heads=4, head_size=10))
     rows = np.concatenate([sims["theta"], sims["x"]], axis=1)
-    weights, static = eqx.partition(model.net, eqx.is_inexact_array)
-
-    def loss(weights, rows, key):
-        return loop.rows_loss(dataclasses.replace(model, net=eqx.combine(weights, static)).loss, rows, key)
-
+    weights, form = eqx.partition(model.net, eqx.is_inexact_array)
+    loss = RowsLoss(dataclasses.replace(model, net=form))
     trainer = loop.Trainer(weights, loss, rows, rows[:64], loop.Pace(1_000, batch, 1e-3, training.WEIGHT_DECAY))
-    copy = functools.partial(jax.tree.map, jnp.copy)
-    carry = (copy(trainer.initial), copy(trainer.initial), trainer.optimizer.init(trainer.initial), jnp.zeros((), int))
-    which = trainer._batches(np.random.default_rng(0), steps)
-    carry, _ = trainer.chunk(carry, trainer.train, which, jax.random.key(0))
+    (piece,) = trainer.source.pieces((0,), 0, steps, batch)
+    carry, _ = trainer.advance(trainer.begin(), piece, jax.random.key(0))
     square = jnp.ones((1024, 1024))
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(square))
     taken, of_product = [], []
     for _ in range(10):
         begun = time.perf_counter()
-        carry, losses = trainer.chunk(carry, trainer.train, which, jax.random.key(0))
+        carry, losses = trainer.advance(carry, piece, jax.random.key(0))
         jax.block_until_ready(losses)
         taken.append((time.perf_counter() - begun) / steps)
         for _ in range(5):

@@ -10,6 +10,8 @@ import pytest
 
 import retrodict as rd
 from retrodict.training import _loop as loop
+from retrodict.training import _source as source
+from retrodict.training._rows import RowsLoss
 
 
 NET = rd.nets.ResMLP(16, 1)
@@ -67,15 +69,15 @@ def test_early_stopping_keeps_the_best(sims, monkeypatch):
 def interrupting(monkeypatch):
     """Ctrl-C in the third chunk."""
     monkeypatch.setattr(loop, "CHUNK", 10)
-    original, calls = loop.Trainer._batches, []
+    original, calls = loop.Trainer.advance, []
 
-    def batches(self, *args):
+    def advance(self, *args):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(loop.Trainer, "_batches", batches)
+    monkeypatch.setattr(loop.Trainer, "advance", advance)
 
 
 @pytest.mark.usefixtures("interrupting")
@@ -95,12 +97,8 @@ def test_a_loss_that_is_not_a_number_stops_with_the_cure(sims):
 def new_trainer(sims):
     train, validation = np.ones((50, 5), np.float32), np.zeros((20, 5), np.float32)
     model = rd.joint(sims.layout, net=NET)
-    weights, static = eqx.partition(model.net, eqx.is_inexact_array)
-
-    def loss(weights, rows, key):
-        own = dataclasses.replace(model, net=eqx.combine(weights, static))
-        return loop.rows_loss(own.loss, rows, key)
-
+    weights, form = eqx.partition(model.net, eqx.is_inexact_array)
+    loss = RowsLoss(dataclasses.replace(model, net=form))
     return loop.Trainer(weights, loss, train, validation, loop.Pace(10, 8, 1e-3, 3.0))
 
 
@@ -108,23 +106,31 @@ def test_validation_compares_like_with_like(sims):
     """Common random numbers: the same weights have the same validation loss, to the last bit."""
     trainer = new_trainer(sims)
     key = jax.random.key(0)
-    first, again = (trainer.validate(trainer.initial, trainer.validation, key) for _ in range(2))
+    first, again = (trainer.validate(trainer.initial, key) for _ in range(2))
     assert first == again
 
 
-def test_batches_use_every_row_before_any_twice(sims):
-    trainer = new_trainer(sims)
-    flat = trainer._batches(np.random.default_rng(0), 25).ravel()
+def test_batches_use_every_row_before_any_twice():
+    (piece,) = source.Memory(np.arange(50)).pieces((0, 1), 0, 25, 8)
+    assert piece.rows.shape == (25, 8)
     for epoch in range(4):
-        assert sorted(flat[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
+        assert sorted(piece.rows.ravel()[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
 
 
 def test_weights_decay_as_fast_as_asked(sims):
     """Without a gradient AdamW takes `rate * decay` of every weight; the rate has warmed up to 1e-3 after one step."""
     trainer = new_trainer(sims)
     nothing = jax.tree.map(jnp.zeros_like, trainer.initial)
-    state = trainer.optimizer.init(trainer.initial)
-    _, state = trainer.optimizer.update(nothing, state, trainer.initial)
-    update, _ = trainer.optimizer.update(nothing, state, trainer.initial)
+    optimizer = loop._optimizer(trainer.pace)
+    state = optimizer.init(trainer.initial)
+    _, state = optimizer.update(nothing, state, trainer.initial)
+    update, _ = optimizer.update(nothing, state, trainer.initial)
     for moved, weight in zip(jax.tree.leaves(update), jax.tree.leaves(trainer.initial), strict=True):
         np.testing.assert_allclose(moved, -3e-3 * weight, rtol=1e-4, atol=1e-9)
+
+
+def compiled(train):
+    """How many programs `train` compiles."""
+    with jax.log_compiles(), jtu.count_jit_compilation_cache_miss() as misses:
+        train()
+    return misses()

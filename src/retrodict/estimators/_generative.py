@@ -390,8 +390,7 @@ def _structure(
     architecture: AbstractArchitecture, layout: Layout, law: AbstractRoleLaw, dependencies: Dependencies | None
 ) -> Any:
     """How the network for a layout is built, without its numbers."""
-    make = partial(architecture.build, layout, law=law, dependencies=dependencies)
-    return jax.tree.structure(eqx.filter_eval_shape(lambda key: make(key=key), jr.key(0)))
+    return jax.tree.structure(eqx.filter_eval_shape(_built, architecture, layout, law, dependencies, jr.key(0)))
 
 
 def joint(
@@ -441,8 +440,19 @@ def joint(
         dependencies=dependencies,
         path=path or flow_matching(),
         scaling=Scaling.identity(layout),
-        net=eqx.filter_jit(architecture.build)(layout, law=law, dependencies=dependencies, key=as_key(key)),
+        net=_built(architecture, layout, law, dependencies, as_key(key)),
     )
+
+
+@eqx.filter_jit
+def _built(
+    architecture: AbstractArchitecture,
+    layout: Layout,
+    law: AbstractRoleLaw,
+    dependencies: Dependencies | None,
+    key: PRNGKeyArray,
+) -> AbstractNet:
+    return architecture.build(layout, law=law, dependencies=dependencies, key=key)
 
 
 posterior = partial(joint, roles=Posterior())

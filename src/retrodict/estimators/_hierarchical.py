@@ -267,7 +267,7 @@ def hierarchical(
         record=Record(),
         site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
         surrogate=surrogate_of(layout, of_surrogate, path, key=keys[1]),
-        reader=eqx.filter_jit(_built)(settings, layout, k, key=keys[2]),
+        reader=_built(settings, layout, k, key=keys[2]),
         line=Line(jnp.zeros((NUMBERS * (1 + len(runs_of(layout.only_own))), k)), jnp.zeros((NUMBERS, k))),
         shared=joint(
             together,
@@ -303,6 +303,7 @@ def _shared_layout(layout: Layout, features: int) -> Layout:
     return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
 
 
+@eqx.filter_jit
 def _built(settings: PlateTransformer, layout: Layout, shared: int, key: PRNGKeyArray | None = None) -> SiteReader:
     return settings.reader(layout.only_own, shared, key=jr.key(0) if key is None else key)
 

@@ -1,9 +1,9 @@
 """Checkpoints: what a training run carries, on disk, so that a killed run goes on as if it had never stopped.
 
 A run is a function of its rows, weights, pace and keys. After chunks of steps all that changes is written in one step
-(weights, their averages, the optimizer's state, the best so far, the log, the state of the shuffle), beside a hash of
-all that does not. Reading it back gives the same numbers bit for bit, and so does every step after, on the same machine
-with the same versions. A run that differs in anything is refused, as it would be neither of the two.
+(weights, their averages, the optimizer's state, the best so far, the log), beside a hash of all that does not. Reading
+it back gives the same numbers bit for bit, and so does every step after, on the same machine with the same versions. A
+run that differs in anything is refused, as it would be neither of the two.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -32,14 +31,13 @@ class State(NamedTuple):
     """Everything that changes while a run goes on.
 
     `carry` and `best` are trees of arrays; `log` has a row for each chunk, (steps done, training and validation loss);
-    `shuffle` is the state of a generator of numpy, `ended` why the run ended, if it did.
+    `ended` is why the run ended, if it did.
     """
 
     carry: Any
     best: Any
     best_step: int
     log: list[tuple[int, float, float]]
-    shuffle: Mapping[str, Any]
     seconds: float
     ended: str = ""
 
@@ -92,7 +90,7 @@ class Checkpoint:
         if not state.ended and time.monotonic() - self.written < SECONDS:
             return
         arrays = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves((state.carry, state.best)))}
-        names = ("best_step", "log", "shuffle", "seconds", "ended")
+        names = ("best_step", "log", "seconds", "ended")
         told = {"identity": self.identity, **{name: getattr(state, name) for name in names}}
         write_npz(self.file, {**arrays, "told": np.frombuffer(json.dumps(told).encode(), np.uint8)})
         self.written = time.monotonic()

@@ -12,7 +12,7 @@ Steps 2 and 3 are left out where simulations of many sites are given.
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 from retrodict.training._rows import LEAST, fit_rows
 from retrodict.training._sets import Sets, Synthetic, simulated, single_sites
+from retrodict.training._source import Made
 from retrodict.training._surrogate import fit_surrogate
 from retrodict.variables import Layout
 
@@ -61,7 +62,7 @@ def fit_plate(
     keys = jr.split(as_key(key), 6)
     rng = np.random.default_rng(np.asarray(jr.key_data(keys[0])))
     _refuse(model, sims)
-    train, judge = _split(sims, rng, validation_fraction) if validation is None else (sims, validation)
+    train, judge = _split(model, sims, rng, validation_fraction) if validation is None else (sims, validation)
     rows, judged = (single_sites(model.layout, part) for part in (train, judge))
     how: dict[str, Any] = {
         "validation_fraction": 0.0,
@@ -84,31 +85,29 @@ def fit_plate(
         sets, judges = simulated(model, train), simulated(model, judge)
     else:
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
-    model, trainer, renew = _of_sets(model, source, sets, judges, pace, keys[4])
+    model, trainer = _of_sets(model, source, sets, judges, pace, keys[4])
     key_train, key_validation = jr.split(keys[5])
     parts = (model, sets, judges, pace, patience, key_train, key_validation)
-    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "renew": renew}
+    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": "all sites", "fresh": source is not None}
     watch["checkpoint"] = None if checkpoint is None else Checkpoint(checkpoint, "all sites", *parts)
-    weights, history = trainer.run(key_train, key_validation, rng, **watch)
+    weights, history = trainer.run(key_train, key_validation, **watch)
     history = dataclasses.replace(history, before=before)
     return _recorded(_with(model, weights), count, history, before), history
 
 
 def _of_sets(
     model: Hierarchical, source: Synthetic | None, sets: Sets, judges: Sets, pace: Pace, key: PRNGKeyArray
-) -> tuple[Hierarchical, Trainer, Callable[[int], Sets] | None]:
-    """The model with its line, what trains the rest of it, and where new sets come from."""
+) -> tuple[Hierarchical, Trainer]:
+    """The model with its line, and what trains the rest of it."""
     key_pools, key_line, key_sets = jr.split(key, 3)
     buckets = _buckets(*model.counts, sets.own.shape[1])
     pools = [sets] if source is None else [source.draw(SETS, jr.fold_in(key_pools, i)) for i in range(POOLS)]
     lined = dataclasses.replace(model, line=_line(model, pools, model.counts[1], key_line))
-    renew = None if source is None else lambda done: source.draw(SETS, jr.fold_in(key_sets, done))
-
-    def loss(weights: Any, some: Sets, key: PRNGKeyArray) -> Scalar:
-        return sets_loss(_with(lined, weights), some, key, buckets)
-
+    train: Any = sets
+    if source is not None:
+        train = Made(lambda done: source.draw(SETS, jr.fold_in(key_sets, done)) if done else sets, SETS)
     weights = eqx.filter((lined.reader, lined.shared.net), eqx.is_inexact_array)
-    return lined, Trainer(weights, loss, sets, judges, pace), renew
+    return lined, Trainer(weights, SetsLoss.of(lined, buckets), train, judges, pace)
 
 
 def _with(model: Hierarchical, weights: Any) -> Hierarchical:
@@ -141,27 +140,44 @@ def _buckets(fewest: int, most: int, available: int) -> tuple[Bucket, ...]:
     return tuple(found)
 
 
-def sets_loss(model: Hierarchical, sets: Sets, key: PRNGKeyArray, buckets: tuple[Bucket, ...]) -> Scalar:
+class SetsLoss(eqx.Module):
     """The loss of a batch of sets, a part of it for every bucket of numbers of sites."""
-    n, start, total = len(sets.shared), 0, jnp.zeros(())
-    own = model.layout.only_own
-    runs, data = runs_of(own), ~own.is_parameter
-    for i, (low, high, share) in enumerate(buckets):
-        size = n - start if i == len(buckets) - 1 else max(1, round(share * n))
-        some = Sets(*(part[start : start + size] for part in sets))
 
-        def one(row: Sets, key: PRNGKeyArray, u: Scalar, low: int = low, high: int = high) -> Scalar:
-            key_sites, key_flow = jr.split(key)
-            z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
-            found = model.reader(z, roles, runs, model.line)
-            center, width = jax.lax.stop_gradient((found.center, found.width))
-            outright = jnp.mean(0.5 * ((row.shared - found.center) / found.width) ** 2 + jnp.log(found.width))
-            rest = jnp.concatenate([(row.shared - center) / width, found.features])
-            return outright + model.shared.loss(rest, key_flow, u)
+    layout: Layout = eqx.field(static=True)
+    buckets: tuple[Bucket, ...] = eqx.field(static=True)
+    line: Line
+    nets: tuple[Any, Any]  # the form of the reader and of the network of the flow, without their weights
+    shared: Generative
 
-        total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
-        start += size
-    return total
+    @classmethod
+    def of(cls, model: Hierarchical, buckets: tuple[Bucket, ...]) -> "SetsLoss":
+        """The loss of a model, whatever its weights are."""
+        nets = eqx.filter((model.reader, model.shared.net), eqx.is_inexact_array, inverse=True)
+        shared = dataclasses.replace(model.shared, net=nets[1], record=Record())
+        return cls(model.layout, buckets, model.line, nets, shared)
+
+    def __call__(self, weights: Any, sets: Sets, key: PRNGKeyArray) -> Scalar:
+        reader, net = eqx.combine(weights, self.nets)
+        flow = dataclasses.replace(self.shared, net=net)
+        n, start, total = len(sets.shared), 0, jnp.zeros(())
+        own = self.layout.only_own
+        runs, data = runs_of(own), ~own.is_parameter
+        for i, (low, high, share) in enumerate(self.buckets):
+            size = n - start if i == len(self.buckets) - 1 else max(1, round(share * n))
+            some = Sets(*(part[start : start + size] for part in sets))
+
+            def one(row: Sets, key: PRNGKeyArray, u: Scalar, low: int = low, high: int = high) -> Scalar:
+                key_sites, key_flow = jr.split(key)
+                z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
+                found = reader(z, roles, runs, self.line)
+                center, width = jax.lax.stop_gradient((found.center, found.width))
+                outright = jnp.mean(0.5 * ((row.shared - found.center) / found.width) ** 2 + jnp.log(found.width))
+                rest = jnp.concatenate([(row.shared - center) / width, found.features])
+                return outright + flow.loss(rest, key_flow, u)
+
+            total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
+            start += size
+        return total
 
 
 def _line(model: Hierarchical, pools: list[Sets], most: int, key: PRNGKeyArray) -> Line:
@@ -171,21 +187,10 @@ def _line(model: Hierarchical, pools: list[Sets], most: int, key: PRNGKeyArray) 
     the prior; the width by the Gaussian log density of what the center leaves. Questions with fewer sites than training
     has come from data that are missing, down to none at all: a regression that never saw them goes astray there.
     """
-    own = model.layout.only_own
-    runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
-
-    @partial(jax.jit, static_argnums=(2, 3))
-    def rows(sets: Sets, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array]:
-        def one(own: Array, key: PRNGKeyArray) -> Plain:
-            return plain(*_window(own, data, key, low, high, 0.0), runs)
-
-        seen = jax.vmap(one)(sets.own, jr.split(key, len(sets.own)))
-        return jax.vmap(lambda p: p.basis)(seen), jax.vmap(lambda p: p.of_number)(seen), seen.n
-
     found, shared = [], []
     for i, sets in enumerate(pools):
         for j, bucket in enumerate((Bucket(0, 0, 0.0), *_buckets(1, most, sets.own.shape[1]))):
-            found.append(rows(sets, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high))
+            found.append(_seen(model.layout, sets.own, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high))
             shared.append(sets.shared)
     basis, numbers, n = (np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True))
     truth = np.concatenate([np.asarray(part, np.float64) for part in shared])
@@ -196,6 +201,19 @@ def _line(model: Hierarchical, pools: list[Sets], most: int, key: PRNGKeyArray) 
     center = np.linalg.solve(ridge, right / scale[:, None]) / scale[:, None]
     width = np.stack([_log_width(numbers, left) for left in (truth - basis @ center).T], axis=1)
     return Line(jnp.asarray(center, jnp.float32), jnp.asarray(width, jnp.float32))
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def _seen(layout: Layout, sites: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array]:
+    """What the two regressions read of sets of sites, and the numbers of these."""
+    own = layout.only_own
+    runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
+
+    def one(own: Array, key: PRNGKeyArray) -> Plain:
+        return plain(*_window(own, data, key, low, high, 0.0), runs)
+
+    seen = jax.vmap(one)(sites, jr.split(key, len(sites)))
+    return jax.vmap(lambda p: p.basis)(seen), jax.vmap(lambda p: p.of_number)(seen), seen.n
 
 
 def _log_width(numbers: np.ndarray, left: np.ndarray) -> np.ndarray:
@@ -245,13 +263,18 @@ def _of_rows(pace: Pace) -> Pace:
     return pace._replace(batch_size=4 * pace.batch_size)
 
 
-def _split(sims: Mapping[str, Any], rng: np.random.Generator, fraction: float) -> tuple[Any, Any]:
+def _split(model: Hierarchical, sims: Mapping[str, Any], rng: np.random.Generator, fraction: float) -> tuple[Any, Any]:
     names = list(sims)
     n = len(np.asarray(sims[names[0]]))
-    least = max(2, LEAST // (getattr(sims, "sites", 0) or 1))  # a row of many sites is many rows
-    if n < 2 * least:
-        raise DataError(f"training needs at least {2 * least} simulations, got {n}")
-    order, held_out = rng.permutation(n), max(least, round(fraction * n))
+    counts = np.ones(n, int)
+    if sites := getattr(sims, "sites", 0):  # a row of many sites is many rows of one
+        own = np.asarray(sims[model.layout.own[0]]).reshape(n, sites, -1)
+        counts = (~np.isnan(own).all(axis=2)).sum(axis=1)
+    order = rng.permutation(n)
+    least = max(2, 1 + int(np.searchsorted(np.cumsum(counts[order]), LEAST)))
+    held_out = max(least, round(fraction * n))
+    if counts[order[held_out:]].sum() < LEAST:
+        raise DataError(f"training needs at least {2 * LEAST} simulations of a site, got {counts.sum()}")
 
     def part(which: np.ndarray) -> Any:
         arrays = {name: np.asarray(sims[name])[which] for name in names}

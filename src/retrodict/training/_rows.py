@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError
 from retrodict._types import Key, Scalar, as_key
@@ -19,7 +20,18 @@ from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 
 
+AT_ONCE = 8192  # rows that are scaled together
 LEAST = 20  # rows below which nothing can be learned or validated
+
+
+class RowsLoss(eqx.Module):
+    """The loss of a model whose network has no weights of its own."""
+
+    form: Generative
+
+    def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
+        model = dataclasses.replace(self.form, net=eqx.combine(weights, self.form.net))
+        return rows_loss(model.loss, rows, key)
 
 
 def fit_rows(
@@ -47,18 +59,13 @@ def fit_rows(
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
         model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, together))
-    train, judge = (np.asarray(model.scaling.forward(part)) for part in (train, judge))
-    weights, static = eqx.partition(model.net, eqx.is_inexact_array)
-
-    def loss(weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
-        own = dataclasses.replace(model, net=eqx.combine(weights, static))
-        return rows_loss(own.loss, rows, key)
-
-    trainer = Trainer(weights, loss, train, judge, pace)
+    train, judge = (scaled_rows(model.scaling, part) for part in (train, judge))
+    weights, form = eqx.partition(model.net, eqx.is_inexact_array)
+    trainer = Trainer(weights, RowsLoss(dataclasses.replace(model, net=form, record=Record())), train, judge, pace)
     parts = (model, train, judge, pace, patience, key_train, key_validation)
     kept = None if checkpoint is None else Checkpoint(checkpoint, what, *parts)
     watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
-    weights, history = trainer.run(key_train, key_validation, rng, **watch)
+    weights, history = trainer.run(key_train, key_validation, **watch)
     record = Record(
         simulations=model.record.simulations + len(rows),
         steps=model.record.steps + int(history.step[-1]),
@@ -66,6 +73,21 @@ def fit_rows(
         validation_loss=history.best,
     )
     return dataclasses.replace(model, net=eqx.combine(weights, model.net), record=record), history
+
+
+def scaled_rows(scaling: Scaling, rows: np.ndarray) -> np.ndarray:
+    """Rows `(n, d)` of tokens in the coordinates of a model; any number of them by the same compiled code."""
+    parts = []
+    for start in range(0, len(rows), AT_ONCE):
+        block = rows[start : start + AT_ONCE]
+        padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
+        parts.append(np.asarray(_forward(scaling, jnp.asarray(padded)))[: len(block)])
+    return np.concatenate(parts)
+
+
+@eqx.filter_jit
+def _forward(scaling: Scaling, rows: Array) -> Array:
+    return scaling.forward(rows)
 
 
 def _rows(model: Generative, sims: Mapping[str, Any]) -> np.ndarray:

@@ -17,6 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict.estimators import Generative, Hierarchical
 from retrodict.tokens import Batch, flatten
+from retrodict.training._rows import scaled_rows
 from retrodict.variables import Layout
 
 
@@ -90,7 +91,7 @@ def single_sites(layout: Layout, sims: Mapping[str, Any]) -> dict[str, np.ndarra
 
 def scaled(site: Generative, rows: Mapping[str, Any]) -> np.ndarray:
     """Rows in the coordinates of the model of one site, `(n, d)`."""
-    return np.asarray(site.scaling.forward(flatten(site.layout, rows, site.layout.names, where="the simulations")))
+    return scaled_rows(site.scaling, flatten(site.layout, rows, site.layout.names, where="the simulations"))
 
 
 def _flat(layout: Layout, sims: Mapping[str, Any], sites: int) -> dict[str, np.ndarray]:
