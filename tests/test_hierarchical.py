@@ -120,10 +120,12 @@ def test_densities_multiply_over_sites(model):
     draws = model.sample(4, given={"y": Y}, key=0)
     whole = model.log_prob(draws, given={"y": Y})
     alone = model.log_prob({"mu": draws["mu"]}, given={"y": Y})
-    sites = [
-        model.site.log_prob({"theta": draws["theta"][:, s]}, given=rd.Batch({"mu": draws["mu"], "y": np.full(4, Y[s])}))
-        for s in range(4)
+    pairs = [(i, s) for i in range(4) for s in range(4)]
+    one = [
+        model.log_prob({"theta": draws["theta"][i : i + 1, [s]]}, given={"mu": draws["mu"][i], "y": Y[[s]]})[0]
+        for i, s in pairs
     ]
+    sites = np.reshape(one, (4, 4)).T
     np.testing.assert_allclose(whole, alone + np.sum(sites, axis=0), rtol=1e-4, atol=1e-4)
 
 
@@ -131,6 +133,19 @@ def test_the_density_of_what_is_shared_integrates_to_one(model):
     grid = np.linspace(-6, 6, 601)
     density = np.exp(model.log_prob({"mu": grid}, given={"y": Y}))
     assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=2e-3)  # the solver errs by .03 nats at most
+
+
+def test_what_a_site_has_is_drawn_from_its_density(model):
+    """In narrow coordinates where all of its data are there; 2,000 draws: 5 standard deviations of a mean and an sd."""
+    grid = np.linspace(-4, 4, 801)
+    given = {"mu": 0.3, "y": Y[:1]}
+    density = np.exp(model.log_prob({"theta": grid[:, None]}, given=given))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=2e-3)  # the solver errs by .03 nats at most
+    mean = np.trapezoid(grid * density, grid)
+    sd = np.sqrt(np.trapezoid((grid - mean) ** 2 * density, grid))
+    draws = model.sample(2000, given=given, key=0)["theta"][:, 0]
+    assert draws.mean() == pytest.approx(mean, abs=5 * sd / np.sqrt(2000) + 0.01 * sd)
+    assert draws.std() == pytest.approx(sd, rel=5 / np.sqrt(4000) + 0.01)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +191,7 @@ def test_a_model_of_a_plate_needs_one():
 
 def reader(layout, settings=NET):
     made = settings.reader(layout.only_own, 1, key=jax.random.key(3))
-    line = Line(jnp.ones((12, 1)), jnp.zeros((4, 1)))
+    line = jax.tree.map(jnp.ones_like, Line.nothing(layout.only_own, 1))
     return jax.jit(lambda z, roles, runs: made(z, roles, runs, line), static_argnums=2), RUNS
 
 
@@ -249,7 +264,9 @@ def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
     line = plates._line(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
     for n in (0, 1, 4, most, *([200] if most == 100 else [])):
         roles = jnp.full((n, 2), ABSENT).at[:, 1].set(GIVEN)
-        seen = plain(jnp.ones((n, 2)), roles, runs_of(layout))
+        spread = np.sqrt(0.2) * np.asarray(jax.random.normal(jax.random.key(2), (n,)))
+        y = jnp.asarray(1.0 + spread - (spread.mean() if n else 0.0))  # sites as they come, and their mean is one
+        seen = plain(jnp.stack([jnp.zeros(n), y], axis=1), roles, runs_of(layout))
         sd = np.sqrt(0.2 / (n + 0.2))
         assert float(seen.of_number @ line.width[:, 0]) == pytest.approx(np.log(sd), abs=0.07 if n <= most else 0.15)
         assert abs(float(seen.basis @ line.center[:, 0]) - n / (n + 0.2)) < (0.12 if n <= most else 0.25) * sd
@@ -315,7 +332,7 @@ def test_a_model_learns_from_simulations_of_many_sites(problem, quick, method):
     start = rd.hierarchical(problem.layout, method=method, **SMALL)
     model, history = rd.fit(start, many, key=0, steps=3, batch_size=8, progress=False)
     assert model.sample(2, given={"y": Y}, key=0)["theta"].shape == (2, 4)
-    assert set(history.before) == {"site"}
+    assert set(history.before) == {"site", "own"}
 
 
 def test_composition_has_no_density_of_what_is_shared(sims):

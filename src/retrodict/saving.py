@@ -86,6 +86,7 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
             "counts": list(model.counts),
             "record": model.record.to_json(),
             "site": _manifest(model.site),
+            "own": None if model.own is None else _manifest(model.own.flow),
             "surrogate": _manifest(model.surrogate.model),
             "shared": _manifest(model.shared),
             "versions": {name: version(name) for name in PACKAGES},
@@ -113,6 +114,9 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
             layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
         )
         parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in ("site", "surrogate", "shared")}
+        if whole.own is not None:
+            flow: Any = _skeleton(manifest["own"])
+            parts["own"] = dataclasses.replace(whole.own, flow=flow)
         parts["surrogate"] = dataclasses.replace(whole.surrogate, model=parts["surrogate"])
         return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")

@@ -11,6 +11,7 @@ from retrodict.estimators._guided import Guided as Guided
 from retrodict.estimators._guided import repaint as repaint
 from retrodict.estimators._hierarchical import Hierarchical as Hierarchical
 from retrodict.estimators._hierarchical import hierarchical as hierarchical
+from retrodict.estimators._narrow import Narrow as Narrow
 from retrodict.estimators._record import Calibration as Calibration
 from retrodict.estimators._record import CalibrationWarning as CalibrationWarning
 from retrodict.estimators._record import Familiar as Familiar

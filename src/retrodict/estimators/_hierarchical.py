@@ -6,7 +6,8 @@ Shared g, own eta_s, data y_s: sites are independent given g. Hence, for any set
 
 and three models say everything (likelihood factorization: TFMPE, arXiv 2604.20723):
 
-    site        one `Generative` of (g, eta, y) of ONE site, any roles: eta_s given g and y_s, predictions, single sites
+    site        one `Generative` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; and
+                where all of y_s is there a model of eta_s given g and y_s alone, in narrow coordinates (`_narrow`)
     surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation
                 (`_surrogate`)
     shared      g given all sites: a `Generative` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
@@ -18,6 +19,7 @@ of it: then it says nothing about g, and its own variables are predictions.
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import equinox as eqx
@@ -32,10 +34,11 @@ from retrodict._types import Key, as_key
 from retrodict.estimators import _answers
 from retrodict.estimators._composed import compose
 from retrodict.estimators._generative import Generative, Record, joint
+from retrodict.estimators._narrow import Narrow, narrow_of
 from retrodict.estimators._sites import SiteQuestion, site_question
 from retrodict.estimators._surrogate import Surrogate, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
-from retrodict.nets._plate import NUMBERS, Line, Runs, SiteReader, Summary, runs_of
+from retrodict.nets._plate import Line, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver
@@ -58,6 +61,7 @@ class Hierarchical(eqx.Module):
     settings: PlateTransformer = eqx.field(static=True)
     record: Record = eqx.field(static=True)
     site: Generative
+    own: Narrow | None
     surrogate: Surrogate
     reader: SiteReader
     line: Line
@@ -163,10 +167,37 @@ class Hierarchical(eqx.Module):
         if names:
             shared = {**{k: np.broadcast_to(v, (rows, *np.shape(v))) for k, v in question.shared.items()}, **known}
             own = {name: np.asarray(values[name], np.float32).reshape(-1, *self.layout[name].shape) for name in names}
-            rows_of = question.rows(shared, np.arange(question.count))
-            each = self.site.log_prob(own, given=rows_of, solver=solver)
-            total = total + each.reshape(rows, question.count).sum(axis=1)
+            total = total + self._own_density(own, question, shared, solver).reshape(rows, -1).sum(axis=1)
         return total
+
+    def _own_density(
+        self,
+        own: Mapping[str, np.ndarray],
+        question: SiteQuestion,
+        shared: Mapping[str, np.ndarray],
+        solver: AbstractSolver | None,
+    ) -> np.ndarray:
+        """Log densities of own variables, one for every draw of what is shared and every site."""
+        narrow = self.own if set(own) == set(self._own_parameters) else None
+        complete = question.complete & (narrow is not None)
+        rows = len(next(iter(own.values()))) // question.count
+        found = np.empty((rows, question.count))
+        for some in (np.flatnonzero(complete), np.flatnonzero(~complete)):
+            if not len(some):
+                continue
+            split = {k: v.reshape(rows, question.count, *v.shape[1:])[:, some] for k, v in own.items()}
+            values = {k: v.reshape(-1, *v.shape[2:]) for k, v in split.items()}
+            given = question.rows(shared, some)
+            if narrow is not None and complete[some[0]]:
+                each = narrow.density(self.site.scaling, values, given, solver)
+            else:
+                each = self.site.log_prob(values, given=given, solver=solver)
+            found[:, some] = each.reshape(rows, len(some))
+        return found
+
+    @property
+    def _own_parameters(self) -> list[str]:
+        return [name for name in self.layout.own if self.layout[name].kind == "parameter"]
 
     def _batch(self, n: int, given: Batch, *, key: Key, **rest: Any) -> dict[str, np.ndarray]:
         """One question after the other: each has its own sites, and their number."""
@@ -209,18 +240,29 @@ class Hierarchical(eqx.Module):
     ) -> dict[str, np.ndarray]:
         """Draws of what sites have, given the draws of what they share; site by site in blocks."""
         of, which = question.points(), question.open_sites()
+        own = self.own if set(of) <= set(self._own_parameters) else None
+        complete = question.complete[which] & (own is not None)
+        ways = [(which[~complete], self._from_site)]
+        if own is not None:
+            ways.append((which[complete], partial(own.draw, self.site.scaling)))
         at_once = max(1, PAIRS // n)
         found: dict[str, np.ndarray] = {}
-        for start in range(0, len(which), at_once):
-            some = which[start : start + at_once]
-            draws = self.site.sample(
-                1, given=question.rows(shared, some), of=of, solver=solver, key=jr.fold_in(key, start)
-            )
-            for name, values in draws.items():
-                block = values[:, 0].reshape(n, len(some), *values.shape[2:])
-                full = found.setdefault(name, np.full((n, question.count, *block.shape[2:]), np.nan, np.float32))
-                full[:, some] = block
+        for sites, ask in ways:
+            for start in range(0, len(sites), at_once):
+                some = sites[start : start + at_once]
+                draws = ask(question.rows(shared, some), of, solver, jr.fold_in(key, int(some[0])))
+                for name, values in draws.items():
+                    block = values.reshape(n, len(some), *values.shape[1:])
+                    full = found.setdefault(name, np.full((n, question.count, *block.shape[2:]), np.nan, np.float32))
+                    full[:, some] = block
         return {name: question.told(name, values) for name, values in found.items()}
+
+    def _from_site(
+        self, given: Batch, of: Mapping[str, Any], solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        """A draw of own variables for every row."""
+        draws = self.site.sample(1, given=given, of=of, solver=solver, key=key)
+        return {name: values[:, 0] for name, values in draws.items()}
 
 
 def hierarchical(
@@ -253,7 +295,7 @@ def hierarchical(
         DataError: the layout has no plate, nothing is shared, or settings that do not fit.
     """
     _refuse(layout, method, counts)
-    keys = jr.split(as_key(key), 4)
+    keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
     # drawn from by the million, and what is linear is taken off before: smaller than the other
     of_surrogate = of_site if site or layout.functions else ResMLP(64, 2)
@@ -266,9 +308,10 @@ def hierarchical(
         settings=settings,
         record=Record(),
         site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
+        own=narrow_of(layout, path, key=keys[4]),
         surrogate=surrogate_of(layout, of_surrogate, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
-        line=Line(jnp.zeros((NUMBERS * (1 + len(runs_of(layout.only_own))), k)), jnp.zeros((NUMBERS, k))),
+        line=Line.nothing(layout.only_own, k),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),

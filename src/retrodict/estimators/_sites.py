@@ -39,6 +39,12 @@ class SiteQuestion:
         """Whether anything is known of any site."""
         return bool((self.roles == GIVEN).any())
 
+    @property
+    def complete(self) -> np.ndarray:
+        """The sites `(count,)` of which all data are given and no own parameter."""
+        known = np.where(self.layout.only_own.is_parameter, self.roles != GIVEN, self.roles == GIVEN)
+        return known.all(axis=1)
+
     def points(self) -> dict[str, At | None]:
         """Own variables that are asked, functions with the points they are asked at."""
         asked = {name: how for name, how in self.of.items() if name in self.layout.own}

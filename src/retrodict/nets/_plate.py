@@ -2,7 +2,7 @@
 
     tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
     site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
-    all sites   pooled  = [mean of phi_s, mean of z_s, log(1 + values of each element per site), log of their number]
+    all sites   pooled  = [mean of phi_s, moments of z_s, log(1 + values of each element per site), log of their number]
     summary             = [center m, log width log s, features f]           one center and width per shared element
 
 Given what they share sites are independent, so that a mean over them and their number can carry all they say together
@@ -14,11 +14,12 @@ The posterior of what is shared narrows with the sites, by a factor of 14 from 1
 coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
 said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
 
-    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, mean of z_s]
+    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, moments of z_s]
                         log s = b . functions of S + stretch(pooled)
 
 a and b, the line, are regressions, made before training and not trained: these few coefficients carry the precision.
-What the network gets wrong it gets wrong in units of the width.
+Moments are means over sites, second moments, and log variances: what is shared is mostly where sites lie and how much
+they differ. What the network gets wrong it gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ Runs = tuple[tuple[int, int], ...]  # where elements lie, first and beyond the l
 WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
+PAIRED = 12  # runs up to which the second moments are those of pairs, too
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,12 @@ def runs_of(own: Layout) -> Runs:
 
 
 class Plain(NamedTuple):
-    """What is said of sites without a network: which there are `(s,)`, how many, and the mean and the number of the
-    given values of every run `(r,)`."""
+    """What is said of sites without a network: which there are `(s,)`, how many, moments `(m,)` over them, and the
+    number of the given values of every run `(r,)`."""
 
     there: Array
     n: Array
-    means: Array
+    moments: Array
     counts: Array
 
     @property
@@ -103,22 +105,41 @@ class Plain(NamedTuple):
 
     @property
     def basis(self) -> Float[Array, " b"]:
-        """What the center is a combination of: means over sites, each times functions of the number of sites.
+        """What the center is a combination of: moments over sites, each times functions of the number of sites.
 
-        A mean of n counts n / (n + c) beside a prior, so that all functions settle where there are many.
+        A mean of n counts n / (n + c) beside a prior, so that all functions settle where there are many. Second moments
+        have fewer of them: what they say is rough, and every coefficient costs precision.
         """
-        root = jax.lax.rsqrt(1.0 + self.n)
+        root, r = jax.lax.rsqrt(1.0 + self.n), len(self.counts)
         settling = jnp.stack([jnp.ones_like(root), root, root**2, root**4])
-        return jnp.outer(settling, jnp.concatenate([jnp.ones(1), self.means])).ravel()
+        first = jnp.outer(settling, jnp.append(1.0, self.moments[:r])).ravel()
+        return jnp.concatenate([first, jnp.outer(settling[:2], self.moments[r:]).ravel()])
+
+
+def moments_of(runs: Runs) -> int:
+    """How many moments there are."""
+    r = len(runs)
+    return 3 * r + (r * (r - 1) // 2 if r <= PAIRED else 0)
 
 
 def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:
-    """Means over sites; absent sites count exactly nothing, and the mean of nothing is zero."""
+    """Moments over sites; absent sites count exactly nothing, and every moment of nothing is zero."""
     given = roles == GIVEN
+    z = jnp.where(given, z, 0.0)
     there = jnp.any(given[:, : runs[-1][1]], axis=1)
-    counts = jnp.stack([jnp.sum(given[:, a:b]) for a, b in runs])
-    sums = jnp.stack([jnp.sum(jnp.where(given, z, 0.0)[:, a:b]) for a, b in runs])
-    return Plain(there, jnp.sum(there), sums / jnp.maximum(counts, 1), counts)
+    each = jnp.stack([jnp.sum(given[:, a:b], axis=1) for a, b in runs], axis=1)  # values of every site and run
+    counts = jnp.sum(each, axis=0)
+    means = jnp.stack([jnp.sum(z[:, a:b]) for a, b in runs]) / jnp.maximum(counts, 1)
+    squares = jnp.stack([jnp.sum(z[:, a:b] ** 2) for a, b in runs]) / jnp.maximum(counts, 1)
+    # a variance of a few values says little: it counts as one more value at a distance of one
+    variances = jnp.log((counts * jnp.maximum(squares - means**2, 0.0) + 1.0) / (counts + 1.0))
+    moments = [means, squares, variances]
+    if len(runs) <= PAIRED:
+        of_site = jnp.stack([jnp.sum(z[:, a:b], axis=1) for a, b in runs], axis=1) / jnp.maximum(each, 1)
+        pairs = (each > 0).astype(z.dtype)
+        products = (of_site.T @ of_site) / jnp.maximum(pairs.T @ pairs, 1.0)
+        moments.append(products[jnp.triu_indices(len(runs), 1)])
+    return Plain(there, jnp.sum(there), jnp.concatenate(moments), counts)
 
 
 class Line(eqx.Module):
@@ -126,6 +147,12 @@ class Line(eqx.Module):
 
     center: Float[Array, "b k"]
     width: Float[Array, "numbers k"]
+
+    @classmethod
+    def nothing(cls, own: Layout, shared: int) -> "Line":
+        """Center zero and width one, for sites that have the variables `own`."""
+        r, m = len(runs_of(own)), moments_of(runs_of(own))
+        return cls(jnp.zeros((NUMBERS * (1 + r) + 2 * (m - r), shared)), jnp.zeros((NUMBERS, shared)))
 
 
 class Summary(eqx.Module):
@@ -155,7 +182,8 @@ class SiteReader(eqx.Module):
         self.blocks = tuple(Sequential(*sizes, key=next(keys), half=settings.half) for _ in range(settings.depth))
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
-        pooled = width + 2 * len(runs_of(own)) + 2
+        runs = runs_of(own)
+        pooled = width + moments_of(runs) + len(runs) + 2
         self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
@@ -167,14 +195,14 @@ class SiteReader(eqx.Module):
         `runs` are where the elements lie that are averaged as they are, those of a function together.
         """
         z = jnp.where(roles == GIVEN, z, 0.0)
-        there, n, means, counts = seen = plain(z, roles, runs)
+        there, n, moments, counts = seen = plain(z, roles, runs)
         phi = jax.vmap(self._site)(z, roles)
         if self.across is not None:
             mask = there[None, :] | jnp.eye(len(z), dtype=bool)
             phi = self.across(phi, jnp.zeros(TIME_WIDTH), mask, None)
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
-        pooled = jnp.concatenate([phi, means, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
+        pooled = jnp.concatenate([phi, moments, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
         stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)

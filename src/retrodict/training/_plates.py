@@ -1,6 +1,6 @@
 """Training a hierarchical model: one site first, then sets of sites that cost no simulation.
 
-    1  site        every row of (g, eta, y), all questions about one site
+    1  site        every row of (g, eta, y), all questions about one site; eta given (g, y) once more        (`_narrow`)
     2  surrogate   y given (g, eta)                                           (`_surrogate`)
     3  sets        g, eta_1..S and y_1..S drawn from prior and surrogate      (`_sets`)
     4  shared      g given sets of S sites,  log S uniform: log density of the Gaussian (m, s^2), and a flow of what
@@ -31,6 +31,7 @@ from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
+from retrodict.training._narrow import fit_narrow, placed_loss
 from retrodict.training._rows import LEAST, fit_rows
 from retrodict.training._sets import Sets, Synthetic, simulated, single_sites
 from retrodict.training._source import Made
@@ -59,7 +60,7 @@ def fit_plate(
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[Hierarchical, History]:
     """`fit` of a hierarchical model; arguments and errors are those of `fit`."""
-    keys = jr.split(as_key(key), 6)
+    keys = jr.split(as_key(key), 7)
     rng = np.random.default_rng(np.asarray(jr.key_data(keys[0])))
     _refuse(model, sims)
     train, judge = _split(model, sims, rng, validation_fraction) if validation is None else (sims, validation)
@@ -72,6 +73,9 @@ def fit_plate(
     }
     site, first = fit_rows(model.site, rows, _of_rows(pace), key=keys[1], validation=judged, what="one site", **how)
     model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
+    if model.own is not None:
+        own, before["own"] = fit_narrow(model.own, site, rows, judged, _of_rows(pace), key=keys[6], **how)
+        model = dataclasses.replace(model, own=own)
     if model.method == "likelihood":
         found, before["surrogate"] = fit_surrogate(
             model.surrogate, site, rows, judged, _of_rows(pace), key=keys[2], **how
@@ -170,10 +174,7 @@ class SetsLoss(eqx.Module):
                 key_sites, key_flow = jr.split(key)
                 z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
                 found = reader(z, roles, runs, self.line)
-                center, width = jax.lax.stop_gradient((found.center, found.width))
-                outright = jnp.mean(0.5 * ((row.shared - found.center) / found.width) ** 2 + jnp.log(found.width))
-                rest = jnp.concatenate([(row.shared - center) / width, found.features])
-                return outright + flow.loss(rest, key_flow, u)
+                return placed_loss(flow, row.shared, found.center, found.width, found.features, key_flow, u)
 
             total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
             start += size
