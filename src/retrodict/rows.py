@@ -21,7 +21,8 @@ class Simulations(Mapping[str, np.ndarray]):
 
     `failed` holds the parameters of the rows whose data were not finite. With `sites` above zero, what a site has for
     itself comes as `(n, sites, *shape)`, NaN at sites that a row does not have; `layout` is that of one site. `problem`
-    is what was simulated, if that is known.
+    is what was simulated, if that is known. Rows of a store are read when they are asked for, and with `growing` there
+    may be more of them later.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -29,6 +30,7 @@ class Simulations(Mapping[str, np.ndarray]):
     failed: Mapping[str, np.ndarray] = field(default_factory=dict)
     sites: int = 0
     problem: Problem | None = None
+    growing: bool = False
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -41,19 +43,32 @@ class Simulations(Mapping[str, np.ndarray]):
 
     @property
     def kept(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        return _count(self.arrays)
 
     @property
     def n_failed(self) -> int:
-        return len(next(iter(self.failed.values()))) if self.failed else 0
+        return _count(self.failed) if self.failed else 0
 
     @property
     def drawn(self) -> int:
         return self.kept + self.n_failed
 
+    def part(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
+        """The rows from `start` to `stop`; of a store no others are read."""
+        if hasattr(self.arrays, "part"):
+            return self.arrays.part(start, stop)
+        return {name: values[start:stop] for name, values in self.arrays.items()}
+
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name}: {value.shape}" for name, value in self.arrays.items())
+        sites = (self.sites,) if self.sites else ()
+        own = {v.name: (*(sites if v.plate else ()), *v.shape) for v in self.layout.variables}
+        shapes = ", ".join(f"{name}: {(self.kept, *shape)}" for name, shape in own.items())
         return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed; {shapes})"
+
+
+def _count(arrays: Mapping[str, np.ndarray]) -> int:
+    """Rows, without reading any of them."""
+    return arrays.count if hasattr(arrays, "count") else len(next(iter(arrays.values())))
 
 
 def row_of(problem: Problem) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:

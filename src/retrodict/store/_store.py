@@ -16,7 +16,7 @@ Moves are not forced to the disk one by one: after a power cut chunks may be emp
 import functools
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
@@ -28,12 +28,21 @@ from retrodict.problem import Problem
 from retrodict.rows import Simulations
 from retrodict.store._files import about_of, locked, make, opened, sound, unlocked, versions_here, writing
 from retrodict.store._fingerprint import differences
+from retrodict.store._rows import StoredRows
 from retrodict.variables import Layout
 
 
 MISSING, OK, FAILED, NON_FINITE, TIMED_OUT = range(5)
 STATUS = ("missing", "ok", "failed", "non-finite", "timed out")
 OWN = ("status", "seconds", "seed", "error")
+
+
+def _well(codes: np.ndarray) -> np.ndarray:
+    return codes == OK
+
+
+def _not_well(codes: np.ndarray) -> np.ndarray:
+    return codes > OK
 
 
 def open_store(path: str | os.PathLike[str]) -> "Store":
@@ -99,18 +108,24 @@ class Store:
         counts = np.bincount(self.codes, minlength=len(STATUS))
         return {name: int(count) for name, count in zip(STATUS, counts, strict=True)}
 
-    def sims(self, n: int | None = None, *, problem: Problem | None = None) -> Simulations:
+    def sims(self, n: int | None = None, *, growing: bool = False, problem: Problem | None = None) -> Simulations:
         """The rows that ended well, of the first `n` or of all, read when they are asked for, with the parameters of
         those that failed.
+
+        With `growing` training on them takes up the rows that a campaign adds meanwhile.
 
         Raises:
             FileError: (when a variable is asked for) a chunk is damaged.
         """
-        codes = self.codes[:n]
-        kept = _Rows(self, self.layout.names, np.flatnonzero(codes == OK))
-        bad = np.flatnonzero(codes > OK)
-        failed = _Rows(self, self.layout.parameters, bad) if len(bad) else {}
-        return Simulations(kept, self.layout, failed, 0, problem)
+        kept = StoredRows(self, self.layout.names, _well, n)
+        bad = StoredRows(self, self.layout.parameters, _not_well, n)
+        return Simulations(kept, self.layout, bad if bad.count else {}, 0, problem, growing)
+
+    def refresh(self) -> None:
+        """Looks again at what is there: another process may have written since."""
+        self._group = opened(self.path, self._mode)
+        self._open_arrays()
+        self.__dict__.pop("codes", None)
 
     @property
     def failed(self) -> dict[str, np.ndarray]:
@@ -121,7 +136,7 @@ class Store:
         for k in np.unique(rows // self.batch):
             here = rows // self.batch == k
             if self.chunk("error", k).exists():
-                texts = self._batch("error", int(k))
+                texts = self.batch_of("error", int(k))
                 error[here] = texts[rows[here] - k * self.batch]
         return {**found, "row": rows, "status": np.asarray(STATUS)[self.codes[rows]], "error": error.astype(str)}
 
@@ -135,7 +150,7 @@ class Store:
         found = np.empty((len(rows), *array.shape[1:]), array.dtype)
         batches, first = np.unique(rows // self.batch, return_index=True)
         for k, start, end in zip(batches.tolist(), first, np.append(first, len(rows))[1:], strict=True):
-            found[start:end] = self._batch(name, k)[rows[start:end] - k * self.batch]
+            found[start:end] = self.batch_of(name, k)[rows[start:end] - k * self.batch]
         return found
 
     def check(self) -> list[str]:
@@ -157,7 +172,16 @@ class Store:
         """Where batch `k` of an array lies."""
         return self.path / name / "c" / str(k) / Path(*["0"] * (self._arrays[name].ndim - 1))
 
-    def _batch(self, name: str, k: int) -> np.ndarray:
+    def kind(self, name: str) -> np.dtype:
+        """The type of the numbers of an array."""
+        return np.dtype(self._arrays[name].dtype)
+
+    def batch_of(self, name: str, k: int) -> np.ndarray:
+        """Batch `k` of an array, `(batch, *shape)`.
+
+        Raises:
+            FileError: its chunk is damaged or gone.
+        """
         file, array = self.chunk(name, k), self._arrays[name]
         start, end = k * self.batch, min((k + 1) * self.batch, self.rows)
         content = sound(file)
@@ -179,27 +203,6 @@ class Store:
         counts = ", ".join(f"{count} {name}" for name, count in self.status.items() if count)
         shapes = ", ".join(f"{v.name}: {v.shape}" for v in self.layout.variables)
         return f"Store('{self.path}', {self.rows} rows: {counts}; {shapes})"
-
-
-class _Rows(Mapping[str, np.ndarray]):
-    """Some rows of a store by name, each variable read once, when it is asked for."""
-
-    def __init__(self, store: Store, names: list[str], rows: np.ndarray) -> None:
-        self.store, self.names, self.rows = store, names, rows
-        self.read: dict[str, np.ndarray] = {}
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.names:
-            raise KeyError(name)
-        if name not in self.read:
-            self.read[name] = self.store.read(name, self.rows)
-        return self.read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 class Writer(Store):

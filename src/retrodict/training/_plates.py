@@ -32,10 +32,11 @@ from retrodict.scaling import Scaling
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 from retrodict.training._narrow import fit_narrow, placed_loss
-from retrodict.training._rows import LEAST, fit_rows
+from retrodict.training._rows import fit_rows
 from retrodict.training._sets import Sets, Synthetic, simulated, single_sites
 from retrodict.training._source import Made
 from retrodict.training._surrogate import fit_surrogate
+from retrodict.training._table import LEAST
 from retrodict.variables import Layout
 
 

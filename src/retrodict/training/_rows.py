@@ -6,22 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from retrodict._errors import DataError
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Record
 from retrodict.scaling import Scaling
-from retrodict.tokens import flatten
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
-
-
-AT_ONCE = 8192  # rows that are scaled together
-LEAST = 20  # rows below which nothing can be learned or validated
+from retrodict.training._table import Table, scaled_rows
 
 
 class RowsLoss(eqx.Module):
@@ -48,61 +42,28 @@ def fit_rows(
     what: str = "training",
 ) -> tuple[Generative, History]:
     """`fit` of one model; arguments and errors are those of `fit`."""
-    rows = _rows(model, sims)
+    table = Table.of(model.layout, sims)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
-    if validation is None:
-        order, held_out = rng.permutation(len(rows)), max(LEAST // 4, round(validation_fraction * len(rows)))
-        train, judge = rows[order[held_out:]], rows[order[:held_out]]
-    else:
-        train, judge = rows, _rows(model, validation)
+    judged = None if validation is None else Table.of(model.layout, validation).tokens()
+    train, judge, held_out = table.split(rng, 0.0 if judged is not None else validation_fraction)
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
         model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, together))
-    train, judge = (scaled_rows(model.scaling, part) for part in (train, judge))
+    judge = scaled_rows(model.scaling, judge if judged is None else judged)
+    source: Any = table.stream(model.scaling, held_out) if table.streamed else scaled_rows(model.scaling, train)
     weights, form = eqx.partition(model.net, eqx.is_inexact_array)
-    trainer = Trainer(weights, RowsLoss(dataclasses.replace(model, net=form, record=Record())), train, judge, pace)
-    parts = (model, train, judge, pace, patience, key_train, key_validation)
+    trainer = Trainer(weights, RowsLoss(dataclasses.replace(model, net=form, record=Record())), source, judge, pace)
+    # rows of a stream are known by those that validate, and by their number where that stays
+    identity = (table.count * (not table.growing)) if table.streamed else source
+    parts = (model, identity, judge, pace, patience, key_train, key_validation)
     kept = None if checkpoint is None else Checkpoint(checkpoint, what, *parts)
     watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
     weights, history = trainer.run(key_train, key_validation, **watch)
     record = Record(
-        simulations=model.record.simulations + len(rows),
+        simulations=model.record.simulations + table.count,
         steps=model.record.steps + int(history.step[-1]),
         seconds=model.record.seconds + history.seconds,
         validation_loss=history.best,
     )
     return dataclasses.replace(model, net=eqx.combine(weights, model.net), record=record), history
-
-
-def scaled_rows(scaling: Scaling, rows: np.ndarray) -> np.ndarray:
-    """Rows `(n, d)` of tokens in the coordinates of a model; any number of them by the same compiled code."""
-    parts = []
-    for start in range(0, len(rows), AT_ONCE):
-        block = rows[start : start + AT_ONCE]
-        padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
-        parts.append(np.asarray(_forward(scaling, jnp.asarray(padded)))[: len(block)])
-    return np.concatenate(parts)
-
-
-@eqx.filter_jit
-def _forward(scaling: Scaling, rows: Array) -> Array:
-    return scaling.forward(rows)
-
-
-def _rows(model: Generative, sims: Mapping[str, Any]) -> np.ndarray:
-    if not isinstance(sims, Mapping):
-        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
-    rows = flatten(model.layout, sims, model.layout.names, where="the simulations")
-    bad = ~np.isfinite(rows)
-    for name in (*model.layout.functions, *model.layout.places):  # NaN where a row has no point
-        bad[:, model.layout.slices[name]] &= ~np.isnan(rows[:, model.layout.slices[name]])
-    if bad.any():
-        names = sorted({model.layout.variables[i].name for i in model.layout.owner[bad.any(axis=0)]})
-        raise DataError(
-            f"{int(bad.any(axis=1).sum())} of {len(rows)} simulations are not finite (in {', '.join(names)}); "
-            "take these rows out: `rd.simulate` does so and counts them"
-        )
-    if len(rows) < LEAST:
-        raise DataError(f"training needs at least {LEAST} simulations, got {len(rows)}")
-    return rows

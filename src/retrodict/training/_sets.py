@@ -17,7 +17,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict.estimators import Generative, Hierarchical
 from retrodict.tokens import Batch, flatten
-from retrodict.training._rows import scaled_rows
+from retrodict.training._table import scaled_rows
 from retrodict.variables import Layout
 
 

@@ -86,13 +86,15 @@ class Made(AbstractSource):
 
 @dataclass(frozen=True)
 class Stream(AbstractSource):
-    """Rows that are read as they are needed: `read(start, stop)` gives those of a block.
+    """Rows that are read as they are needed: `read(start, stop)` gives those of a block, `scaled` what
+    a network sees of them.
 
     Blocks come in random order, every one once before any twice, and the rows of a piece are shuffled. `counted()` is
     how many rows there are now: more of them may come while training goes on. The first `held` are never read.
     """
 
     read: Callable[[int, int], np.ndarray]
+    scaled: Callable[[np.ndarray], np.ndarray]
     counted: Callable[[], int]
     row_bytes: int
     held: int
@@ -120,4 +122,4 @@ class Stream(AbstractSource):
         firsts = [self.held + int(orders[i // blocks][i % blocks]) * block for i in numbers]
         rows = np.concatenate([self.read(first, first + block) for first in firsts])
         rows = rows[begin - numbers[0] * block :][: end - begin]
-        return rows[np.random.default_rng((*seed, done, 1)).permutation(len(rows))]
+        return self.scaled(rows[np.random.default_rng((*seed, done, 1)).permutation(len(rows))])
