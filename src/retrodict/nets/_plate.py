@@ -14,12 +14,13 @@ The posterior of what is shared narrows with the sites, by a factor of 14 from 1
 coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
 said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
 
-    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, moments of z_s]
-                        log s = b . functions of S + stretch(pooled)
+    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, moments of z_s, bumps]
+                        log s = b . [functions of S, basis] + stretch(pooled)
 
-a and b, the line, are regressions, made before training and not trained: these few coefficients carry the precision.
+a and b, the line, are regressions, made before training and not trained: these coefficients carry the precision.
 Moments are means over sites, second moments, and log variances: what is shared is mostly where sites lie and how much
-they differ. What the network gets wrong it gets wrong in units of the width.
+they differ. Bumps are a layer of a network with random weights: what bends is fitted as exactly as what is straight.
+What the trained network gets wrong it gets wrong in units of the width.
 """
 
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ Runs = tuple[tuple[int, int], ...]  # where elements lie, first and beyond the l
 WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
+BUMPS = 64
+FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
 PAIRED = 12  # runs up to which the second moments are those of pairs, too
 
 
@@ -142,17 +145,47 @@ def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain
     return Plain(there, jnp.sum(there), jnp.concatenate(moments), counts)
 
 
+class Bumps(eqx.Module):
+    """Random functions `(f,)` of moments: tanh of combinations of them, in units of how they vary."""
+
+    mean: Float[Array, " m"]
+    std: Float[Array, " m"]
+    weights: Float[Array, "m f"]
+    bias: Float[Array, " f"]
+
+    def __call__(self, moments: Float[Array, " m"], n: Array) -> Float[Array, " 2f"]:
+        """Each for many sites, and as much of it as falls with their number."""
+        inner = jnp.clip((moments - self.mean) / self.std, -FAR, FAR) @ self.weights + self.bias
+        return jnp.outer(jnp.stack([jnp.ones(()), jax.lax.rsqrt(1.0 + n)]), jnp.tanh(inner)).ravel()
+
+    def many(self, moments: Float[Array, "n m"], n: Float[Array, " n"]) -> Float[Array, "n 2f"]:
+        """Those of many sets."""
+        return jax.vmap(self)(moments, n)
+
+
 class Line(eqx.Module):
-    """Regressions of the k shared elements: of their centers on `Plain.basis`, of their log widths on `of_number`."""
+    """Regressions of the k shared elements: of their centers on the basis and bumps, of their log widths on these and
+    functions of the number of sites."""
 
     center: Float[Array, "b k"]
-    width: Float[Array, "numbers k"]
+    width: Float[Array, "w k"]
+    bumps: Bumps
 
     @classmethod
     def nothing(cls, own: Layout, shared: int) -> "Line":
         """Center zero and width one, for sites that have the variables `own`."""
         r, m = len(runs_of(own)), moments_of(runs_of(own))
-        return cls(jnp.zeros((NUMBERS * (1 + r) + 2 * (m - r), shared)), jnp.zeros((NUMBERS, shared)))
+        b = NUMBERS * (1 + r) + 2 * (m - r) + 2 * BUMPS
+        keys = jr.split(jr.key(0), 2)  # always the same: what is random here is no part of a model
+        weights = jr.normal(keys[0], (m, BUMPS)) * jax.lax.rsqrt(1.0 * m)
+        bias = jr.uniform(keys[1], (BUMPS,), minval=-2.0, maxval=2.0)
+        bumps = Bumps(jnp.zeros(m), jnp.ones(m), weights, bias)
+        return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), bumps)
+
+    def place(self, seen: Plain) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Center and log width."""
+        features = jnp.concatenate([seen.basis, self.bumps(seen.moments, seen.n)])
+        return features @ self.center, jnp.concatenate([seen.of_number, features]) @ self.width
 
 
 class Summary(eqx.Module):
@@ -206,8 +239,9 @@ class SiteReader(eqx.Module):
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
         stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)
-        width = jnp.exp(seen.of_number @ line.width + stretch)
-        center = seen.basis @ line.center + jax.lax.stop_gradient(width) * bend
+        center, log_width = line.place(seen)
+        width = jnp.exp(log_width + stretch)
+        center = center + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:

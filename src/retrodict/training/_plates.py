@@ -26,10 +26,11 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Hierarchical, Record
-from retrodict.nets._plate import Line, Plain, plain, runs_of
+from retrodict.nets._plate import Line, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.scaling import Scaling
 from retrodict.training._checkpoint import Checkpoint
+from retrodict.training._line import Seen, bumps_of, regressed
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
 from retrodict.training._narrow import fit_narrow, placed_loss
 from retrodict.training._rows import fit_rows
@@ -42,8 +43,6 @@ from retrodict.variables import Layout
 
 SETS = 2048  # drawn anew for every chunk of steps
 POOLS = 4  # as many sets that a regression is made of
-RIDGE = 1e-6  # of a Gram matrix with a diagonal of one
-FLAT = 1e-5  # of the squares of a log width's coefficients: few numbers of sites do not tell them apart
 JUDGES = 128  # sets that only validate
 PATCHY = 0.3  # share of sets of which parts are not observed
 
@@ -183,54 +182,32 @@ class SetsLoss(eqx.Module):
 
 
 def _line(model: Hierarchical, pools: list[Sets], most: int, key: PRNGKeyArray) -> Line:
-    """Center and width of what is shared, by regressions on sets of 0 to `most` sites that are observed in full.
-
-    The center by least squares, where a set of n sites counts 1 + n, as its posterior is about that much sharper than
-    the prior; the width by the Gaussian log density of what the center leaves. Questions with fewer sites than training
-    has come from data that are missing, down to none at all: a regression that never saw them goes astray there.
-    """
-    found, shared = [], []
+    """Center and width of what is shared, from sets of 0 to `most` sites."""
+    found, shared, which = [], [], []
     for i, sets in enumerate(pools):
         for j, bucket in enumerate((Bucket(0, 0, 0.0), *_buckets(1, most, sets.own.shape[1]))):
             found.append(_seen(model.layout, sets.own, jr.fold_in(jr.fold_in(key, i), j), bucket.low, bucket.high))
             shared.append(sets.shared)
-    basis, numbers, n = (np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True))
+            which.append(np.arange(len(sets.own)))
+    moments, basis, of_number, n = (
+        np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True)
+    )
     truth = np.concatenate([np.asarray(part, np.float64) for part in shared])
-    root = np.sqrt(1.0 + n)[:, None]
-    gram, right = (basis * root).T @ (basis * root), (basis * root).T @ (truth * root)
-    scale = np.sqrt(np.diag(gram) + 1e-12)
-    ridge = gram / np.outer(scale, scale) + RIDGE * np.eye(len(gram))
-    center = np.linalg.solve(ridge, right / scale[:, None]) / scale[:, None]
-    width = np.stack([_log_width(numbers, left) for left in (truth - basis @ center).T], axis=1)
-    return Line(jnp.asarray(center, jnp.float32), jnp.asarray(width, jnp.float32))
+    seen = Seen(moments, basis, of_number, n, np.concatenate(which))
+    return regressed(seen, truth, bumps_of(moments, n, model.line.bumps))
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
-def _seen(layout: Layout, sites: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array]:
-    """What the two regressions read of sets of sites, and the numbers of these."""
+def _seen(layout: Layout, sites: Array, key: PRNGKeyArray, low: int, high: int) -> tuple[Array, Array, Array, Array]:
+    """What the regressions read of sets of sites."""
     own = layout.only_own
     runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
 
-    def one(own: Array, key: PRNGKeyArray) -> Plain:
-        return plain(*_window(own, data, key, low, high, 0.0), runs)
+    def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
+        seen = plain(*_window(own, data, key, low, high, 0.0), runs)
+        return seen.moments, seen.basis, seen.of_number, seen.n
 
-    seen = jax.vmap(one)(sites, jr.split(key, len(sites)))
-    return jax.vmap(lambda p: p.basis)(seen), jax.vmap(lambda p: p.of_number)(seen), seen.n
-
-
-def _log_width(numbers: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """The w of the largest Gaussian log density of residuals with the log widths `numbers @ w`: convex in w."""
-    from scipy.optimize import minimize
-
-    squares = left**2 + 1e-12
-
-    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
-        share = squares * np.exp(-2.0 * numbers @ w)
-        slope = numbers.T @ (1.0 - share) / len(share)
-        return float(np.mean(0.5 * share + numbers @ w) + 0.5 * FLAT * w @ w), slope + FLAT * w
-
-    start = np.linalg.lstsq(numbers, 0.5 * np.log(squares) + 0.635, rcond=None)[0]  # E log |e| = -.635 of a normal e
-    return minimize(loss, start, jac=True, method="BFGS").x
+    return jax.vmap(one)(sites, jr.split(key, len(sites)))
 
 
 def _window(
