@@ -191,7 +191,9 @@ class _Trained:
 
 def _train(exam: Exam, sims: Any, path: Path, *, progress: bool) -> _Trained:
     untrained = joint(sims.layout, path=path, key=exam.seed)
-    (model, history), train_seconds = _timed(lambda: fit(untrained, sims, key=exam.seed + 1, progress=progress))
+    (model, history), train_seconds = _timed(
+        lambda: fit(untrained, sims, key=exam.seed + 1, failed="given", progress=progress)
+    )
     given = exam.task.observation(next(iter(exam.references)))
     some = model.sample(DENSITIES, given=given, key=0)
     model.log_prob(some, given=given)  # compiles

@@ -136,6 +136,13 @@ def train(
     query: Annotated[
         Literal["joint", "posterior", "likelihood", "unconditional"], typer.Option(help="What the model can be asked.")
     ] = "joint",
+    store: Annotated[
+        Path | None, typer.Option(help="A directory to keep rows in, and to take those from it has.")
+    ] = None,
+    failed: Annotated[
+        Literal["given", "corrected"],
+        typer.Option(help="What runs that failed mean: nothing once data are finite, or a fault to correct for."),
+    ] = "given",
     checkpoint: Annotated[Path | None, typer.Option(help="A folder; after a kill the same command goes on.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -146,9 +153,10 @@ def train(
     if (task is None) == (problem is None):
         raise DataError("train needs one of --task NAME and --problem FILE.py:NAME")
     chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
-    sims = rd.simulate(chosen, simulations, key=seed)
+    sims = rd.simulate(chosen, simulations, key=seed, store=store, progress=not as_json)
     model = getattr(rd, query)(sims.layout, key=seed)
-    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, checkpoint=checkpoint, progress=not as_json)
+    how: dict[str, Any] = {"checkpoint": checkpoint, "failed": failed, "progress": not as_json}
+    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, **how)
     rd.save(model, out)
     told = {
         "model": str(out),

@@ -155,7 +155,9 @@ def train(plan: Plan, *, seed: int, progress: bool) -> Job:
         job.seconds[f"{name}: simulating"] = time.perf_counter() - begun
         begun = time.perf_counter()
         untrained = joint(sims.layout, roles=law(sims.layout, name), key=seed + number)
-        model, job.histories[name] = fit(untrained, sims, key=seed + number, steps=budget.steps, progress=progress)
+        model, job.histories[name] = fit(
+            untrained, sims, key=seed + number, steps=budget.steps, failed="given", progress=progress
+        )
         job.models[name] = model
         job.seconds[f"{name}: training"] = time.perf_counter() - begun
     return job

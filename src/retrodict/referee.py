@@ -1,6 +1,6 @@
 """The report for a referee: one page that says what was asked, what came out, and why one may believe it.
 
-    problem, data checks, training, posterior, predictive checks, calibration, cost and seeds, how to cite
+    problem, data checks, failed runs, training, posterior, predictive checks, calibration, cost and seeds, how to cite
 
 Every picture comes with words that say what it means and whether it passed. Checks are run here, and stand in the order
 in which doubts arise; what they say is said first, in the lead.
@@ -20,6 +20,7 @@ from retrodict import diagnostics, plots, report
 from retrodict._types import as_key
 from retrodict.diagnostics import Predictive
 from retrodict.estimators import Generative
+from retrodict.failures import FEWEST, Failures, failures
 from retrodict.likeness import Unlike, unlike
 from retrodict.roles import Posterior, Unconditional
 from retrodict.summary import columns, summarize
@@ -51,6 +52,7 @@ class Findings:
     check: Check
     seconds: float
     seed: int
+    failures: Failures | None = None
 
     @property
     def ok(self) -> bool:
@@ -86,7 +88,9 @@ def examine(
     likeness = unlike(model, observation, sims, key=keys[1])
     draws = silent(model).sample(DRAWS, given=observation, key=keys[2])
     found = _predicted(model, draws, observation, keys[3])
-    return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed)
+    enough = FEWEST <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - FEWEST
+    which = failures(sims, seed=seed) if enough else None
+    return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
 
 
 def write(path: str | Path, model: Generative, findings: Findings, *, title: str = "") -> Path:
@@ -98,6 +102,7 @@ def write(path: str | Path, model: Generative, findings: Findings, *, title: str
     sections = [
         report.Section("The problem", _problem(model)),
         report.Section("The data: could the simulator have made them?", _data(findings.likeness)),
+        *([report.Section("Runs that failed", _failed(findings.failures))] if findings.failures else []),
         report.Section("Training", _training(model)),
         report.Section("The posterior", _posterior(findings.draws)),
         report.Section("Predictive checks", _predictive(findings.predictive)),
@@ -173,6 +178,20 @@ def _training(model: Generative) -> list[report.Block]:
         ["roles drawn in training", type(getattr(model.law, "law", model.law)).__name__],
     ]
     return [report.Table(["", "value"], rows)]
+
+
+def _failed(found: Failures) -> list[report.Block]:
+    rows = [[name, *(f"{100 * part:.1f} %" for part in parts)] for name, parts in found.thirds.items()]
+    columns = ["parameter", "lowest third", "middle", "highest third"]
+    meaning = (
+        "Failures do not depend on the parameters, and nothing follows from them."
+        if found.ok
+        else "The model has learned from runs that ended well. For data that are finite its posterior is right if a "
+        "real run could fail in the same way. If failures are the fault of the program, the posterior avoids "
+        "parameters that are no less likely: train with failed='corrected'."
+    )
+    text = f"{found.tell()}. A classifier tells the two apart with an area under its curve of {found.auc:.2f}."
+    return [report.Text(f"{text}\n\n{meaning}"), report.Table(columns, rows, "Share of runs that failed.")]
 
 
 def _posterior(draws: Mapping[str, np.ndarray]) -> list[report.Block]:

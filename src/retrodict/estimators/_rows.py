@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.densities import AbstractTrace, pull_back
+from retrodict.devices import row_by_row
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 
@@ -49,12 +50,15 @@ def solve_rows(
         found = solver(flow, jnp.where(latent, noise, 0.0), *model.path.span, key=key)
         return jnp.where(latent, found, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
 
-    def of(row: Any) -> Tokens:
-        question, noise, key = row
-        return one(jax.tree.map(lambda a: a[question], ready), noise, key)
+    def answers(ready: Any, rows: Any) -> Array:
+        def of(row: Any) -> Tokens:
+            question, noise, key = row
+            return one(jax.tree.map(lambda a: a[question], ready), noise, key)
+
+        return jax.lax.map(of, rows, batch_size=in_cache(model.modeled.size))
 
     questions = jnp.zeros(n, int) if which is None else which
-    found = jax.lax.map(of, (questions, noise, jr.split(key_way, n)), batch_size=in_cache(model.modeled.size))
+    found = row_by_row(answers, ready, (questions, noise, jr.split(key_way, n)))
     return model.scaling.only(model.modeled).inverse(found)
 
 

@@ -34,7 +34,7 @@ def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - 
     """The contact rate of one epidemic, and coverage over fresh ones."""
     sims = simulate(sird.problem(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)
-    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=96, progress=progress)
+    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=96, failed="given", progress=progress)
     truth, seen = fresh(budget.cases, seed + 2)
     of = {"gamma": None, "delta": None, "contact": At(TIMES)}
     draws = model.sample(PER_CASE, given=Batch(seen), of=of, key=seed + 3)

@@ -43,7 +43,7 @@ def compared(ours: Any, exact: Any) -> dict[str, dict[str, float]]:
 def constant(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
     """The posterior of the four parameters, beside NUTS."""
     sims = simulate(influenza.problem(), budget.simulations, key=seed)
-    model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, progress=progress)
+    model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
     ours = model.sample(budget.draws, given={"in_bed": COUNTS}, key=seed + 2)
     exact = influenza.exact_posterior(COUNTS, seed + 3, draws=budget.draws)
     figure = plots.corner({"NUTS": exact, "retrodict": ours})
@@ -54,7 +54,7 @@ def varying(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001
     """The contact rate over time and a forecast, from all days or some."""
     sims = simulate(influenza.varying(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.5, ahead=0.5), key=seed)
-    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=128, progress=progress)
+    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
     figures, findings = {}, {}
     exact = influenza.exact_posterior(COUNTS, seed + 3, varies=True)
     for name, seen in QUESTIONS.items():

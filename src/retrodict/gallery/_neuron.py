@@ -44,7 +44,7 @@ def train(budget: Budget, given: Any, seed: int, *, progress: bool) -> Generativ
         here = problem if model is None else truncate(problem, model, given=given, mass=MASS, key=seed + 10 + i)
         sims = simulate(here, budget.simulations, key=seed + 20 + i)
         start = joint(sims.layout, roles=LAW, key=seed + 30 + i)
-        model, _ = fit(start, sims, key=seed + 40 + i, steps=budget.steps, progress=progress)
+        model, _ = fit(start, sims, key=seed + 40 + i, steps=budget.steps, failed="given", progress=progress)
     assert model is not None
     return model
 

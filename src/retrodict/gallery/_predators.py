@@ -67,7 +67,7 @@ def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - 
     """Rates and bands for one observation, and coverage over fresh cases."""
     sims = simulate(lv.problem(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)
-    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=128, progress=progress)
+    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
     one = simulate(lv.problem(), 1, key=seed + 2)
     truth = {name: np.asarray(one[name])[0] for name in lv.PARAMETERS}
     grid, figures, sets = np.linspace(0.0, lv.END, 61).astype(np.float32), {}, {}

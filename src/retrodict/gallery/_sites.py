@@ -26,7 +26,7 @@ def trained(name: str, budget: Budget, seed: int, *, progress: bool) -> tuple[An
     task = tasks.get(name)
     sims = simulate(task.problem, budget.simulations, key=seed)
     start = hierarchical(sims.layout, counts=(1, task.sites), key=seed)
-    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, progress=progress)
+    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
     fresh = simulate(task.problem, budget.cases, key=seed + 2, sites=task.sites)
     shared, findings = model.layout.shared, {}
     parts = [

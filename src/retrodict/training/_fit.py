@@ -1,14 +1,16 @@
 """One door for training every kind of model."""
 
 import os
+import warnings
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.estimators import Generative, Hierarchical
+from retrodict.failures import FailedRunsWarning
 from retrodict.training._loop import History, Pace
 from retrodict.training._plates import fit_plate
 from retrodict.training._rows import fit_rows
@@ -33,6 +35,7 @@ def fit(
     validation_fraction: float = 0.05,
     validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
+    failed: Literal["given", "corrected"] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[Model, History]:
@@ -49,15 +52,23 @@ def fit(
         weight_decay: of AdamW, times the learning rate; more of it where a large network reads few simulations, such as
             1.0 for 10,000 images. Compare validation losses.
         validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
+        failed: what follows from runs that failed, if there are any. "given": nothing, as whoever has finite data knows
+            that the real run ended well; "corrected": rows count 1 / p(ok | parameters), as failures are the program's
+            fault. None is "given" with a warning. See `rd.failures`.
         checkpoint: a folder; what a run carries is kept there every ten seconds, and the same call goes on from it
             after a kill, bit for bit as if it had never stopped (same machine, same versions). Of a run that ended it
             returns the outcome.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
 
+    Simulations that do not fit in memory, from a store or from files that numpy maps, are read as they are needed.
+
     Raises:
         DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.
         TrainingError: the loss is not a number.
         FileError: the checkpoint cannot be written or read, or belongs to another run.
+
+    Warns:
+        FailedRunsWarning: runs failed, and `failed` does not say what follows.
     """
     of_sites = isinstance(model, Hierarchical)
     steps = (STEPS_OF_SITES if of_sites else STEPS) if steps is None else steps
@@ -74,9 +85,28 @@ def fit(
         "checkpoint": checkpoint,
         "progress": progress,
     }
+    correct = _corrected(sims, failed)
     if isinstance(model, Hierarchical):
+        if correct:
+            raise DataError("failed='corrected' is not offered for hierarchical models: correct a model of one site")
         return fit_plate(model, sims, pace, **how)
-    return fit_rows(model, sims, pace, **how)
+    return fit_rows(model, sims, pace, correct=correct, **how)
+
+
+def _corrected(sims: Any, failed: str | None) -> bool:
+    """Whether runs that failed are to be corrected for; nobody is left unaware of them."""
+    if failed not in (None, "given", "corrected"):
+        raise DataError(f"`failed` is 'given' or 'corrected', got {failed!r}")
+    count = getattr(sims, "n_failed", 0)
+    if failed is None and count:
+        warnings.warn(
+            f"{count} of {sims.drawn} runs failed and are left out: say failed='given' (whoever observes finite data "
+            "knows that the run ended well) or failed='corrected' (failures are the program's fault); "
+            "see rd.failures(sims)",
+            FailedRunsWarning,
+            stacklevel=3,
+        )
+    return failed == "corrected" and count > 0
 
 
 def _check(**numbers: int) -> None:

@@ -6,26 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Record
+from retrodict.failures import failures
 from retrodict.scaling import Scaling
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss
-from retrodict.training._table import Table, scaled_rows
+from retrodict.training._table import Table
 
 
 class RowsLoss(eqx.Module):
-    """The loss of a model whose network has no weights of its own."""
+    """The loss of a model whose network has no weights of its own; where rows are `weighted` their last element says
+    how much they count."""
 
     form: Generative
+    weighted: bool = eqx.field(static=True, default=False)
 
     def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
         model = dataclasses.replace(self.form, net=eqx.combine(weights, self.form.net))
-        return rows_loss(model.loss, rows, key)
+        if not self.weighted:
+            return rows_loss(model.loss, rows, key)
+        total = rows_loss(lambda row, key, u: row[-1] * model.loss(row[:-1], key, u), rows, key)
+        return total / jnp.mean(rows[:, -1])
 
 
 def fit_rows(
@@ -40,9 +47,10 @@ def fit_rows(
     progress: bool,
     checkpoint: str | os.PathLike[str] | None = None,
     what: str = "training",
+    correct: bool = False,
 ) -> tuple[Generative, History]:
     """`fit` of one model; arguments and errors are those of `fit`."""
-    table = Table.of(model.layout, sims)
+    table = Table.of(model.layout, sims, failures(sims) if correct else None)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
     judged = None if validation is None else Table.of(model.layout, validation).tokens()
@@ -50,10 +58,11 @@ def fit_rows(
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
         model = dataclasses.replace(model, scaling=Scaling.fit(model.layout, train, together))
-    judge = scaled_rows(model.scaling, judge if judged is None else judged)
-    source: Any = table.stream(model.scaling, held_out) if table.streamed else scaled_rows(model.scaling, train)
+    judge = table.seen(model.scaling, judge if judged is None else judged)
+    source: Any = table.stream(model.scaling, held_out) if table.streamed else table.seen(model.scaling, train)
     weights, form = eqx.partition(model.net, eqx.is_inexact_array)
-    trainer = Trainer(weights, RowsLoss(dataclasses.replace(model, net=form, record=Record())), source, judge, pace)
+    loss = RowsLoss(dataclasses.replace(model, net=form, record=Record()), table.failures is not None)
+    trainer = Trainer(weights, loss, source, judge, pace)
     # rows of a stream are known by those that validate, and by their number where that stays
     identity = (table.count * (not table.growing)) if table.streamed else source
     parts = (model, identity, judge, pace, patience, key_train, key_validation)

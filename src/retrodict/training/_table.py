@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from retrodict._errors import DataError
+from retrodict.failures import Failures
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
 from retrodict.training._source import BLOCK, Stream
@@ -38,10 +39,11 @@ class Table:
     layout: Layout
     sims: Mapping[str, Any]
     count: int
+    failures: Failures | None = None
 
     @classmethod
-    def of(cls, layout: Layout, sims: Any) -> "Table":
-        """The table of simulations.
+    def of(cls, layout: Layout, sims: Any, failures: Failures | None = None) -> "Table":
+        """The table of simulations; with `failures` their last column in training is the weight of a row.
 
         Raises:
             DataError: they are no mapping, lack a variable, or are too few.
@@ -54,7 +56,7 @@ class Table:
             flatten(layout, {name: values[:1] for name, values in sims.items()}, layout.names, where="the simulations")
         if count < LEAST:
             raise DataError(f"training needs at least {LEAST} simulations, got {count}")
-        return cls(layout, sims, count)
+        return cls(layout, sims, count, failures)
 
     @property
     def growing(self) -> bool:
@@ -99,6 +101,14 @@ class Table:
         blocks = max(1, min(SAMPLE, self.count) // BLOCK)
         firsts = np.linspace(0, max(0, self.count - BLOCK), blocks).astype(int)
         return np.concatenate([self.tokens(int(a), min(int(a) + BLOCK, self.count)) for a in firsts])
+
+    def seen(self, scaling: Scaling, rows: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m e"]:
+        """What training sees of rows: scaled, and behind them their weights, if they have any."""
+        found = scaled_rows(scaling, rows)
+        if self.failures is None:
+            return found
+        weight = self.failures.weights(rows[:, self.layout.is_parameter]).astype(found.dtype)
+        return np.append(found, weight[:, None], axis=1)
 
     def stream(self, scaling: Scaling, held: int) -> Stream:
         """Scaled rows for training, but for the first `held`."""
