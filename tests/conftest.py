@@ -83,3 +83,24 @@ def exact_guess(path, x_t, t, mean, std):
     gain = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
     data = mean + gain * (x_t - alpha * mean)
     return rd.paths.Guess(data, (x_t - alpha * data) / jnp.where(sigma == 0, 1.0, sigma))
+
+
+@pytest.fixture
+def killed_early(monkeypatch):
+    """A function that calls another, and ends it after its third checkpoint."""
+    from retrodict.training import _checkpoint
+
+    def call(train):
+        write, count = _checkpoint.Checkpoint.write, iter(range(100))
+
+        def then_stops(self, state):
+            write(self, state)
+            if next(count) == 2:
+                raise MemoryError("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_checkpoint.Checkpoint, "write", then_stops)
+            with pytest.raises(MemoryError):
+                train()
+
+    return call

@@ -43,19 +43,9 @@ def same(first, second):
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_a_run_goes_on_as_if_it_had_never_stopped(sims, short, tmp_path, monkeypatch):
+def test_a_run_goes_on_as_if_it_had_never_stopped(sims, short, tmp_path, monkeypatch, killed_early):
     whole, history = fit(sims)
-    write, count = checkpoint.Checkpoint.write, iter(range(100))
-
-    def then_stops(self, state):
-        write(self, state)
-        if next(count) == 2:
-            raise MemoryError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "write", then_stops)
-        with pytest.raises(MemoryError):
-            fit(sims, checkpoint=tmp_path)
+    killed_early(lambda: fit(sims, checkpoint=tmp_path))
     chunks, begin = [], loop.Trainer._next
 
     def counted(self, state, *args, **rest):

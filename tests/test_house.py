@@ -29,7 +29,7 @@ FLOORS = {
     **dict.fromkeys(["problem", "numpyro_priors", "command", "rows", "store", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
-    **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness"], 6),
+    **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness", "failing"], 6),
     **dict.fromkeys(["report", "referee", "plots", "demo", "gallery", "arguments"], 7),
     "cli": 8,
 }

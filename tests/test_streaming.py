@@ -39,7 +39,7 @@ def stored(path, n=1000, batch=64):
 
 
 def fit(sims, **settings):
-    how = {"key": 0, "batch_size": 32, "steps": 50, **settings}
+    how = {"key": 0, "batch_size": 32, "steps": 50, "failed": "given", **settings}
     return rd.fit(rd.joint(PROBLEM.layout, net=NET), sims, progress=False, **how)
 
 
@@ -92,20 +92,10 @@ def test_a_model_learns_as_well_from_a_stream(small, tmp_path, monkeypatch):
     assert streamed.record.simulations == store.sims().kept
 
 
-def test_a_streamed_run_goes_on_bit_for_bit(small, tmp_path, monkeypatch):
+def test_a_streamed_run_goes_on_bit_for_bit(small, tmp_path, killed_early):
     sims = stored(tmp_path / "s").sims()
     whole, history = fit(sims)
-    write, count = checkpoint.Checkpoint.write, iter(range(100))
-
-    def then_stops(self, state):
-        write(self, state)
-        if next(count) == 2:
-            raise MemoryError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "write", then_stops)
-        with pytest.raises(MemoryError):
-            fit(sims, checkpoint=tmp_path / "c")
+    killed_early(lambda: fit(sims, checkpoint=tmp_path / "c"))
     model, again = fit(sims, checkpoint=tmp_path / "c")
     np.testing.assert_array_equal(history.train, again.train)
     np.testing.assert_array_equal(model.sample(3, key=0)["x"], whole.sample(3, key=0)["x"])
@@ -143,3 +133,14 @@ def test_arrays_that_are_files_are_streamed(small, tmp_path):
     np.save(tmp_path / "x.npy", np.where(sims["x"] > 1.5, np.inf, sims["x"]))
     with pytest.raises(rd.DataError, match=r"are not finite \(in x\)"):
         fit({**mapped, "x": np.load(tmp_path / "x.npy", mmap_mode="r")})
+
+
+def test_what_is_streamed_is_weighted_as_what_is_not(small, tmp_path):
+    sims = stored(tmp_path / "s").sims()
+    found = rd.failures(sims)
+    rows = table.Table.of(PROBLEM.layout, sims, found)
+    scaling = fit(sims, steps=1)[0].scaling
+    (piece,) = rows.stream(scaling, 0).pieces((0,), 0, 2, 64)
+    rate = np.asarray(scaling.inverse(piece.rows[..., :-1]))[..., 0].ravel()
+    np.testing.assert_allclose(piece.rows[..., -1].ravel(), 1.0 / found.probability({"rate": rate}), rtol=1e-3)
+    assert np.isfinite(fit(sims, failed="corrected")[1].train).all()

@@ -17,8 +17,9 @@ from retrodict.training._rows import RowsLoss
 NET = rd.nets.ResMLP(16, 1)
 
 
-def fit(sims, **settings):
-    return rd.fit(rd.joint(sims.layout, net=NET), sims, progress=False, **{"key": 0, "batch_size": 32, **settings})
+def fit(sims, layout=None, **settings):
+    start = rd.joint(layout or sims.layout, net=NET)
+    return rd.fit(start, sims, progress=False, **{"key": 0, "batch_size": 32, **settings})
 
 
 def test_the_loss_falls_and_the_model_given_is_unchanged(sims, monkeypatch):
@@ -129,8 +130,10 @@ def test_weights_decay_as_fast_as_asked(sims):
         np.testing.assert_allclose(moved, -3e-3 * weight, rtol=1e-4, atol=1e-9)
 
 
-def compiled(train):
-    """How many programs `train` compiles."""
-    with jax.log_compiles(), jtu.count_jit_compilation_cache_miss() as misses:
-        train()
-    return misses()
+def test_a_second_run_of_the_same_form_compiles_nothing(caplog):
+    """Other rows, another number of them, other weights: what is compiled depends on none of these."""
+    rows = rd.simulate(rd.tasks.get("two_moons").problem, 500, key=0)
+    fit({name: values[:400] for name, values in rows.items()}, steps=20, layout=rows.layout)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        fit({name: values[40:] for name, values in rows.items()}, steps=20, key=1, layout=rows.layout)
+    assert not [line for line in caplog.messages if "XLA compilation" in line]

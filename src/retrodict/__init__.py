@@ -42,8 +42,8 @@ if _typing.TYPE_CHECKING:
     from retrodict.estimators import posterior as posterior
     from retrodict.estimators import repaint as repaint
     from retrodict.estimators import unconditional as unconditional
-    from retrodict.failures import FailedRunsWarning as FailedRunsWarning
-    from retrodict.failures import failures as failures
+    from retrodict.failing import FailedRunsWarning as FailedRunsWarning
+    from retrodict.failing import failures as failures
     from retrodict.likeness import unlike as unlike
     from retrodict.likeness import unlike_each as unlike_each
     from retrodict.saving import load as load
@@ -65,7 +65,7 @@ _NAMES = {
         "CalibrationWarning", "GuidanceWarning", "hierarchical", "joint", "likelihood", "posterior", "repaint",
         "unconditional",
     ),
-    "failures": ("FailedRunsWarning", "failures"),
+    "failing": ("FailedRunsWarning", "failures"),
     "likeness": ("unlike", "unlike_each"),
     "saving": ("load", "save"),
     "store": ("open_store",),

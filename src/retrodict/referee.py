@@ -20,7 +20,7 @@ from retrodict import diagnostics, plots, report
 from retrodict._types import as_key
 from retrodict.diagnostics import Predictive
 from retrodict.estimators import Generative
-from retrodict.failures import FEWEST, Failures, failures
+from retrodict.failing import FEWEST, Failures, failures
 from retrodict.likeness import Unlike, unlike
 from retrodict.roles import Posterior, Unconditional
 from retrodict.summary import columns, summarize

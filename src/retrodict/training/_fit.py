@@ -10,7 +10,7 @@ import numpy as np
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.estimators import Generative, Hierarchical
-from retrodict.failures import FailedRunsWarning
+from retrodict.failing import FailedRunsWarning
 from retrodict.training._loop import History, Pace
 from retrodict.training._plates import fit_plate
 from retrodict.training._rows import fit_rows

@@ -71,16 +71,8 @@ def fit_plate(
         "progress": progress,
         "checkpoint": checkpoint,
     }
-    site, first = fit_rows(model.site, rows, _of_rows(pace), key=keys[1], validation=judged, what="one site", **how)
-    model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
-    if model.own is not None:
-        own, before["own"] = fit_narrow(model.own, site, rows, judged, _of_rows(pace), key=keys[6], **how)
-        model = dataclasses.replace(model, own=own)
-    if model.method == "likelihood":
-        found, before["surrogate"] = fit_surrogate(
-            model.surrogate, site, rows, judged, _of_rows(pace), key=keys[2], **how
-        )
-        model = dataclasses.replace(model, surrogate=found)
+    model, before = _of_one_site(model, rows, judged, _of_rows(pace), (keys[1], keys[6], keys[2]), how)
+    first = before["site"]
     count = len(rows[model.layout.names[0]])
     if model.method == "composition":
         return _recorded(model, count, first, before), first
@@ -97,6 +89,26 @@ def fit_plate(
     weights, history = trainer.run(key_train, key_validation, **watch)
     history = dataclasses.replace(history, before=before)
     return _recorded(_with(model, weights), count, history, before), history
+
+
+def _of_one_site(
+    model: Hierarchical,
+    rows: Mapping[str, np.ndarray],
+    judged: Mapping[str, np.ndarray],
+    pace: Pace,
+    keys: tuple[PRNGKeyArray, ...],
+    how: Mapping[str, Any],
+) -> tuple[Hierarchical, dict[str, History]]:
+    """The model with its parts of one site trained, and their histories."""
+    site, first = fit_rows(model.site, rows, pace, key=keys[0], validation=judged, what="one site", **how)
+    model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
+    if model.own is not None:
+        own, before["own"] = fit_narrow(model.own, site, rows, judged, pace, key=keys[1], **how)
+        model = dataclasses.replace(model, own=own)
+    if model.method == "likelihood":
+        found, before["surrogate"] = fit_surrogate(model.surrogate, site, rows, judged, pace, key=keys[2], **how)
+        model = dataclasses.replace(model, surrogate=found)
+    return model, before
 
 
 def _of_sets(

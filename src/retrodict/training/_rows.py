@@ -13,7 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import Generative, Record
-from retrodict.failures import failures
+from retrodict.failing import failures
 from retrodict.scaling import Scaling
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Pace, Trainer, rows_loss

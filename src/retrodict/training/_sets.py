@@ -17,7 +17,6 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict.estimators import Generative, Hierarchical
 from retrodict.tokens import Batch, flatten
-from retrodict.training._table import scaled_rows
 from retrodict.variables import Layout
 
 
@@ -91,7 +90,7 @@ def single_sites(layout: Layout, sims: Mapping[str, Any]) -> dict[str, np.ndarra
 
 def scaled(site: Generative, rows: Mapping[str, Any]) -> np.ndarray:
     """Rows in the coordinates of the model of one site, `(n, d)`."""
-    return scaled_rows(site.scaling, flatten(site.layout, rows, site.layout.names, where="the simulations"))
+    return site.scaling.of_rows(flatten(site.layout, rows, site.layout.names, where="the simulations"))
 
 
 def _flat(layout: Layout, sims: Mapping[str, Any], sites: int) -> dict[str, np.ndarray]:

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from retrodict._errors import DataError
-from retrodict.failures import Failures
+from retrodict.failing import Failures
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
 from retrodict.training._source import BLOCK, Stream
@@ -25,7 +22,6 @@ from retrodict.variables import Layout
 
 
 RESIDENT = 2**28  # bytes of tokens; training holds a few copies of what it reads as a whole
-AT_ONCE = 8192  # rows that are scaled together
 SAMPLE = 100_000  # rows of a stream that tell the scale of its variables
 JUDGES = 10_000  # rows of a stream that validate, at most
 AGAIN = 10.0  # seconds between two looks for rows that came since
@@ -52,8 +48,8 @@ class Table:
             raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
         count = getattr(sims, "kept", None)
         if count is None:
-            count = len(next(iter(sims.values()), ()))
-            flatten(layout, {name: values[:1] for name, values in sims.items()}, layout.names, where="the simulations")
+            first = next(iter(sims.values()), ())
+            count = len(first) if np.ndim(first) else LEAST  # a single number is refused with its name later
         if count < LEAST:
             raise DataError(f"training needs at least {LEAST} simulations, got {count}")
         return cls(layout, sims, count, failures)
@@ -104,7 +100,7 @@ class Table:
 
     def seen(self, scaling: Scaling, rows: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m e"]:
         """What training sees of rows: scaled, and behind them their weights, if they have any."""
-        found = scaled_rows(scaling, rows)
+        found = scaling.of_rows(rows)
         if self.failures is None:
             return found
         weight = self.failures.weights(rows[:, self.layout.is_parameter]).astype(found.dtype)
@@ -122,7 +118,7 @@ class Table:
 
         return Stream(
             self.tokens,
-            partial(scaled_rows, scaling),
+            partial(self.seen, scaling),
             counted,
             4 * self.layout.size,
             held,
@@ -142,20 +138,3 @@ def finite(layout: Layout, rows: np.ndarray) -> np.ndarray:
             "take these rows out: `rd.simulate` does so and counts them"
         )
     return rows
-
-
-def scaled_rows(scaling: Scaling, rows: np.ndarray) -> np.ndarray:
-    """Rows `(n, d)` of tokens in the coordinates of a model; any number of them by the same compiled code."""
-    parts = []
-    # on the processor, so that rows get ready while an accelerator is at work
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        for start in range(0, len(rows), AT_ONCE):
-            block = rows[start : start + AT_ONCE]
-            padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
-            parts.append(np.asarray(_forward(scaling, jnp.asarray(padded)))[: len(block)])
-    return np.concatenate(parts)
-
-
-@eqx.filter_jit
-def _forward(scaling: Scaling, rows: Array) -> Array:
-    return scaling.forward(rows)

@@ -117,7 +117,9 @@ def failures(sims: Any, *, seed: int = 0) -> Failures:
     bad = max(FEWEST, round(n * sims.n_failed / sims.drawn))  # both thinned alike
     bad, well = parts[0][:bad], parts[1][: n - bad]
     tokens, labels = np.concatenate([bad, well]), np.repeat([0, 1], [len(bad), len(well)])
-    ranks = QuantileTransformer(output_distribution="normal", n_quantiles=min(1000, len(tokens) // 2), random_state=seed)
+    ranks = QuantileTransformer(
+        output_distribution="normal", n_quantiles=min(1000, len(tokens) // 2), random_state=seed
+    )
     net = MLPClassifier((32, 32), alpha=0.01, early_stopping=True, n_iter_no_change=20, max_iter=500, random_state=seed)
     classifier = make_pipeline(ranks, net)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
