@@ -19,6 +19,11 @@ def trained(tmp_path_factory):
     return file
 
 
+def told_before(text):
+    """The validation loss in the sentence of `retrodict train`."""
+    return float(text.split("validation loss ")[1].split(";")[0])
+
+
 def test_train_says_what_it_did(trained, capsys, tmp_path):
     out = tmp_path / "m.safetensors"
     arguments = ["train", "--task", "two_moons", "--simulations", "100", "--steps", "5", "--out", str(out)]
@@ -29,6 +34,10 @@ def test_train_says_what_it_did(trained, capsys, tmp_path):
     told = json.loads(capsys.readouterr().out)
     assert told["simulations"] == {"drawn": 100, "kept": 100, "failed": 0}
     assert told["steps"] == 5
+    more = ["--store", str(tmp_path / "s"), "--failed", "corrected", "--json"]  # nothing failed: nothing to correct
+    assert cli.run([*arguments, *more]) == 0
+    assert json.loads(capsys.readouterr().out)["validation_loss"] == pytest.approx(told_before(text), abs=1e-4)
+    assert sum(1 for _ in (tmp_path / "s" / "theta" / "c").iterdir()) == 1
 
 
 def test_a_problem_of_ones_own(tmp_path, capsys):

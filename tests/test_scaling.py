@@ -65,3 +65,13 @@ def test_a_count_that_is_mostly_zero_is_no_constant(rows):
     sparse = rows.copy()
     sparse[:, 3] = np.arange(len(rows)) % 5 == 0
     assert np.isfinite(Scaling.fit(LAYOUT, sparse).forward(sparse)).all()
+
+
+def test_rows_are_scaled_alike_however_they_are_cut(monkeypatch):
+    layout = Layout((Variable("a", (3,), 0.0, 1.0), Variable("b", (2,))))
+    rows = np.random.default_rng(0).uniform(0.1, 0.9, (50, 5)).astype(np.float32)
+    fitted = Scaling.fit(layout, rows)
+    whole = np.asarray(fitted.forward(rows))
+    for numbers in (2**21, 35, 1):  # all at once, seven rows, one
+        monkeypatch.setattr("retrodict.scaling.NUMBERS", numbers)
+        np.testing.assert_allclose(fitted.of_rows(rows), whole, atol=1e-6)

@@ -136,9 +136,7 @@ def train(
     query: Annotated[
         Literal["joint", "posterior", "likelihood", "unconditional"], typer.Option(help="What the model can be asked.")
     ] = "joint",
-    store: Annotated[
-        Path | None, typer.Option(help="A directory to keep rows in, and to take those from it has.")
-    ] = None,
+    store: Annotated[Path | None, typer.Option(help="A directory to keep rows in; those it has stay.")] = None,
     failed: Annotated[
         Literal["given", "corrected"],
         typer.Option(help="What runs that failed mean: nothing once data are finite, or a fault to correct for."),

@@ -51,9 +51,9 @@ class Failures:
     auc: float
     p_value: float
     thirds: Mapping[str, tuple[float, float, float]]
+    layout: Layout = field(repr=False)
+    classifier: Any = field(repr=False)
     level: float = 0.01
-    layout: Layout | None = field(default=None, repr=False)
-    classifier: Any = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -77,7 +77,6 @@ class Failures:
         Raises:
             DataError: a name or shape that the simulations do not have.
         """
-        assert self.layout is not None
         return self.of_tokens(_tokens(self.layout, parameters))
 
     def of_tokens(self, tokens: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:

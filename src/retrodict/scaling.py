@@ -26,7 +26,8 @@ from retrodict.variables import Layout, Variable
 GAUSSIAN_IQR = 1.349
 GAUSSIAN_RANGE = 6.18  # the central 99.8 % of a Gaussian, in standard deviations
 HEAVY = 2.0
-AT_ONCE = 8192  # rows that are scaled together
+AT_ONCE = 8192  # rows that are scaled together, at most
+NUMBERS = 2**21  # in these rows, at most: a few rows of images are not padded to gigabytes
 SAMPLE = 1_000_000  # numbers that tell the scale of a variable whose elements share it
 
 
@@ -124,12 +125,12 @@ class Scaling(eqx.Module):
 
     def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
         """`forward` of any number of rows `(n, d)`, by the same compiled code."""
-        parts = []
+        parts, size = [], max(1, min(AT_ONCE, NUMBERS // self.layout.size))
         # on the processor, so that rows get ready while an accelerator is at work
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            for start in range(0, len(rows), AT_ONCE):
-                block = rows[start : start + AT_ONCE]
-                padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
+            for start in range(0, len(rows), size):
+                block = rows[start : start + size]
+                padded = np.pad(block, ((0, size - len(block)), (0, 0)), mode="edge")
                 parts.append(np.asarray(_forward(self, jnp.asarray(padded)))[: len(block)])
         return np.concatenate(parts)
 

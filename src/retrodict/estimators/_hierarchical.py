@@ -18,7 +18,7 @@ of it: then it says nothing about g, and its own variables are predictions.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -182,16 +182,16 @@ class Hierarchical(eqx.Module):
         complete = question.complete & (narrow is not None)
         rows = len(next(iter(own.values()))) // question.count
         found = np.empty((rows, question.count))
-        for some in (np.flatnonzero(complete), np.flatnonzero(~complete)):
-            if not len(some):
+        ways: list[tuple[np.ndarray, Callable[..., np.ndarray]]] = [(~complete, self.site.log_prob)]
+        if narrow is not None:
+            ways.append((complete, partial(narrow.density, self.site.scaling)))
+        for which, ask in ways:
+            if not which.any():
                 continue
+            some = np.flatnonzero(which)
             split = {k: v.reshape(rows, question.count, *v.shape[1:])[:, some] for k, v in own.items()}
             values = {k: v.reshape(-1, *v.shape[2:]) for k, v in split.items()}
-            given = question.rows(shared, some)
-            if narrow is not None and complete[some[0]]:
-                each = narrow.density(self.site.scaling, values, given, solver)
-            else:
-                each = self.site.log_prob(values, given=given, solver=solver)
+            each = ask(values, given=question.rows(shared, some), solver=solver)
             found[:, some] = each.reshape(rows, len(some))
         return found
 

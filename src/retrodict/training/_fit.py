@@ -43,7 +43,8 @@ def fit(
 
     A model that was trained before keeps its scaling and goes on from its weights. A hierarchical model learns from
     simulations of one site, or, by its method, of many; the history is that of what sites share, and its `before` those
-    of the models of one site.
+    of the models of one site. Simulations that do not fit in memory, from a store or from files that numpy maps, are
+    read as they are needed.
 
     Args:
         steps: gradient steps; the learning rate falls to zero over them. 10,000 by default, 6,000 of a hierarchical
@@ -59,8 +60,6 @@ def fit(
             after a kill, bit for bit as if it had never stopped (same machine, same versions). Of a run that ended it
             returns the outcome.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
-
-    Simulations that do not fit in memory, from a store or from files that numpy maps, are read as they are needed.
 
     Raises:
         DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.

@@ -13,10 +13,9 @@ or another count of them, compiles nothing.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -216,7 +215,7 @@ class Trainer:
 # what is compiled ----------------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=32)
+@lru_cache(maxsize=32)
 def _optimizer(pace: Pace) -> Any:
     import optax  # half a second to import, and only this room needs it
 

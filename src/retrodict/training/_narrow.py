@@ -1,6 +1,7 @@
 """Training the model of what one site has for itself, given all else: center, width, and a flow of what they leave."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,8 +59,7 @@ def fit_narrow(
     key: Key,
     patience: int | None,
     progress: bool,
-    checkpoint: Any,
-    **_: Any,
+    checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[Narrow, History]:
     """A trained model in the coordinates of the model of one site, from rows of sites."""
     train, judge = (scaled(site, part) for part in (rows, judged))

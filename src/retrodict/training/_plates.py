@@ -65,12 +65,7 @@ def fit_plate(
     _refuse(model, sims)
     train, judge = _split(model, sims, rng, validation_fraction) if validation is None else (sims, validation)
     rows, judged = (single_sites(model.layout, part) for part in (train, judge))
-    how: dict[str, Any] = {
-        "validation_fraction": 0.0,
-        "patience": None,
-        "progress": progress,
-        "checkpoint": checkpoint,
-    }
+    how: dict[str, Any] = {"patience": None, "progress": progress, "checkpoint": checkpoint}
     model, before = _of_one_site(model, rows, judged, _of_rows(pace), (keys[1], keys[6], keys[2]), how)
     first = before["site"]
     count = len(rows[model.layout.names[0]])
