@@ -41,6 +41,7 @@ PROBLEM = rd.Problem(
 SMALL = {"heads": 2, "head_size": 8, "depth": 1}
 NETS = {"simformer": rd.nets.Simformer(**SMALL), "flux joint": rd.nets.Flux1Joint(**SMALL)}
 NETS["flux"] = rd.nets.Flux1(heads=2, head_size=8, double=1, single=1)
+NETS["points"] = rd.nets.PointMLP(8, 2)
 
 
 def built(net, seed=0):
@@ -246,7 +247,10 @@ REFUSED = {
         lambda m: m.sample(2, of={"y": rd.At([np.nan])}, key=0), "asked at one or more finite points"),
     "a place": (lambda m: m.sample(2, of=["y.at"], key=0), "says where a function lies; it is known, not asked"),
     "an mlp": (
-        lambda m: rd.joint(m.layout, net=rd.nets.ResMLP()), "needs a token per element; use net=rd.nets.Simformer"),
+        lambda m: rd.joint(m.layout, net=rd.nets.ResMLP()), r"use net=rd.nets.Simformer\(\) or rd.nets.PointMLP\(\)"),
+    "no function": (
+        lambda m: rd.joint(Layout((Variable("a"),)), net=rd.nets.PointMLP()), "PointMLP reads functions, and this"),
+    "no width": (lambda m: rd.nets.PointMLP(0), "needs a positive width and depth, got width=0, depth=3"),
     "two shapes": (
         lambda m: rd.Problem({"a": dist.Normal()}, lambda key, a: {"y": rd.At(jnp.zeros(3), jnp.zeros(4))}).layout,
         r"values \(k,\) at points \(k,\) or \(k, axes\)"),

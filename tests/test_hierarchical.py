@@ -273,6 +273,18 @@ def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
         assert abs(center - n / (n + 0.2)) < (0.2 if n <= most else 0.25) * sd
 
 
+def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
+    """A line that was learned from few sets goes on forever; center and width do not."""
+    model = rd.hierarchical(sims.layout, **SMALL)
+    k = model.line.center.shape[1]
+    seen = plain(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
+    wild = dataclasses.replace(model.line, center=model.line.center + 1.0, width=model.line.width + 1.0)
+    center, log_width = wild.place(seen)
+    assert center.shape == log_width.shape == (k,)
+    assert (np.abs(center) <= 10.0).all()
+    assert (np.asarray(log_width) <= 2.0).all()
+
+
 def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     """An untrained surrogate with its regression is a linear Gaussian model: exact but for least squares.
 

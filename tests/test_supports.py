@@ -49,8 +49,8 @@ def test_no_number_leaves_the_support(name):
     u = np.concatenate([np.linspace(-300, 300, 20001), [-1e30, 1e30]]).astype(np.float32)[:, None]
     x = np.asarray(supports.constrain(u, *ends(name)))
     low, high = (end.astype(np.float32) for end in ends(name))
-    assert supports.contains(x[np.isfinite(x)], low, high).all()
-    assert not np.isnan(x).any()
+    assert supports.contains(x, low, high).all()
+    assert np.isfinite(x).all()
 
 
 @pytest.mark.parametrize("name", ["unit", "interval", "positive"])

@@ -37,7 +37,7 @@ from retrodict.estimators._generative import Generative, Record, joint
 from retrodict.estimators._narrow import Narrow, narrow_of
 from retrodict.estimators._sites import SiteQuestion, site_question
 from retrodict.estimators._surrogate import Surrogate, surrogate_of
-from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
+from retrodict.nets import AbstractArchitecture, PlateTransformer, PointMLP, ResMLP, Simformer
 from retrodict.nets._plate import Line, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
@@ -281,7 +281,9 @@ def hierarchical(
     Args:
         layout: that of one site, as `sims.layout` tells it; the prior of the problem has a `Plate`.
         net: reads the sites, `rd.nets.PlateTransformer()` by default.
-        site: the network of one site, by default a residual MLP, or a Simformer where there are functions.
+        site: the network of one site and of its surrogate, by default residual MLPs; where there are functions a
+            Simformer, and of the surrogate a `PointMLP`, which takes the points of a function for independent given
+            all parameters. Where they are not: `site=rd.nets.Simformer()`.
         flow: the network of what is shared, beside the features of all sites; by default a small residual MLP.
         path: the path between noise and data; by default flow matching.
         method: how many sites are learned from. "likelihood": from single sites, through a surrogate that makes sets
@@ -298,7 +300,7 @@ def hierarchical(
     keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
     # drawn from by the million, and what is linear is taken off before: smaller than the other
-    of_surrogate = of_site if site or layout.functions else ResMLP(64, 2)
+    of_surrogate = site or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
     settings = net or PlateTransformer()
     together, k = _shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return Hierarchical(

@@ -25,7 +25,7 @@ from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.variables import Layout
 
 
-AT_ONCE = 32_768  # single sites drawn together, always as many: one compiled shape
+AT_ONCE = 8192  # single sites drawn together, always as many: one compiled shape
 
 
 class Surrogate(eqx.Module):

@@ -27,5 +27,6 @@ from retrodict.nets._identity import Sinusoidal1d as Sinusoidal1d
 from retrodict.nets._identity import Sinusoidal2d as Sinusoidal2d
 from retrodict.nets._mlp import ResMLP as ResMLP
 from retrodict.nets._plate import PlateTransformer as PlateTransformer
+from retrodict.nets._points import PointMLP as PointMLP
 from retrodict.nets._simformer import Simformer as Simformer
 from retrodict.nets._tokenizer import AbstractTransformer as AbstractTransformer

@@ -49,7 +49,7 @@ class ResMLP(AbstractArchitecture):
         return _ResMLP(self, layout, key=key)
 
 
-class _Block(eqx.Module):
+class Block(eqx.Module):
     modulate: eqx.nn.Linear
     enter: eqx.nn.Linear
     leave: eqx.nn.Linear
@@ -69,7 +69,7 @@ class _Block(eqx.Module):
 class _ResMLP(AbstractNet):
     enter: eqx.nn.Linear
     time: eqx.nn.Linear
-    blocks: tuple[_Block, ...]
+    blocks: tuple[Block, ...]
     leave: eqx.nn.Linear
     embedded: Embedded
 
@@ -79,7 +79,7 @@ class _ResMLP(AbstractNet):
         if layout.functions:
             raise DataError(
                 f"'{layout.functions[0]}' is a function, seen at points that differ from row to row, which needs a "
-                "token per element; use net=rd.nets.Simformer()"
+                "token per element or point; use net=rd.nets.Simformer() or rd.nets.PointMLP()"
             )
         size = layout.size - sum(layout[name].size for name in settings.embedded)
         key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
@@ -87,7 +87,7 @@ class _ResMLP(AbstractNet):
         more = EMBEDDED * sum(self.embedded.tokens.values())
         self.enter = _scaled(eqx.nn.Linear(3 * size + more, width, key=key_enter), key_enter)
         self.time = _scaled(eqx.nn.Linear(TIME_WIDTH, TIME_WIDTH, key=key_time), key_time)
-        self.blocks = tuple(_Block(width, key=k) for k in keys)
+        self.blocks = tuple(Block(width, key=k) for k in keys)
         self.leave = _zero(eqx.nn.Linear(width, size, key=key_leave))
 
     def prepare(self, z: Tokens, roles: Roles) -> Float[Array, " e"]:

@@ -47,6 +47,7 @@ WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 BUMPS = 64
+FARTHEST, BROADEST = 10.0, 2.0  # of what is shared, center and log width of the line: beyond what a prior can hold
 FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
 PAIRED = 12  # runs up to which the second moments are those of pairs, too
 
@@ -183,9 +184,10 @@ class Line(eqx.Module):
         return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), bumps)
 
     def place(self, seen: Plain) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Center and log width."""
+        """Center and log width, of sites unlike those of training no farther and no wider than can be."""
         features = jnp.concatenate([seen.basis, self.bumps(seen.moments, seen.n)])
-        return features @ self.center, jnp.concatenate([seen.of_number, features]) @ self.width
+        log_width = jnp.concatenate([seen.of_number, features]) @ self.width
+        return jnp.clip(features @ self.center, -FARTHEST, FARTHEST), jnp.minimum(log_width, BROADEST)
 
 
 class Summary(eqx.Module):
