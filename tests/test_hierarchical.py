@@ -9,6 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.estimators import Record
 from retrodict.estimators import _surrogate as drawn
 from retrodict.estimators._sites import site_question
 from retrodict.nets._plate import Line, Runs, plain, runs_of
@@ -227,6 +228,31 @@ def test_points_of_a_function_at_sites():
     wider = {name: rd.At(*(np.pad(a, ((0, 0), (0, 3)), constant_values=np.nan) for a in (points, values)))}
     summaries = [next(iter(model.given(site_question(layout, g, None, None))[1].values())) for g in (given, wider)]
     np.testing.assert_allclose(*summaries, atol=1e-5)
+
+
+def test_functions_are_predicted_by_the_surrogate_from_own_parameters_that_were_drawn(quick):
+    """A surrogate that says y = 10 theta + noise, in scaled coordinates, whatever was measured."""
+    problem = rd.tasks.get("h_brownian").problem
+    layout = problem.layout
+    model = rd.hierarchical(layout, net=NET, site=rd.nets.Simformer(depth=1, heads=1, head_size=8))
+    (y,) = layout.functions
+    surrogate = drawn.surrogate_of(layout, rd.nets.PointMLP(8, 1), None, key=jax.random.key(0))
+    assert not surrogate.predicts  # untrained
+    trained = dataclasses.replace(surrogate.model, record=Record(steps=1))
+    trend = surrogate.trend.at[1 + layout.slices["theta"].start, layout.slices[y]].set(10.0)
+    model = dataclasses.replace(model, surrogate=drawn.Surrogate(trained, trend))
+    given = {y: rd.At(np.array([[0.5, 1.0], [0.3, np.nan]]), np.array([[0.1, 0.2], [0.0, np.nan]]))}
+    draws = model.sample(400, given=given, of={"theta": None, y: rd.At([0.1, 1.0, 3.0])}, key=0)
+    assert (draws["theta"].shape, draws[y].shape) == ((400, 2), (400, 2, 3))
+    line = np.corrcoef(draws["theta"].ravel(), draws[y][..., 1].ravel())[0, 1]
+    assert line > 0.99
+    left = draws[y] - 10.0 * draws["theta"][..., None]
+    assert left.std(axis=(0, 1)) == pytest.approx(np.ones(3), abs=0.15)  # 5 standard errors of 800 draws are .13
+    known = {**given, "theta": np.array([2.0, np.nan])}
+    again = model.sample(800, given=known, of={y: rd.At([1.0])}, key=0)[y][..., 0]
+    assert again[:, 0].mean() == pytest.approx(20.0, abs=0.3)
+    assert again[:, 0].std() == pytest.approx(1.0, abs=0.2)
+    assert again[:, 1].std() > 5.0
 
 
 # sets of sites --------------------------------------------------------------------------------------------------------

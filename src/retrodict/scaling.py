@@ -60,13 +60,9 @@ class Scaling(eqx.Module):
 
     def resized(self, layout: Layout) -> "Scaling":
         """The scaling of a layout that has other numbers of points, all of which share a scale."""
-
-        def of(part: Array) -> Array:
-            own = {v.name: part[self.layout.slices[v.name]] for v in self.layout.variables}
-            sizes = {name: layout[name].size for name in own}
-            return jnp.concatenate([x if len(x) == sizes[k] else jnp.repeat(x[:1], sizes[k]) for k, x in own.items()])
-
-        return Scaling(layout, *map(of, (self.center, self.width, self.heavy, self.mean, self.std)))
+        which = self.layout.spread(layout)
+        parts = (self.center, self.width, self.heavy, self.mean, self.std)
+        return Scaling(layout, *(part[which] for part in parts))
 
     @classmethod
     def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":

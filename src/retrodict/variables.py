@@ -222,6 +222,15 @@ class Layout:
         """Where the elements of some variables lie among the tokens, `(k,)`."""
         return np.concatenate([np.arange(self.size)[self.slices[name]] for name in names])
 
+    def spread(self, other: "Layout") -> np.ndarray:
+        """Of every element of a layout with other numbers of points, one of ours that shares its scale, `(k,)`: its own
+        where the numbers are the same, the first of the function where they are not."""
+        found = []
+        for v in other.variables:
+            start, size = self.slices[v.name].start, self[v.name].size
+            found.append(start + (np.arange(size) if size == v.size else np.zeros(v.size, int)))
+        return np.concatenate(found)
+
     def __getitem__(self, name: str) -> Variable:
         for variable in self.variables:
             if variable.name == name:

@@ -8,8 +8,8 @@ and three models say everything (likelihood factorization: TFMPE, arXiv 2604.207
 
     site        one `Generative` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; and
                 where all of y_s is there a model of eta_s given g and y_s alone, in narrow coordinates (`_narrow`)
-    surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation
-                (`_surrogate`)
+    surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation, and
+                predicts functions of a site whose eta was drawn (`_surrogate`)
     shared      g given all sites: a `Generative` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
                 m, s and f off the sites
 
@@ -260,9 +260,35 @@ class Hierarchical(eqx.Module):
     def _from_site(
         self, given: Batch, of: Mapping[str, Any], solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
-        """A draw of own variables for every row."""
-        draws = self.site.sample(1, given=given, of=of, solver=solver, key=key)
-        return {name: values[:, 0] for name, values in draws.items()}
+        """A draw of own variables for every row; of functions after own parameters, where the surrogate predicts."""
+        functions = {name: how for name, how in of.items() if name in self.layout.functions}
+        if not (functions and self.surrogate.predicts):
+            return _first(self.site.sample(1, given=given, of=of, solver=solver, key=key))
+        key_own, key_data = jr.split(key)
+        known = self._drawn_parameters(given, solver, key_own)
+        found = self.surrogate.draw(self.site.scaling, Batch(known), functions, solver, key_data)
+        return {name: found[name] if name in functions else known[name] for name in of}
+
+    def _drawn_parameters(
+        self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        """All parameters of every row, drawn where they are not given."""
+        rows, own = len(next(iter(given.values()))), self._own_parameters
+        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in own}
+        known = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
+        left = np.isnan(np.concatenate([known[name].reshape(rows, -1) for name in known], axis=1)).any(axis=1)
+        if left.any():
+            some = Batch(
+                {k: At(v.points[left], v.values[left]) if isinstance(v, At) else v[left] for k, v in given.items()}
+            )
+            for name, values in self.site.sample(1, given=some, of=own, solver=solver, key=key).items():
+                known[name][left] = values[:, 0]
+        return known
+
+
+def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The only draw of every row."""
+    return {name: values[:, 0] for name, values in draws.items()}
 
 
 def hierarchical(

@@ -6,9 +6,13 @@ A linear regression on the parameters is taken off the data before a network lea
 
 in the scaled coordinates of the model of one site. What is linear is exact up to least squares; a network would know
 it to a few hundredths of a standard deviation, which many sites add up.
+
+A surrogate whose network is a `PointMLP` takes the points of functions for independent given all parameters. Then it
+also predicts them at any points once the parameters of a site are drawn: nobody else learned that law alone.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,10 +23,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from retrodict.estimators import _answers
 from retrodict.estimators._generative import Generative, likelihood
 from retrodict.estimators._rows import solve_rows
-from retrodict.nets import AbstractArchitecture
+from retrodict.functions import slots
+from retrodict.nets import AbstractArchitecture, PointMLP
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.variables import Layout
+from retrodict.scaling import Scaling
+from retrodict.solvers import AbstractSolver
+from retrodict.tokens import Batch, flatten
+from retrodict.variables import At, Layout
 
 
 AT_ONCE = 8192  # single sites drawn together, always as many: one compiled shape
@@ -39,26 +47,57 @@ class Surrogate(eqx.Module):
         p = len(self.trend) - 1
         return jnp.concatenate([jnp.ones((len(z), 1)), z[:, :p]], axis=1) @ self.trend
 
-    def sample(self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray) -> Float[np.ndarray, "n d"]:
+    @property
+    def predicts(self) -> bool:
+        """Whether other data of a site say nothing more about a datum once all parameters are known."""
+        data = self.model.layout.data
+        pointwise = isinstance(self.model.architecture, PointMLP) and self.model.trained
+        return pointwise and set(data) <= set(self.model.layout.functions)
+
+    def seen_at(self, layout: Layout) -> "Surrogate":
+        """The same surrogate for other numbers of points of its functions, as `layout` has them."""
+        trend = self.trend[:, self.model.layout.spread(layout)]
+        return Surrogate(self.model.seen_at(_residuals(layout)), trend)
+
+    def draw(
+        self, scaling: Scaling, given: Batch, of: Mapping[str, At], solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        """Functions `of` at points `(k,)`, a draw `(n, k)` for every row of all parameters, in the user's units."""
+        asked = slots(scaling.layout, Batch({name: given[name] for name in scaling.layout.parameters}), of)
+        layout, rows = asked.layout, len(next(iter(given.values())))
+        empty = {name: np.zeros((rows, *layout[name].shape), np.float32) for name in layout.data}
+        scaled = scaling.resized(layout)
+        z = scaled.of_rows(flatten(layout, {**asked.given, **empty}, layout.names, where="`given`"))
+        found = np.asarray(scaled.inverse(self.seen_at(layout).sample(z, key, solver)))
+        return {name: found[:, layout.slices[name]][:, asked.answers[name]] for name in of}
+
+    def sample(
+        self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
+    ) -> Float[np.ndarray, "n d"]:
         """Single sites `(n, d)`, scaled: their data drawn, all else as it is in `z`."""
         parts, core = [], dataclasses.replace(self, model=self.model.core())
         for start in range(0, len(z), AT_ONCE):
             block = jnp.asarray(z[start : start + AT_ONCE])
             padded = jnp.pad(block, ((0, AT_ONCE - len(block)), (0, 0)))
-            parts.append(np.asarray(_drawn(core, padded, jr.fold_in(key, start)))[: len(block)])
+            parts.append(
+                np.asarray(_drawn(core, solver or _answers.SAMPLER, padded, jr.fold_in(key, start)))[: len(block)]
+            )
         return np.concatenate(parts)
 
 
 def surrogate_of(layout: Layout, net: AbstractArchitecture, path: Path | None, *, key: PRNGKeyArray) -> Surrogate:
     """An untrained surrogate of one site that has the variables of `layout`."""
-    # residuals of scaled elements are anywhere on the real line
-    real = Layout(tuple(dataclasses.replace(v, low=-np.inf, high=np.inf) for v in layout.variables))
     trend = jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size))
-    return Surrogate(likelihood(real, net=net, path=path, key=key), trend)
+    return Surrogate(likelihood(_residuals(layout), net=net, path=path, key=key), trend)
+
+
+def _residuals(layout: Layout) -> Layout:
+    """The layout of what a regression leaves of scaled elements, which is anywhere on the real line."""
+    return Layout(tuple(dataclasses.replace(v, low=-np.inf, high=np.inf) for v in layout.variables))
 
 
 @eqx.filter_jit
-def _drawn(surrogate: Surrogate, z: Array, key: PRNGKeyArray) -> Array:
+def _drawn(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyArray) -> Array:
     model, layout = surrogate.model, surrogate.model.layout
     roles = np.full(layout.size, GIVEN)
     roles[layout.tokens_of(layout.data)] = LATENT
@@ -69,7 +108,7 @@ def _drawn(surrogate: Surrogate, z: Array, key: PRNGKeyArray) -> Array:
         where = where.at[:, block].set(jnp.where(empty, ABSENT, roles[block]))
     known = jnp.where(where == LATENT, 0.0, jnp.nan_to_num(z))
     inner, which = model.scaling.forward(known), jnp.arange(len(z))
-    drawn = solve_rows(model, _answers.SAMPLER, inner, where, len(z), which, key)
+    drawn = solve_rows(model, solver, inner, where, len(z), which, key)
     kept = layout.tokens_of([name for name in layout.names if name not in layout.places])
     found = z.at[:, kept].set(jnp.where(where[:, kept] == LATENT, drawn, z[:, kept]))
     return jnp.where(where == LATENT, found + surrogate.expected(z), found)
