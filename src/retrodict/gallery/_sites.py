@@ -18,7 +18,7 @@ from retrodict.variables import At
 
 TIMES = np.linspace(5.0, 360.0, 25).astype(np.float32)  # where bands are judged
 PER_CASE = 200  # draws of what is shared, for each of the fresh cases
-JUDGED, PER_SITE = 5, 200  # cases whose bands are judged, site by site, and draws of each
+JUDGED, PER_SITE = 3, 200  # cases whose bands are judged, site by site, and draws of each
 
 
 def trained(name: str, budget: Budget, seed: int, *, progress: bool) -> tuple[Any, Simulations, dict[str, Any]]:
