@@ -15,6 +15,9 @@ from retrodict.problem import Problem
 from retrodict.variables import Layout, Variable
 
 
+BATCH = 4096  # rows that a simulator in JAX runs at once, at most
+
+
 @dataclass(frozen=True)
 class Simulations(Mapping[str, np.ndarray]):
     """A mapping name -> array `(n, *shape)` of the rows that ended well, with the layout and the count of the others.

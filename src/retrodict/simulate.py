@@ -22,10 +22,7 @@ from retrodict._errors import DataError, RetrodictError
 from retrodict._types import Key, as_key
 from retrodict.functions import recorded
 from retrodict.problem import NumpySimulator, Problem
-from retrodict.rows import Simulations, ended_well, keys_of, row_of
-
-
-BATCH = 4096
+from retrodict.rows import BATCH, Simulations, ended_well, keys_of, row_of
 
 
 def simulate(

@@ -16,15 +16,14 @@ import jax
 from retrodict._errors import DataError, RetrodictError, listed
 from retrodict.problem import NumpySimulator, Problem
 from retrodict.progress import Progress
-from retrodict.rows import Simulations
+from retrodict.rows import BATCH, Simulations
 from retrodict.store._fingerprint import fingerprint
 from retrodict.store._runs import Signals, Track, Work, run_jax, run_python
 from retrodict.store._store import MISSING, OK, OWN, Writer
 from retrodict.store._workers import crew_of
 
 
-LARGEST = 4096  # rows of a batch in JAX
-LARGEST_PYTHON = 256
+LARGEST_PYTHON = 256  # rows of a batch in Python
 SMALLEST = 256  # in JAX: a first, small campaign makes the batches that a larger one has to live with
 BYTES = 2**26  # of a batch
 
@@ -82,7 +81,7 @@ def _batch(problem: Problem, n: int) -> int:
     if isinstance(problem.simulator, NumpySimulator):  # as many batches as keep all workers busy to the end
         wanted = min(LARGEST_PYTHON, n // 64)
     else:
-        wanted = min(LARGEST, max(SMALLEST, n))
+        wanted = min(BATCH, max(SMALLEST, n))
     return max(1, min(wanted, BYTES // size))
 
 
