@@ -1,6 +1,8 @@
 """Small problems that several tests share."""
 
+import gc
 import os
+from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,6 +14,19 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+
+
+MAPS = Path("/proc/self/maps")
+MANY = 25_000  # of the 65,530 pieces of memory that a process may map: every compiled program holds some
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Compiled programs are kept as long as a process lives; one that has too many of them dies at the next."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
+        jax.clear_caches()
+        gc.collect()
 
 
 def simulate_counts(key, rate, noise):
