@@ -4,7 +4,7 @@
 
 jax       a trivial simulator in JAX, 20 numbers a row with its parameter, into a store, compilation left out
 python    a simulator in Python of 10 ms a row, 1,000 rows by one worker and by two
-resume    from the call until the first missing row of a store that holds all rows but the last
+resume    a call that adds one row to a store that holds all others, the batch of that row included
 """
 
 import argparse

@@ -204,10 +204,8 @@ class Hierarchical(eqx.Module):
         lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
         if len(lengths) != 1:
             raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
-        root, parts = as_key(key), []
-        for i in range(lengths.pop()):
-            one = {k: At(v.points[i], v.values[i]) if isinstance(v, At) else v[i] for k, v in given.items()}
-            parts.append(self.sample(n, given=one, key=jr.fold_in(root, i), **rest))
+        root = as_key(key)
+        parts = [self.sample(n, given=_at(given, i), key=jr.fold_in(root, i), **rest) for i in range(lengths.pop())]
         return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
     def _shared(
@@ -278,12 +276,15 @@ class Hierarchical(eqx.Module):
         known = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
         left = np.isnan(np.concatenate([known[name].reshape(rows, -1) for name in known], axis=1)).any(axis=1)
         if left.any():
-            some = Batch(
-                {k: At(v.points[left], v.values[left]) if isinstance(v, At) else v[left] for k, v in given.items()}
-            )
-            for name, values in self.site.sample(1, given=some, of=own, solver=solver, key=key).items():
-                known[name][left] = values[:, 0]
+            drawn = self.site.sample(1, given=Batch(_at(given, left)), of=own, solver=solver, key=key)
+            for name, values in _first(drawn).items():
+                known[name][left] = values
         return known
+
+
+def _at(given: Batch, which: Any) -> dict[str, Any]:
+    """One observation of a batch, or several of them."""
+    return {k: At(v.points[which], v.values[which]) if isinstance(v, At) else v[which] for k, v in given.items()}
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -75,13 +75,11 @@ class Surrogate(eqx.Module):
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
     ) -> Float[np.ndarray, "n d"]:
         """Single sites `(n, d)`, scaled: their data drawn, all else as it is in `z`."""
-        parts, core = [], dataclasses.replace(self, model=self.model.core())
+        parts, core, solver = [], dataclasses.replace(self, model=self.model.core()), solver or _answers.SAMPLER
         for start in range(0, len(z), AT_ONCE):
             block = jnp.asarray(z[start : start + AT_ONCE])
             padded = jnp.pad(block, ((0, AT_ONCE - len(block)), (0, 0)))
-            parts.append(
-                np.asarray(_drawn(core, solver or _answers.SAMPLER, padded, jr.fold_in(key, start)))[: len(block)]
-            )
+            parts.append(np.asarray(_drawn(core, solver, padded, jr.fold_in(key, start)))[: len(block)])
         return np.concatenate(parts)
 
 

@@ -31,8 +31,9 @@ EMBEDDED = 32  # numbers of every embedded token
 
 
 @dataclass(frozen=True)
-class ResMLP(AbstractArchitecture):
-    """A residual MLP of `depth` blocks, each `width` wide; `embed` maps a name to an embedding of that variable."""
+class AbstractMLP(AbstractArchitecture):
+    """Settings that residual MLPs share: `depth` blocks, each `width` wide; `embed` maps a name to an embedding of that
+    variable."""
 
     width: int = 256
     depth: int = 3
@@ -41,7 +42,13 @@ class ResMLP(AbstractArchitecture):
     def __post_init__(self) -> None:
         object.__setattr__(self, "embed", as_embeddings(self.embed))
         if self.width < 1 or self.depth < 1:
-            raise DataError(f"ResMLP needs a positive width and depth, got width={self.width}, depth={self.depth}")
+            sizes = f"width={self.width}, depth={self.depth}"
+            raise DataError(f"{type(self).__name__} needs a positive width and depth, got {sizes}")
+
+
+@dataclass(frozen=True)
+class ResMLP(AbstractMLP):
+    """A residual MLP that reads all elements as one vector; see `AbstractMLP`."""
 
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray

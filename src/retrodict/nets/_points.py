@@ -24,28 +24,20 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from retrodict._errors import DataError
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.dependencies import Dependencies
-from retrodict.nets._base import AbstractArchitecture, AbstractNet
+from retrodict.nets._base import AbstractNet
 from retrodict.nets._blocks import Dense, TimeEmbedding, normalize
-from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
+from retrodict.nets._embeddings import Embedded, check_embedded
 from retrodict.nets._identity import Coordinates
-from retrodict.nets._mlp import EMBEDDED, Block
+from retrodict.nets._mlp import EMBEDDED, AbstractMLP, Block
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout, places_of
 
 
 @dataclass(frozen=True)
-class PointMLP(AbstractArchitecture):
-    """A residual MLP of `depth` blocks, each `width` wide, and another along the points of functions; `embed` maps a
-    name to an embedding of that variable."""
+class PointMLP(AbstractMLP):
+    """A residual MLP of a row, and one of its points, which is the same for all points; see `AbstractMLP`."""
 
     width: int = 96
-    depth: int = 3
-    embed: Any = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "embed", as_embeddings(self.embed))
-        if self.width < 1 or self.depth < 1:
-            raise DataError(f"PointMLP needs a positive width and depth, got width={self.width}, depth={self.depth}")
 
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
