@@ -128,7 +128,8 @@ CASES = {
         "`weight_decay` must be zero or positive, got -1.0"),
     "a constant": (
         lambda m, s: rd.fit(rd.joint(s.layout), {**s, "rate": np.ones(500)}, key=0), DATA,
-        "'rate' has an element that is the same in all 475 rows; leave it out of the simulator's output"),
+        "'rate' has an element that is the same in all 475 rows, from which nothing can be learned about it; draw it "
+        "from a prior, or write it into the simulator"),
     "no simulations": (
         lambda m, s: rd.simulate(rd.Problem({"a": dist.Normal()}, never), 0, key=0), DATA,
         "the number of simulations must be positive, got 0"),

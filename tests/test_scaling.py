@@ -54,11 +54,25 @@ def test_the_slope_is_the_derivative(scaling, rows):
     np.testing.assert_allclose(scaling.log_slope(z), diagonal, atol=2e-4)  # logs of single-precision numbers
 
 
-def test_a_constant_column_is_refused(rows):
+def test_a_constant_parameter_is_refused(rows):
     flat = rows.copy()
-    flat[:, 3] = 7.0
-    with pytest.raises(rd.DataError, match="'y' has an element that is the same in all 5000 rows"):
+    flat[:, 0] = 0.5
+    with pytest.raises(rd.DataError, match="'p' has an element that is the same in all 5000 rows"):
         Scaling.fit(LAYOUT, flat)
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, -2e-6])
+def test_constant_data_are_taken_with_a_warning(rows, value):
+    flat = rows.copy()
+    flat[:, 3] = value
+    with pytest.warns(UserWarning, match="'y' has 1 of . elements that are the same in all 5000 rows"):
+        scaling = Scaling.fit(LAYOUT, flat)
+    z = np.asarray(scaling.forward(flat))
+    np.testing.assert_allclose(z[:, 3], 0.0, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(scaling.inverse(z))[:, 3], np.float32(value), rtol=1e-5)
+    # what was never seen is far from what was, but not beyond all numbers
+    flat[:, 3] = value + 1.0 if value == 0 else 2.0 * value
+    np.testing.assert_allclose(np.abs(np.asarray(scaling.forward(flat))[:, 3]), 1.0, rtol=1e-5)
 
 
 def test_a_count_that_is_mostly_zero_is_no_constant(rows):

@@ -10,6 +10,7 @@ interquartile range. The log-determinant of the whole chain turns a density of z
 """
 
 import functools
+import warnings
 from collections.abc import Iterable
 
 import equinox as eqx
@@ -72,7 +73,8 @@ class Scaling(eqx.Module):
         should see it undistorted.
 
         Raises:
-            DataError: a token is the same in every row, so that there is nothing to learn about it.
+            DataError: a parameter is the same in every row, so that there is nothing to learn about it. Data may be (a
+                count at the start of an epidemic): a warning says so, and their width is their value, or one at zero.
         """
         shared = [layout.slices[name] for name in together]
         if shared:
@@ -82,19 +84,16 @@ class Scaling(eqx.Module):
         width = (three - quarter) / GAUSSIAN_IQR
         # more than half of the rows alike (a count that is mostly zero): fall back on the plain standard deviation
         width = np.where(width > 0, width, u.std(axis=0))
-        constant = np.flatnonzero(width == 0)
-        if constant.size:
-            owner = layout.variables[layout.owner[constant[0]]]
-            raise DataError(
-                f"'{owner.name}' has an element that is the same in all {len(rows)} rows; "
-                "leave it out of the simulator's output"
-            )
+        if not width.all():
+            _constant(layout, np.flatnonzero(width == 0), len(rows))
+            width = np.where(width > 0, width, np.where(center == 0, 1.0, abs(center)))
         heavy = (high - low) / width > HEAVY * GAUSSIAN_RANGE
         plain = (u - center) / width
         v = np.where(heavy, np.arcsinh(plain), plain)
+        mean, std = v.mean(axis=0), v.std(axis=0)
         single = functools.partial(jnp.asarray, dtype=jnp.float32)
         return cls(
-            layout, single(center), single(width), jnp.asarray(heavy), single(v.mean(axis=0)), single(v.std(axis=0))
+            layout, single(center), single(width), jnp.asarray(heavy), single(mean), single(np.where(std > 0, std, 1.0))
         )
 
     @classmethod
@@ -151,3 +150,21 @@ class Scaling(eqx.Module):
 @eqx.filter_jit
 def _forward(scaling: Scaling, rows: Array) -> Array:
     return scaling.forward(rows)
+
+
+def _constant(layout: Layout, tokens: np.ndarray, rows: int) -> None:
+    """Refuses parameters that are the same in all rows, and warns of data that are."""
+    for variable in layout.variables:
+        block = layout.slices[variable.name]
+        count = int(((tokens >= block.start) & (tokens < block.stop)).sum())
+        if count and variable.kind == "parameter":
+            raise DataError(
+                f"'{variable.name}' has an element that is the same in all {rows} rows, from which nothing can be "
+                "learned about it; draw it from a prior, or write it into the simulator"
+            )
+        if count:
+            warnings.warn(
+                f"'{variable.name}' has {count} of {variable.size} elements that are the same in all {rows} rows: what "
+                "never varies says nothing; leave it out of the simulator's output, or run more simulations",
+                stacklevel=2,
+            )
