@@ -42,8 +42,8 @@ def oracle(monkeypatch):
     history = History(np.asarray([1]), np.asarray([1.0]), np.asarray([1.0]), 1, 0.0, "finished")
 
     def install(shift=0.0):
-        monkeypatch.setattr(bench, "joint", SMALL_NET)
-        monkeypatch.setattr(bench, "fit", lambda model, sims, **_: (Oracle(model, shift), history))
+        monkeypatch.setattr(bench._exam, "joint", SMALL_NET)
+        monkeypatch.setattr(bench._exam, "fit", lambda model, sims, **_: (Oracle(model, shift), history))
 
     install()
     return install
@@ -58,8 +58,8 @@ def classifiers(monkeypatch):
         handed.append((reference["theta"], draws["theta"]))
         return C2ST(0.5 + len(handed) / 500, (), "mlp", 100)
 
-    monkeypatch.setattr(bench, "c2st", judge)
-    monkeypatch.setattr(bench, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest", 100))
+    monkeypatch.setattr(bench._exam, "c2st", judge)
+    monkeypatch.setattr(bench._exam, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest", 100))
     return handed
 
 
@@ -151,8 +151,8 @@ def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatc
 
 def test_the_default_path_and_solver(classifiers, monkeypatch):
     """Without the oracle: training, drawing, densities and times of a model that has learned next to nothing."""
-    monkeypatch.setattr(bench, "joint", SMALL_NET)
-    monkeypatch.setattr(bench, "fit", partial(rd.fit, steps=2, batch_size=16))
+    monkeypatch.setattr(bench._exam, "joint", SMALL_NET)
+    monkeypatch.setattr(bench._exam, "fit", partial(rd.fit, steps=2, batch_size=16))
     row = bench.run("two_moons", simulations=50, observations=[3], progress=False)
     assert (row.path, row.solver, row.draws, row.evaluations) == ("flow_matching", "default", 10_000, 17)
     assert row.refused is None
@@ -162,3 +162,74 @@ def test_the_default_path_and_solver(classifiers, monkeypatch):
     ((reference, draws),) = classifiers
     assert reference.shape == draws.shape == (10_000, 2)
     assert np.isfinite(draws).all()
+
+
+ARGUMENTS = [*SMALL, "--simulations", "50,60", "--seed", "0-1"]
+
+
+def rows_of(file):
+    return [(row.simulations, row.seed) for row in bench.read(file)]
+
+
+def test_a_benchmark_goes_on_where_it_was_stopped(oracle, classifiers, tmp_path, capsys):
+    file = tmp_path / "bench.jsonl"
+    assert cli.run([*SMALL, "--seed", "1", "--out", str(file)]) == 0
+    assert rows_of(file) == [(50, 1)]
+    whole = file.read_bytes()
+    file.write_bytes(whole + b'{"task": "two_mo')  # killed while it wrote
+    assert rows_of(file) == [(50, 1)]
+    assert cli.run([*ARGUMENTS, "--out", str(file)]) == 0
+    assert rows_of(file) == [(50, 1), (50, 0), (60, 0), (60, 1)]
+    assert bench.read(file)[0] == bench.Row.from_json(json.loads(whole))
+    judged = len(classifiers)
+    assert cli.run([*ARGUMENTS, "--out", str(file)]) == 0
+    assert len(classifiers) == judged
+
+    # another number of draws, or another rule, is another figure
+    assert cli.run([*SMALL, "--draws", "41", "--out", str(file)]) == 0
+    assert len(classifiers) > judged
+    exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=1)
+    rows = bench.read(file)
+    assert bench.done(rows, exam) == {("flow_matching", "default")}
+    assert bench.done([dataclasses.replace(row, rule=bench.RULE + 1) for row in rows], exam) == set()
+
+
+@pytest.mark.parametrize("content", ["hello\n", '{"task": "slcp"}\n'])
+def test_another_file_is_refused_and_kept(oracle, classifiers, tmp_path, capsys, content):
+    file = tmp_path / "bench.jsonl"
+    file.write_text(content)
+    assert cli.run([*SMALL, "--out", str(file)]) == 2
+    assert "line 1 of" in capsys.readouterr().err
+    assert file.read_text() == content
+    assert not classifiers
+
+
+def test_the_table_stands_beside_published_figures(oracle, classifiers, tmp_path, capsys):
+    file, page = tmp_path / "bench.jsonl", tmp_path / "bench.html"
+    assert cli.run(["bench", "--table", "--out", str(file)]) == 2
+    assert "a table needs rows" in capsys.readouterr().err
+    arguments = [*SMALL, "--simulations", "10000,50", "--seed", "0,3", "--out", str(file), "--json"]
+    assert cli.run(arguments) == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert cli.run(["bench", "--table", "--out", str(file), "--page", str(page)]) == 0
+    head, _, few, many, *_ = capsys.readouterr().out.splitlines()
+    assert "published, rf" in head
+    assert few.startswith("| two_moons | 50 | ")
+    strict = np.array([row["c2st_mlp"]["each"] for row in told if row["simulations"] == 10_000])
+    cells = [cell.strip() for cell in many.strip("|").split("|")]
+    assert [float(cell) for cell in cells[2:4]] == pytest.approx([strict.mean(), strict.mean(axis=0).std()], abs=6e-4)
+    assert cells[5:8] == ["0.606 (NPE (sbibm))", "0.522 (GenSBI SM Flux1Joint)", "0.520 (OneFlowSBI)"]
+    assert cells[-2:] == ["0, 3", str(bench.RULE)]
+    assert "GenSBI SM Flux1Joint" in page.read_text()
+
+
+def test_published_figures_are_of_amortized_systems():
+    for task in bench.TASKS:
+        found = bench.best(task, 10_000)
+        assert not found.sequential
+        lowest = min(
+            p.c2st for p in bench.published() if (p.task, p.simulations, p.sequential) == (task, 10_000, False)
+        )
+        assert found.c2st == lowest
+    assert bench.best("slcp_distractors", 10_000).c2st == 0.912
+    assert bench.best("two_moons", 12) is None

@@ -101,7 +101,7 @@ WRONG = {
     "an unknown command": (["trian"], "No such command 'trian'"),
     "an unknown option": (["bench", "--taks", "x"], "No such option: --taks"),
     "a missing option": (["train"], "Missing option '--out'"),
-    "no number": (["bench", "--simulations", "many"], "Invalid value for '--simulations'"),
+    "no number": (["bench", "--simulations", "many"], "--simulations takes numbers such as 1-10 or 1,3,5, got 'many'"),
     "no problem": (["train", "--out", "m"], "train needs one of --task NAME and --problem FILE.py:NAME"),
     "an unknown task": (["train", "--out", "m", "--task", "two_mons"], "Did you mean 'two_moons'?"),
     "an unknown task of many": (["bench", "--tasks", "slcp,moons"], "'moons'"),

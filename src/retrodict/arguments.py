@@ -175,7 +175,7 @@ def _nulls(value: Any) -> Any:
     return value
 
 
-def numbers_in(text: str) -> list[int]:
+def numbers_in(text: str, option: str = "--observations") -> list[int]:
     """Whole numbers, such as 1-10 or 1,3,5."""
     try:
         parts = [part.split("-") for part in text.split(",")]
@@ -183,5 +183,5 @@ def numbers_in(text: str) -> list[int]:
     except ValueError:
         found = []
     if not found:
-        raise DataError(f"--observations takes numbers such as 1-10 or 1,3,5, got '{text}'")
+        raise DataError(f"{option} takes numbers such as 1-10 or 1,3,5, got '{text}'")
     return found

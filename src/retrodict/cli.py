@@ -7,18 +7,15 @@ object (for `bench` one a line) instead. A wrong argument exits with code 2 and 
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from retrodict._errors import DataError, RetrodictError
+from retrodict._errors import DataError, FileError, RetrodictError
 from retrodict.arguments import asked_in, chosen_of, executor_in, given_in, held_out, numbers_in, problem_in
 
-
-if TYPE_CHECKING:  # a command loads what it needs, and --help nothing
-    from retrodict.bench import Row
 
 app = typer.Typer(
     help="Turn a simulator round: one generative model, any question.",
@@ -301,7 +298,7 @@ def gallery(
 
 @app.command()
 def bench(
-    tasks: Annotated[str, typer.Option(help="Names with commas.")] = "two_moons,gaussian_linear,gaussian_mixture,slcp",
+    tasks: Annotated[str, typer.Option(help="Names with commas; all are the ten of the SBI benchmark.")] = "all",
     paths: Annotated[str, typer.Option(help="Names of paths with commas, or all; one model is trained for each.")] = (
         "flow_matching"
     ),
@@ -311,59 +308,62 @@ def bench(
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="Evaluations of the network for every solver that does not adapt.")
     ] = None,
-    simulations: Annotated[int, typer.Option(help="Rows to simulate for each task.")] = 10_000,
+    simulations: Annotated[str, typer.Option(help="Numbers of rows to simulate, with commas.")] = "10000",
     observations: Annotated[str, typer.Option(help="Observations, such as 1-10 or 1,3,5.")] = "1-10",
     draws: Annotated[int, typer.Option(help="Draws to judge for each observation; at most 10000.")] = 10_000,
-    seed: Seed = 0,
+    seed: Annotated[str, typer.Option(help="Seeds, such as 0 or 0-2.")] = "0",
+    out: Annotated[
+        Path | None, typer.Option(help="File of JSON lines to go on with: what it holds is left out.")
+    ] = None,
+    table: Annotated[bool, typer.Option(help="Run nothing: show --out beside published figures, in Markdown.")] = False,
+    page: Annotated[Path | None, typer.Option(help="With --table: write it as an HTML page, too.")] = None,
     as_json: Json = False,
 ) -> None:
     """How far the posteriors of one fixed configuration are from the references, by path and solver."""
     import retrodict as rd
     from retrodict import bench as benchmark
 
+    if table or page:
+        _league(out, page)
+        return
     methods: Mapping[str, Any] = rd.paths.METHODS
     known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER}
     routes = {name: methods[name]() for name in chosen_of("--paths", paths, methods)}
     movers = {name: known[name]() for name in chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default"])}
     if evaluations is not None:
         movers = {name: benchmark.at_cost(solver, evaluations) for name, solver in movers.items()}
-    which = numbers_in(observations)
+    which, judged = numbers_in(observations), [] if out is None else benchmark.read(out)
+    others = [name for name in rd.tasks.names() if name not in benchmark.TASKS]
     # all that is wrong is told before anything is trained
     exams = [
-        benchmark.Exam.of(name.strip(), simulations=simulations, observations=which, draws=draws, seed=seed)
-        for name in tasks.split(",")
+        benchmark.Exam.of(name, simulations=budget, observations=which, draws=draws, seed=one)
+        for name in chosen_of("--tasks", tasks, benchmark.TASKS, besides=others)
+        for budget in numbers_in(simulations, "--simulations")
+        for one in numbers_in(seed, "--seed")
     ]
     for exam in exams:
-        rows = []
-        for row in benchmark.matrix(exam, routes, movers, progress=not as_json):
-            print(json.dumps(row.to_json()) if as_json else _line(row, benchmark.DENSITIES), flush=True)
+        rows, done = [], benchmark.done(judged, exam)
+        for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
+            print(json.dumps(row.to_json()) if as_json else benchmark.line(row), flush=True)
             rows.append(row)
+            if out is not None:
+                benchmark.append(out, row)
         if len(rows) > 1 and not as_json:
-            print(f"\n{matrix(rows)}\n", flush=True)
+            print(f"\n{benchmark.across(rows)}\n", flush=True)
 
 
-def matrix(rows: Sequence["Row"]) -> str:
-    """The strict C2ST of one task as aligned text, solvers down and paths across, "-" where there is none."""
-    cells = {(row.solver, row.path): "-" if row.c2st_mlp is None else f"{row.c2st_mlp.mean:.3f}" for row in rows}
-    paths, corner = list(dict.fromkeys(path for _, path in cells)), f"{rows[0].task}, C2ST mlp"
-    width = max(len(corner), *(len(solver) for solver, _ in cells))
+def _league(out: Path | None, page: Path | None) -> None:
+    """The table of a benchmark's file, as Markdown and as a page."""
+    from retrodict import bench as benchmark
+    from retrodict import report
 
-    def line(head: str, texts: Iterable[str]) -> str:
-        aligned = (f"  {text:>{max(len(path), 5)}}" for path, text in zip(paths, texts, strict=True))
-        return f"{head:{width}}" + "".join(aligned)
-
-    solvers = dict.fromkeys(solver for solver, _ in cells)
-    return "\n".join([line(corner, paths), *(line(s, (cells[s, path] for path in paths)) for s in solvers)])
-
-
-def _line(row: "Row", densities: int) -> str:
-    pair = f"{row.task:18} {row.path:13} {row.solver:14}"
-    if row.c2st_mlp is None or row.c2st_rf is None:
-        return f"{pair} refused: {row.refused}"
-    return (
-        f"{pair} C2ST mlp {row.c2st_mlp.mean:.3f}, rf {row.c2st_rf.mean:.3f}; train {row.train_seconds:.0f} s, "
-        f"{row.draws} draws {row.sample_seconds:.2f} s, log_prob of {densities} {row.log_prob_seconds:.2f} s"
-    )
+    rows = [] if out is None else benchmark.read(out)
+    if not rows:
+        raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
+    found = report.Table(*benchmark.league(rows))
+    print(f"{found.to_markdown()}\n\n{found.caption}")
+    if page is not None:
+        report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [found])])
 
 
 def table(summary: Mapping[str, Mapping[str, float]]) -> str:

@@ -76,6 +76,12 @@ class Table:
             f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
         )
 
+    def to_markdown(self) -> str:
+        """Lines of a Markdown table, without the caption."""
+        lines = [self.columns, ["---"] * len(self.columns)]
+        lines += [[html.unescape(_cell(value)).replace("|", "\\|") for value in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
     def _row(self, row: Sequence[Any], marks: Sequence[str]) -> str:
         cells = [f"<td{mark}>{_cell(value)}</td>" for value, mark in zip(row, marks, strict=True)]
         if row and isinstance(row[0], str):

@@ -1,0 +1,33 @@
+"""The benchmark: one fixed configuration for every task, how far its posteriors are from the reference, and what
+others have published."""
+
+from retrodict.bench._exam import DENSITIES, DRAWS, RULE, TASKS, Exam, Row, Spread, at_cost, matrix, run
+from retrodict.bench._league import League, Published, best, league, published
+from retrodict.bench._record import append, done, read
+from retrodict.bench._text import across, line
+from retrodict.estimators import SAMPLER
+
+
+__all__ = [
+    "DENSITIES",
+    "DRAWS",
+    "RULE",
+    "SAMPLER",
+    "TASKS",
+    "Exam",
+    "League",
+    "Published",
+    "Row",
+    "Spread",
+    "across",
+    "append",
+    "at_cost",
+    "best",
+    "done",
+    "league",
+    "line",
+    "matrix",
+    "published",
+    "read",
+    "run",
+]
