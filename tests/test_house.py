@@ -23,7 +23,7 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
     "variables": {"tokens", "nets", "estimators", "paths"},
 }
 FLOORS = {
-    **dict.fromkeys(["_types", "_errors"], 1),
+    **dict.fromkeys(["_types", "_errors", "_compiled"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree", "files"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
     **dict.fromkeys(["problem", "numpyro_priors", "command", "rows", "store", "simulate", "tasks", "dependencies"], 3),

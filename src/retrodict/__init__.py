@@ -3,6 +3,7 @@
 import importlib as _importlib
 import typing as _typing
 
+from retrodict._compiled import keep_compiled as _keep_compiled
 from retrodict._errors import DataError as DataError
 from retrodict._errors import FileError as FileError
 from retrodict._errors import QueryError as QueryError
@@ -17,6 +18,8 @@ from retrodict.simulate import simulate as simulate
 from retrodict.tokens import Batch as Batch
 from retrodict.variables import At as At
 
+
+_keep_compiled()
 
 # Whoever simulates needs no networks, and whoever trains no diagnostics: all else is imported when it is first named.
 if _typing.TYPE_CHECKING:
