@@ -104,7 +104,10 @@ def main() -> None:
     os.dup2(2, 1)  # also what a program prints that the simulator starts
     inbox, outbox = Connection(source, writable=False), Connection(sink, readable=False)
     messages: SimpleQueue[Any] = SimpleQueue()
-    sys.path[:] = inbox.recv()
+    try:
+        sys.path[:] = inbox.recv()
+    except EOFError:
+        return  # the parent was killed before it had said anything
 
     def listen() -> None:
         try:
