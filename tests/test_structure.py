@@ -35,7 +35,7 @@ def test_slcp_with_its_structure():
     one, _ = synthesis.surrogate(
         train, dependencies, key=1, net=rd.nets.ResMLP(256, 3), validation=held, steps=15_000, progress=False
     )
-    made = synthesis.synthesize(task.problem, one, dependencies, 300_000, key=5)
+    made = synthesis.synthesize(task.problem, one, 300_000, key=5)
     model = rd.posterior(sims.layout, net=rd.nets.ResMLP(256, 4), dependencies=dependencies)
     model, _ = rd.fit(model, made, key=2, validation=held, steps=20_000, progress=False)
     seconds = time.perf_counter() - begun
