@@ -360,7 +360,7 @@ def test_slcp_has_the_density_of_four_points_of_one_gaussian():
 
 def test_unknown_names_are_told_apart():
     in_time = {"hodgkin_huxley", "influenza", "lotka_volterra_unstructured", "sird"}
-    plain = {"gravitational_waves", "lynx_hare", "strong_lensing"}
+    plain = {"gravitational_waves", "lynx_hare", "reaction_diffusion", "strong_lensing", "vilar"}
     with_sites = {name for name in rd.tasks.names() if name.startswith("h_")} | {"blood_flow", "eight_schools", "seir"}
     others = plain | in_time | with_sites
     assert rd.tasks.names() == sorted(rd.tasks.names())

@@ -35,6 +35,7 @@ _BUILDERS = {
     "lotka_volterra": ("lotka_volterra", "task"),
     "lotka_volterra_unstructured": ("lotka_volterra_unstructured", "task"),
     "lynx_hare": ("lynx_hare", "task"),
+    "reaction_diffusion": ("reaction_diffusion", "task"),
     "seir": ("seir", "task"),
     "sir": ("sir", "task"),
     "sird": ("sird", "task"),
@@ -43,6 +44,7 @@ _BUILDERS = {
     "strong_lensing": ("strong_lensing", "task"),
     "tree": ("tree", "task"),
     "two_moons": ("two_moons", "task"),
+    "vilar": ("vilar", "task"),
 }
 
 
@@ -64,7 +66,8 @@ def get(name: str) -> Task:
     The tasks of sbibm, and `tree` and `hmm`, have one parameter `theta` and one datum `x`, and ten observations, k = 1
     to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
     `lotka_volterra_unstructured` and `sird` are about functions of time, `influenza` is an outbreak that history made;
-    these, `gravitational_waves`, `hodgkin_huxley` and `strong_lensing` have names of their own.
+    these, `gravitational_waves`, `hodgkin_huxley`, `reaction_diffusion`, `strong_lensing` and `vilar` have names of
+    their own.
     `blood_flow`, `eight_schools`, `seir` and those that begin with `h_` have a plate of sites: an observation is that
     of `task.sites` sites, `task.log_joint` the density of everything. `h_brownian`, `h_conjugate`, `h_gaussian_linear`
     and `h_gaussian_linear_uniform` have exact references; `eight_schools`, of which the one observation is real, NUTS.
