@@ -119,7 +119,7 @@ WRONG = {
         "`--paths` names 'flow_maching'; it takes 'flow_matching', 'vp', 've', 'edm', 'all'. "
         "Did you mean 'flow_matching'?",
     ),
-    "an unknown solver": (["bench", "--solvers", "Heum"], "'default', 'all'. Did you mean 'Heun'?"),
+    "an unknown solver": (["bench", "--solvers", "Heum"], "'default', 'auto', 'all'. Did you mean 'Heun'?"),
     "no evaluations": (["bench", "--evaluations", "0"], "Invalid value for '--evaluations'"),
     "too few evaluations": (
         ["bench", "--solvers", "all", "--evaluations", "3"],

@@ -6,8 +6,22 @@ import numpy as np
 import pytest
 
 import retrodict as rd
+from conftest import exact_guess
 from retrodict import paths
-from retrodict.solvers import RK4, AdamsBashforth, Dopri5, Euler, Heun, Midpoint, Power, Tsit5
+from retrodict.solvers import (
+    RK4,
+    AdamsBashforth,
+    Dopri5,
+    DPMSolver,
+    Euler,
+    Heun,
+    LogSNR,
+    Midpoint,
+    Power,
+    Straightened,
+    Tsit5,
+    told,
+)
 
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -96,6 +110,25 @@ def test_adams_bashforth_is_exact_for_a_slope_linear_in_time():
     """Also on a grid of unequal steps, where the ratio of neighboring steps must enter."""
     found = AdamsBashforth(6, Power(3.0))(lambda x, t: 3.0 * t + 0.0 * x, X0, 0.0, 1.0)
     np.testing.assert_allclose(found, X0 + 1.5, rtol=1e-12)
+
+
+@pytest.mark.parametrize("path", [paths.flow_matching(), paths.vp(), paths.edm()], ids=["fm", "vp", "edm"])
+@pytest.mark.parametrize("kind", [*ORDERS, DPMSolver], ids=lambda kind: kind.__name__)
+def test_told_times_change_nothing(kind, path):
+    """Padded to 16 steps, of which 2 or 7 are taken; only rounding differs."""
+    flow = paths.Flow(path, lambda x, t: exact_guess(path, x, t, 0.3, 0.5))
+    x = path.begin(X0)
+    for steps in (2, 7):
+        solver = Straightened(kind(steps, LogSNR()))
+        found = told(solver, path, 16)
+        assert found.solver.steps == 16
+        np.testing.assert_allclose(found(flow, x, *path.span), solver(flow, x, *path.span), rtol=1e-10)
+
+
+def test_told_times_run_backwards_too():
+    for solver in (AdamsBashforth(6, Power(3.0)), RK4(3)):
+        found = told(solver, paths.flow_matching(), 16, back=True)(slope, X0, 1.0, 0.0)
+        np.testing.assert_allclose(found, solver(slope, X0, 1.0, 0.0), rtol=1e-10)
 
 
 def test_no_step_is_refused():

@@ -39,6 +39,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.dependencies import Dependencies as Dependencies
     from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
+    from retrodict.estimators import SolverWarning as SolverWarning
     from retrodict.estimators import hierarchical as hierarchical
     from retrodict.estimators import joint as joint
     from retrodict.estimators import likelihood as likelihood
@@ -55,6 +56,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.training import fit as fit
     from retrodict.truncation import truncate as truncate
     from retrodict.trust import check as check
+    from retrodict.tuning import tune as tune
 
 _ROOMS = (
     "constraints", "densities", "diagnostics", "guidance", "nets", "paths", "roles", "solvers", "synthesis", "tasks",
@@ -65,8 +67,8 @@ _NAMES = {
     "datatree": ("to_datatree",),
     "dependencies": ("Dependencies",),
     "estimators": (
-        "CalibrationWarning", "GuidanceWarning", "hierarchical", "joint", "likelihood", "posterior", "repaint",
-        "unconditional",
+        "CalibrationWarning", "GuidanceWarning", "SolverWarning", "hierarchical", "joint", "likelihood", "posterior",
+        "repaint", "unconditional",
     ),
     "failing": ("FailedRunsWarning", "failures"),
     "likeness": ("unlike", "unlike_each"),
@@ -75,6 +77,7 @@ _NAMES = {
     "training": ("fit",),
     "truncation": ("truncate",),
     "trust": ("check",),
+    "tuning": ("tune",),
 }  # fmt: skip
 _HOMES = {name: room for room, names in _NAMES.items() for name in names}
 

@@ -303,7 +303,7 @@ def bench(
         "flow_matching"
     ),
     solvers: Annotated[
-        str, typer.Option(help="Names of solvers with commas, or all; default is what a model draws with.")
+        str, typer.Option(help="Names with commas, or all; default is what a model draws with, auto what it chooses.")
     ] = "default",
     evaluations: Annotated[
         int | None, typer.Option(min=1, help="Evaluations of the network for every solver that does not adapt.")
@@ -327,9 +327,14 @@ def bench(
         _league(out, page)
         return
     methods: Mapping[str, Any] = rd.paths.METHODS
-    known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER}
+    known: Mapping[str, Any] = {
+        **rd.solvers.SOLVERS,
+        "default": lambda: benchmark.SAMPLER,
+        "auto": rd.solvers.Auto,
+    }
     routes = {name: methods[name]() for name in chosen_of("--paths", paths, methods)}
-    movers = {name: known[name]() for name in chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default"])}
+    named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])
+    movers = {name: known[name]() for name in named}
     if evaluations is not None:
         movers = {name: benchmark.at_cost(solver, evaluations) for name, solver in movers.items()}
     which, judged = numbers_in(observations), [] if out is None else benchmark.read(out)

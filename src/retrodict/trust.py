@@ -96,7 +96,7 @@ def check(
         raise QueryError(f"check is not offered for models with functions ({listed(model.layout.functions)})")
     key_rows, key_draws, key_tests = jr.split(as_key(key), 3)
     rows, familiar = _chosen(model, sims, observations, key_rows)
-    known = _known(model, given, rows)
+    known = known_of(model, given, rows)
     asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
     roles = ask(model.layout, known, asked).roles
     found = silent(model).sample(draws, given=known, of=asked, solver=solver, key=key_draws)
@@ -169,7 +169,7 @@ def familiar_of(model: Generative, tokens: Float[np.ndarray, "n d"]) -> Familiar
     return Familiar(np.ascontiguousarray(z).tobytes(), tuple(int(i) for i in kept))
 
 
-def _known(model: Generative, given: Iterable[str] | Mapping[str, Any], rows: Rows) -> Batch:
+def known_of(model: Generative, given: Iterable[str] | Mapping[str, Any], rows: Rows) -> Batch:
     """The simulations' values of what is given, NaN where it is not."""
     if isinstance(given, str):
         raise QueryError(f"`given` must be a list of names or a mapping from name to booleans, got '{given}'")
@@ -187,8 +187,8 @@ def _known(model: Generative, given: Iterable[str] | Mapping[str, Any], rows: Ro
 
 
 def silent(model: Generative) -> Generative:
-    """The model without a record, so that it does not warn."""
-    return dataclasses.replace(model, record=Record())
+    """The model with nothing in its record but solvers, so that it does not warn."""
+    return dataclasses.replace(model, record=Record(solvers=model.record.solvers))
 
 
 def _elements(values: Rows, latent: Rows, *, axes: int) -> dict[str, np.ndarray]:

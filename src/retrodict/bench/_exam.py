@@ -22,7 +22,7 @@ from retrodict.estimators import SAMPLER, Generative, joint
 from retrodict.paths import Path, flow_matching
 from retrodict.progress import Progress
 from retrodict.simulate import simulate
-from retrodict.solvers import AbstractSolver, AbstractStepping, Straightened
+from retrodict.solvers import AbstractSolver
 from retrodict.training import History, fit
 
 
@@ -165,24 +165,6 @@ def matrix(
             solver = solvers[solver_name]
             row = trained.row(exam, path_name, solver_name, solver)
             yield row if row.refused else _judged(row, exam, trained.model, solver, progress=progress, jobs=jobs)
-
-
-def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
-    """The solver with as many steps as so many evaluations of the network allow; an adaptive one as it is.
-
-    Raises:
-        QueryError: not enough for the fewest steps.
-    """
-    if isinstance(solver, Straightened):
-        return Straightened(at_cost(solver.solver, evaluations))
-    if not isinstance(solver, AbstractStepping):
-        return solver
-    two, three = (dataclasses.replace(solver, steps=steps).evaluations or 0 for steps in (2, 3))
-    try:
-        return dataclasses.replace(solver, steps=2 + (evaluations - two) // (three - two))
-    except QueryError as error:
-        few = f"{evaluations} evaluations of the network are too few for {type(solver).__name__}"
-        raise QueryError(f"{few}: {error}; allow more, or leave it out") from error
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Estimators: a layout, a network and a path that together answer questions."""
 
 from retrodict.estimators._answers import SAMPLER as SAMPLER
+from retrodict.estimators._auto import SolverWarning as SolverWarning
 from retrodict.estimators._generative import Generative as Generative
 from retrodict.estimators._generative import joint as joint
 from retrodict.estimators._generative import likelihood as likelihood
@@ -14,6 +15,7 @@ from retrodict.estimators._hierarchical import hierarchical as hierarchical
 from retrodict.estimators._narrow import Narrow as Narrow
 from retrodict.estimators._record import Calibration as Calibration
 from retrodict.estimators._record import CalibrationWarning as CalibrationWarning
+from retrodict.estimators._record import Choice as Choice
 from retrodict.estimators._record import Familiar as Familiar
 from retrodict.estimators._record import Record as Record
 from retrodict.estimators._record import fingerprint as fingerprint

@@ -17,6 +17,7 @@ from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict._types import Key, as_key
 from retrodict.constraints import Interval
 from retrodict.densities import AbstractTrace, check
+from retrodict.estimators._auto import chosen
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
 from retrodict.progress import Progress
@@ -78,6 +79,7 @@ def sample(
     if reason := solver.refusal(model.path):
         raise QueryError(reason)
     question = questioned(model, given, of)
+    solver = chosen(model, question, solver)
     draws = draw(model, question, n, solver, key)
     draws = draws.reshape(-1, n, model.modeled.size) if isinstance(given, Batch) else draws
     return unflatten(model.modeled, draws, question.of)
@@ -161,6 +163,7 @@ def density(
     solver = solver or INTEGRATOR
     check(solver)
     rows, roles, latent = pairs(model, values, given)
+    solver = chosen(model, Question(roles, rows, ()), solver, "densities")
     x, where = jnp.asarray(rows), jnp.asarray(roles)
     directions, n = jnp.eye(model.modeled.size)[latent[model.kept]], len(rows)
     size = min(DENSITY_ROWS, 1 << (n - 1).bit_length())

@@ -101,8 +101,8 @@ class Generative(eqx.Module):
 
     @property
     def calibration(self) -> Record:
-        """The record, with those checks alone that were made with the numbers that the model has now."""
-        return self.record.of(fingerprint(self)) if self.record.calibrations else self.record
+        """The record, with those checks and solvers alone that belong to the numbers that the model has now."""
+        return self.record.of(fingerprint(self)) if self.record.calibrations or self.record.solvers else self.record
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -235,6 +235,7 @@ class Generative(eqx.Module):
 
         Warns:
             GuidanceWarning: guided proposals are worth less than a tenth of their number.
+            SolverWarning: `solver` is `rd.solvers.Auto`, and nothing that it tried reaches the wanted error.
             CalibrationWarning: the model was checked by `rd.check`, but not for questions like this one, or it failed
                 there, or what is given is unlike the simulations.
         """

@@ -25,6 +25,7 @@ from retrodict._errors import QueryError, unknown
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint, Between, Interval, Units, View
 from retrodict.estimators._answers import questioned
+from retrodict.estimators._auto import chosen
 from retrodict.estimators._guided_rows import raw_rows, weighted_rows
 from retrodict.guidance import (
     AbstractGuide,
@@ -231,10 +232,11 @@ class _Asked:
             raise QueryError(ONE)
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
-        self.model, self.solver, self.intervals = model, solver, _intervals(given)
+        self.model, self.intervals = model, _intervals(given)
         between = [Between(self.intervals)] if self.intervals else []
         constraints = [c for c in (*between, *guide) if any(mask.any() for mask in c.masks(model.modeled).values())]
         self.question, self.of = _question(model, given, constraints, of)
+        self.solver = chosen(model, self.question, solver)  # by the flow that guidance bends
         roles = self.question.roles[0]
         self.z, self.roles = model.scaling.forward(self.question.values)[0], jnp.asarray(roles)
         self.directions = jnp.eye(model.modeled.size)[roles[model.kept] == LATENT]

@@ -41,7 +41,7 @@ from retrodict.nets import AbstractArchitecture, PlateTransformer, PointMLP, Res
 from retrodict.nets._plate import Line, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
-from retrodict.solvers import AbstractSolver
+from retrodict.solvers import AbstractSolver, Auto
 from retrodict.tokens import Batch
 from retrodict.variables import At, Layout, Variable
 
@@ -123,9 +123,10 @@ class Hierarchical(eqx.Module):
         `given=rd.Batch({...})` of B questions the draws are `(B, n, ...)`.
 
         Raises:
-            QueryError: a name that this model does not have, nothing left to ask, or `n` below 1.
+            QueryError: a name that this model does not have, nothing left to ask, `n` below 1, or `Auto` as a solver.
             DataError: a value of the wrong shape or type, outside its support, or numbers of sites that differ.
         """
+        _refuse_auto(solver)
         count = _answers.count(n)
         if isinstance(given, Batch):
             return self._batch(count, given, of=of, sites=sites, solver=solver, key=key)
@@ -151,6 +152,7 @@ class Hierarchical(eqx.Module):
                 are composed, which has draws alone.
             DataError: a value of the wrong shape or type.
         """
+        _refuse_auto(solver)
         names = [name for name in values if name in self.layout.own]
         question = site_question(self.layout, given, list(values) or None, None)
         missing = [name for name in self.layout.shared if name not in values and name not in question.shared]
@@ -280,6 +282,14 @@ class Hierarchical(eqx.Module):
             for name, values in _first(drawn).items():
                 known[name][left] = values
         return known
+
+
+def _refuse_auto(solver: AbstractSolver | None) -> None:
+    if isinstance(solver, Auto):
+        raise QueryError(
+            "Auto measures one model, and a hierarchy is several that read each other's draws; name a solver, or ask "
+            "`model.site` about a single site"
+        )
 
 
 def _at(given: Batch, which: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ model that was changed or trained further has no calibration, whatever it carrie
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +21,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from retrodict.roles import GIVEN, LATENT
+from retrodict.solvers import AbstractSolver
+from retrodict.solvers import from_json as solver_from_json
+from retrodict.solvers import to_json as solver_to_json
 from retrodict.tokens import Question
 from retrodict.variables import Layout
 
@@ -109,9 +112,7 @@ class Calibration:
     @property
     def question(self) -> str:
         """The family in words, such as `theta given x`."""
-        given = [name for name, share, _ in self.shares if share > 0]
-        latent = [name for name, _, share in self.shares if share > 0]
-        return f"{', '.join(latent)} given {', '.join(given) or 'nothing'}"
+        return words(self.shares)
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Calibration":
@@ -120,8 +121,50 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True)
+class Choice:
+    """The solver that was chosen for one family of questions: its evaluations of the network, and its measured error.
+
+    `kind` is "draws", whose error is in units of their spread, or "densities", in nats; `wanted` is the error that was
+    asked for, and `among` a name for the candidates. Where `error` is above `wanted`, none of them reached it.
+    """
+
+    fingerprint: str
+    shares: Shares
+    kind: str
+    wanted: float
+    among: str
+    solver: AbstractSolver
+    evaluations: int
+    error: float
+
+    @staticmethod
+    def named(candidates: Iterable[AbstractSolver]) -> str:
+        """A short name for candidates, the same for the same ones."""
+        return hashlib.sha256("; ".join(map(str, candidates)).encode()).hexdigest()[:16]
+
+    @property
+    def wish(self) -> tuple[str, Shares, float, str]:
+        """What it answers."""
+        return self.kind, self.shares, self.wanted, self.among
+
+    @property
+    def question(self) -> str:
+        """The family in words, such as `theta given x`."""
+        return words(self.shares)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "solver": solver_to_json(self.solver)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Choice":
+        shares = tuple(tuple(row) for row in found["shares"])
+        return cls(**{**found, "shares": shares, "solver": solver_from_json(found["solver"])})
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
-    """What training left behind: how long, on how much, how well; and how the model was checked since."""
+    """What training left behind: how long, on how much, how well; how the model was checked since, and which solvers
+    were chosen for it."""
 
     simulations: int = 0
     steps: int = 0
@@ -129,11 +172,14 @@ class Record:
     validation_loss: float | None = None
     calibrations: tuple[Calibration, ...] = ()
     familiar: Familiar | None = None
+    solvers: tuple[Choice, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Numbers, strings and lists, for the model file."""
-        found = dataclasses.asdict(self)
-        return {**found, "familiar": None if self.familiar is None else self.familiar.to_json()}
+        found = dataclasses.asdict(dataclasses.replace(self, solvers=()))
+        del found["solvers"]  # only what is there is told: other files stay as earlier versions know them
+        chosen = {"solvers": [one.to_json() for one in self.solvers]} if self.solvers else {}
+        return {**found, "familiar": None if self.familiar is None else self.familiar.to_json(), **chosen}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Record":
@@ -143,18 +189,26 @@ class Record:
                 **found,
                 "calibrations": tuple(Calibration.from_json(one) for one in found.get("calibrations", ())),
                 "familiar": None if familiar is None else Familiar.from_json(familiar),
+                "solvers": tuple(Choice.from_json(one) for one in found.get("solvers", ())),
             }
         )
 
     def of(self, fingerprint: str) -> "Record":
-        """The record without calibrations of other weights, and what goes with them."""
+        """The record without calibrations and solvers of other weights, and what goes with them."""
         kept = tuple(one for one in self.calibrations if one.fingerprint == fingerprint)
-        return dataclasses.replace(self, calibrations=kept, familiar=self.familiar if kept else None)
+        solvers = tuple(one for one in self.solvers if one.fingerprint == fingerprint)
+        return dataclasses.replace(self, calibrations=kept, familiar=self.familiar if kept else None, solvers=solvers)
 
     def checked(self, calibration: Calibration, familiar: Familiar | None) -> "Record":
         """The record with one more calibration, in the place of an older one of the same family."""
-        rest = tuple(one for one in self.of(calibration.fingerprint).calibrations if one.shares != calibration.shares)
-        return dataclasses.replace(self, calibrations=(*rest, calibration), familiar=familiar)
+        kept = self.of(calibration.fingerprint)
+        rest = tuple(one for one in kept.calibrations if one.shares != calibration.shares)
+        return dataclasses.replace(kept, calibrations=(*rest, calibration), familiar=familiar)
+
+    def tuned(self, choice: Choice) -> "Record":
+        """The record with one more choice of a solver, in the place of an older one for the same wish."""
+        kept = self.of(choice.fingerprint)
+        return dataclasses.replace(kept, solvers=(*(one for one in kept.solvers if one.wish != choice.wish), choice))
 
 
 def fingerprint(model: eqx.Module) -> str:
@@ -173,6 +227,13 @@ def shares_of(layout: Layout, roles: np.ndarray) -> Shares:
             own = roles[:, layout.slices[variable.name]]
             found.append((variable.name, float((own == GIVEN).mean()), float((own == LATENT).mean())))
     return tuple(found)
+
+
+def words(shares: Shares) -> str:
+    """A family of questions in words, such as `theta given x`."""
+    given = [name for name, share, _ in shares if share > 0]
+    latent = [name for name, _, share in shares if share > 0]
+    return f"{', '.join(latent)} given {', '.join(given) or 'nothing'}"
 
 
 def distance(one: Shares, other: Shares) -> tuple[float, str]:

@@ -9,6 +9,7 @@
 | exponential | `DPMSolver` | the guess of the data | no |
 | Karras et al.'s Algorithm 2 | `EDMSampler` | the guess of the data; standard normal noise | no |
 | another schedule | `Straightened(solver)`: any of them along straight lines | the guess of the data | no |
+| measured on the model | `Auto(error=.01)`: the cheapest of those on fixed grids whose error is small enough | | yes |
 | SDE | `EulerMaruyama`, `StochasticHeun`, `SEA`, `ShARK` | the score, so Gaussian noise | no |
 
 Those that need the velocity only take any pytree and any function `(x, t)`. A solver that cannot follow a path says
@@ -22,6 +23,11 @@ from retrodict.paths import Power as Power
 from retrodict.paths import Uniform as Uniform
 from retrodict.solvers._adaptive import Dopri5 as Dopri5
 from retrodict.solvers._adaptive import Tsit5 as Tsit5
+from retrodict.solvers._auto import CANDIDATES as CANDIDATES
+from retrodict.solvers._auto import Auto as Auto
+from retrodict.solvers._auto import at_cost as at_cost
+from retrodict.solvers._auto import stripped as stripped
+from retrodict.solvers._auto import told as told
 from retrodict.solvers._base import AbstractSolver as AbstractSolver
 from retrodict.solvers._base import AbstractStepping as AbstractStepping
 from retrodict.solvers._edm import EDMSampler as EDMSampler
@@ -32,6 +38,8 @@ from retrodict.solvers._fixed import Euler as Euler
 from retrodict.solvers._fixed import Heun as Heun
 from retrodict.solvers._fixed import Midpoint as Midpoint
 from retrodict.solvers._multistep import DPMSolver as DPMSolver
+from retrodict.solvers._named import from_json as from_json
+from retrodict.solvers._named import to_json as to_json
 from retrodict.solvers._stochastic import SEA as SEA
 from retrodict.solvers._stochastic import EulerMaruyama as EulerMaruyama
 from retrodict.solvers._stochastic import ShARK as ShARK

@@ -6,10 +6,11 @@ from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._errors import QueryError
 from retrodict.paths import AbstractGrid, Flow, Path, flow_matching
+from retrodict.paths._schedules import AbstractSchedule
 
 
 State: TypeAlias = Any  # a pytree of arrays
@@ -40,6 +41,19 @@ class AbstractSolver(eqx.Module):
         return None
 
 
+class Told(AbstractGrid):
+    """Times as numbers, of which the first `count` steps are taken: one program serves any grid, however long."""
+
+    told: Float[Array, " n"]
+    count: Int[Array, ""]
+
+    def times(self, steps: int, start: float, end: float, schedule: AbstractSchedule) -> Float[Array, " n"]:
+        return self.told
+
+    def rising(self, steps: int, low: float, high: float, schedule: AbstractSchedule) -> Float[Array, " n"]:
+        return self.told
+
+
 class AbstractStepping(AbstractSolver):
     """A solver that takes `steps` steps on a grid; the path's own grid where `grid` is `None`."""
 
@@ -54,6 +68,13 @@ class AbstractStepping(AbstractSolver):
         """The `steps + 1` times between which the steps lie."""
         path = getattr(velocity, "path", None) or flow_matching()
         return (self.grid or path.grid).times(self.steps, start, end, path.schedule)
+
+    def along(self, body: Callable[[Any, Any], tuple[Any, None]], state: Any, rows: tuple[Array, ...]) -> Any:
+        """The state after `body` has seen all rows, the last of which belong to the last steps."""
+        if not isinstance(self.grid, Told):
+            return jax.lax.scan(body, state, rows)[0]
+        count = self.grid.count - (self.steps - len(rows[0]))
+        return jax.lax.fori_loop(0, count, lambda i, state: body(state, tuple(row[i] for row in rows))[0], state)
 
 
 def flow_of(velocity: Velocity, solver: AbstractSolver) -> Flow:

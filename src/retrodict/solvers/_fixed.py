@@ -13,7 +13,6 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
@@ -39,7 +38,7 @@ class AbstractOneStep(AbstractStepping):
             t, h = pair
             return self.step(velocity, x, t, h), None
 
-        return jax.lax.scan(body, x, (times[:-1], jnp.diff(times)))[0]
+        return self.along(body, x, (times[:-1], jnp.diff(times)))
 
     @property
     def evaluations(self) -> int:
@@ -118,7 +117,7 @@ class AdamsBashforth(AbstractStepping):
             x = move(move(x, h * (1 + half), slope), -h * half, before)
             return (x, slope), None
 
-        return jax.lax.scan(body, (x, before), (times[1:-1], steps[1:], steps[:-1]))[0][0]
+        return self.along(body, (x, before), (times[1:-1], steps[1:], steps[:-1]))[0]
 
     @property
     def evaluations(self) -> int:

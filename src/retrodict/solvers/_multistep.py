@@ -48,7 +48,7 @@ class DPMSolver(AbstractStepping):
             x = keep * x + gain * (data + slant * jnp.where(slant == 0.0, 0.0, data - before))
             return (x, data), None
 
-        return jax.lax.scan(body, (x, jnp.zeros_like(x)), (times[:-1], slant, keep, gain))[0][0]
+        return self.along(body, (x, jnp.zeros_like(x)), (times[:-1], slant, keep, gain))[0]
 
     @property
     def evaluations(self) -> int:
