@@ -219,7 +219,7 @@ def test_densities_err_by_what_was_wanted(normal, wanted):
 
 
 def test_guided_questions_have_a_choice_too(model, measurements):
-    draws = model.sample(8, given={"counts": COUNTS, "noise": rd.Interval(0.6, 1.2)}, solver=WISH, key=0)
+    draws = model.sample(8, given={"counts": COUNTS, "noise": rd.Interval(0.6, 1.2)}, of=["noise"], solver=WISH, key=0)
     assert ((draws["noise"] >= 0.6) & (draws["noise"] <= 1.2)).all()
     assert len(measurements) == 1
 
@@ -227,7 +227,8 @@ def test_guided_questions_have_a_choice_too(model, measurements):
 def test_observations_come_from_the_model_if_it_has_learned_them(model, sims):
     roles = np.asarray([[1, 1, 2, 2, 2]])
     own = _auto.typical(model, roles, np.zeros(5, np.float32))
-    alone = rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1))
+    start = rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1))
+    alone = rd.fit(start, sims, key=1, steps=20, batch_size=32, progress=False)[0]
     other = _auto.typical(alone, roles, np.zeros(5, np.float32))
     assert own.z.shape == other.z.shape == (_auto.OBSERVATIONS, 5)
     assert (own.z[:, :2] == 0.0).all()
