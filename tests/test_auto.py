@@ -218,6 +218,7 @@ def test_densities_err_by_what_was_wanted(normal, wanted):
     assert np.sqrt(np.mean((found - exact) ** 2)) < 2 * wanted
 
 
+@pytest.mark.slow
 def test_guided_questions_have_a_choice_too(model, measurements):
     draws = model.sample(8, given={"counts": COUNTS, "noise": rd.Interval(0.6, 1.2)}, of=["noise"], solver=WISH, key=0)
     assert ((draws["noise"] >= 0.6) & (draws["noise"] <= 1.2)).all()

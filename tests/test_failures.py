@@ -78,6 +78,7 @@ def test_weights_bring_the_prior_back(sims):
     assert abs(means["corrected"]) < 0.2
 
 
+@pytest.mark.slow
 def test_the_report_tells(sims, tmp_path):
     from retrodict import referee
 

@@ -77,6 +77,7 @@ def test_large_rows_come_a_few_steps_at_a_time(monkeypatch):
     assert [piece.steps for piece in stream.pieces((0,), 0, 20, 32)] == [7, 7, 6]
 
 
+@pytest.mark.slow
 def test_a_model_learns_as_well_from_a_stream(small, tmp_path, monkeypatch):
     """The validation rows differ: the mean loss of 5 % of 800 rows, eight times each, has a standard deviation of .02,
     and the two runs see other batches; 6 of these."""
