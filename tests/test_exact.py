@@ -303,9 +303,8 @@ def test_exponential_and_edm_solvers_are_of_second_order(path, name):
 STRONG = {"EulerMaruyama": 1.0, "StochasticHeun": 1.0, "SEA": 1.0, "ShARK": 1.5}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n == "EulerMaruyama" else [pytest.mark.slow]) for n in STRONG]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRONG)
 def test_the_strong_order_of_a_stochastic_solver(name):
     """Coarse and fine steps along one and the same Brownian motion (orders: Foster et al., arXiv 2210.17543)."""
 
