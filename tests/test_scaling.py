@@ -81,6 +81,14 @@ def test_a_count_that_is_mostly_zero_is_no_constant(rows):
     assert np.isfinite(Scaling.fit(LAYOUT, sparse).forward(sparse)).all()
 
 
+def test_a_count_that_is_hardly_ever_more_than_zero_is_not_far_from_it(rows):
+    rare = rows.copy()
+    rare[:, 3] = np.arange(len(rows)) == 7
+    z = np.asarray(Scaling.fit(LAYOUT, rare).forward(rare))[:, 3]
+    assert z[7] == pytest.approx(12.0, rel=1e-3)
+    assert np.abs(np.delete(z, 7)).max() < 0.1
+
+
 def test_rows_are_scaled_alike_however_they_are_cut(monkeypatch):
     layout = Layout((Variable("a", (3,), 0.0, 1.0), Variable("b", (2,))))
     rows = np.random.default_rng(0).uniform(0.1, 0.9, (50, 5)).astype(np.float32)

@@ -2,7 +2,8 @@
 
     u = unconstrain(x)                         off the support, onto the real line
     v = arcsinh((u - c) / w)                   only where the tails are heavy; v = (u - c) / w elsewhere
-    z = (v - m) / s                            zero mean, unit variance over the training rows
+    z = (v - m) / s                            zero mean, unit variance over the training rows, of which none is further
+                                               than 12 from zero
 
 c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed
 them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the Gaussian with the same
@@ -27,6 +28,7 @@ from retrodict.variables import Layout, Variable
 GAUSSIAN_IQR = 1.349
 GAUSSIAN_RANGE = 6.18  # the central 99.8 % of a Gaussian, in standard deviations
 HEAVY = 2.0
+FURTHEST = 12.0  # of a training row, in standard deviations: a count that is 1 once in 10,000 rows would lie at 100
 AT_ONCE = 8192  # rows that are scaled together, at most
 NUMBERS = 2**21  # in these rows, at most: a few rows of images are not padded to gigabytes
 SAMPLE = 1_000_000  # numbers that tell the scale of a variable whose elements share it
@@ -90,7 +92,8 @@ class Scaling(eqx.Module):
         heavy = (high - low) / width > HEAVY * GAUSSIAN_RANGE
         plain = (u - center) / width
         v = np.where(heavy, np.arcsinh(plain), plain)
-        mean, std = v.mean(axis=0), v.std(axis=0)
+        mean = v.mean(axis=0)
+        std = np.maximum(v.std(axis=0), abs(v - mean).max(axis=0) / FURTHEST)
         single = functools.partial(jnp.asarray, dtype=jnp.float32)
         return cls(
             layout, single(center), single(width), jnp.asarray(heavy), single(mean), single(np.where(std > 0, std, 1.0))
