@@ -136,6 +136,14 @@ def test_the_density_of_what_is_shared_integrates_to_one(model):
     assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=2e-3)  # the solver errs by .03 nats at most
 
 
+def test_a_site_unlike_all_others_stays_within_what_a_prior_can_hold(model):
+    """A line from y would put theta at half a million, where lognormal parameters of other problems overflow."""
+    theta = model.sample(50, given={"y": np.append(Y[:3], 1e6)}, of=["theta"], key=0)["theta"]
+    assert np.isfinite(theta).all()
+    # 10 prior sds, and a flow that is e^2 of them wide; all else is small
+    assert np.abs(theta).max() < 60.0
+
+
 def test_what_a_site_has_is_drawn_from_its_density(model):
     """In narrow coordinates where all of its data are there; 2,000 draws: 5 standard deviations of a mean and an sd."""
     grid = np.linspace(-4, 4, 801)

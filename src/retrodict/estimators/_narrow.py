@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.estimators._generative import Generative, posterior
 from retrodict.nets import ResMLP
+from retrodict.nets._plate import BROADEST, FARTHEST
 from retrodict.paths import Path
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver
@@ -46,11 +47,12 @@ class Narrow(eqx.Module):
         return self.layout.is_parameter & self.layout.is_own
 
     def place(self, known: Float[Array, " p"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Center and width."""
+        """Center and width, of sites unlike all others within what a prior can hold."""
         bend, stretch = jnp.split(self.net(known), 2)
-        width = jnp.exp(self.usual + WIDEST * jnp.tanh(stretch / WIDEST))
+        log_width = self.usual + WIDEST * jnp.tanh(stretch / WIDEST)
         # in units of a width that is usual: a network starts at numbers of order one
-        return jnp.append(1.0, known) @ self.line + jnp.exp(self.usual) * bend, width
+        center = jnp.append(1.0, known) @ self.line + jnp.exp(self.usual) * bend
+        return jnp.clip(center, -FARTHEST, FARTHEST), jnp.exp(jnp.minimum(log_width, BROADEST))
 
     # rows of single sites by name, in the user's units ----------------------------------------------------------------
 

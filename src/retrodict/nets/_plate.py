@@ -47,7 +47,7 @@ WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 BUMPS = 64
-FARTHEST, BROADEST = 10.0, 2.0  # of what is shared, center and log width of the line: beyond what a prior can hold
+FARTHEST, BROADEST = 10.0, 2.0  # center and log width, in the prior's: beyond what it can hold
 FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
 PAIRED = 12  # runs up to which the second moments are those of pairs, too
 
