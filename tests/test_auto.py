@@ -86,6 +86,7 @@ def test_the_error_is_that_of_arithmetic(normal, wanted):
     assert choice.error <= wanted
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_a_much_finer_solution(model, measurements):
     """A trained model, other noise, simulated observations: within a factor of 2 of what Dopri5 says at 1e-6."""
     batch = rd.Batch({"counts": np.stack([COUNTS, 0.7 * COUNTS, 2.0 * COUNTS])})

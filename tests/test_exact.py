@@ -182,7 +182,12 @@ def test_a_parameterization_is_a_choice_of_its_own(path):
 
 @pytest.mark.parametrize(
     "diffusion",
-    [paths.NonSingular(2.0), paths.ZeroEnds(3.0), paths.Reverse(0.5), paths.Reverse(1.5)],
+    [
+        paths.NonSingular(2.0),
+        pytest.param(paths.ZeroEnds(3.0), marks=pytest.mark.slow),
+        paths.Reverse(0.5),
+        pytest.param(paths.Reverse(1.5), marks=pytest.mark.slow),
+    ],
     ids=["NonSingular", "ZeroEnds", "less than reverse", "more than reverse"],
 )
 @pytest.mark.parametrize("path", ["flow_matching", pytest.param("vp", marks=pytest.mark.slow)])
@@ -329,6 +334,7 @@ def test_the_strong_order_of_a_stochastic_solver(name):
     assert np.log2(coarse / finer) > STRONG[name] - 0.2
 
 
+@pytest.mark.slow
 def test_a_schedule_swapped_after_training_stays_exact():
     """What VP's network says of `x_t` is what any schedule needs at the time of the same sigma / alpha."""
     trained, target = PATHS["vp"], targets()["mixture"]

@@ -283,7 +283,8 @@ def test_numbers_of_sites_are_log_uniform():
     assert np.mean(whole <= 100) == pytest.approx(exact, abs=5 * np.sqrt(0.25 / len(whole)) + 0.02)
 
 
-@pytest.mark.parametrize("most", [16, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [16, 100])
 def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
     """mu ~ N(0, 1) and mean y of n sites ~ N(mu, .2 / n): the posterior of mu is N(n m / (n + .2), .2 / (n + .2)).
 

@@ -136,6 +136,7 @@ def test_arrays_that_are_files_are_streamed(small, tmp_path):
         fit({**mapped, "x": np.load(tmp_path / "x.npy", mmap_mode="r")})
 
 
+@pytest.mark.slow
 def test_what_is_streamed_is_weighted_as_what_is_not(small, tmp_path):
     sims = stored(tmp_path / "s").sims()
     found = rd.failures(sims)

@@ -26,6 +26,7 @@ def problem():
 ALIKE = rd.Dependencies({"x": ["level"]}, exchangeable={"x": PARTS})
 
 
+@pytest.mark.slow
 def test_synthetic_simulations_have_the_law_of_real_ones():
     """x = level + noise: the covariance of (level, x_1, x_2, x_3) is 1 everywhere, 1.25 on the diagonal of x."""
     sims = rd.simulate(problem(), 2000, key=0)
