@@ -91,9 +91,9 @@ def test_a_cost_is_met_and_never_exceeded(name, n):
     solver = rd.solvers.SOLVERS[name]()
     if name == "RK4" and n == 3:
         with pytest.raises(rd.QueryError, match=r"3 evaluations .* too few for RK4: .* at least one step, .* leave it"):
-            bench.at_cost(solver, n)
+            rd.solvers.at_cost(solver, n)
         return
-    found = bench.at_cost(solver, n)
+    found = rd.solvers.at_cost(solver, n)
     if solver.evaluations is None:
         assert found is solver
         return
@@ -164,6 +164,7 @@ def test_the_default_path_and_solver(classifiers, monkeypatch):
     assert np.isfinite(draws).all()
 
 
+DEFAULT = {"default": bench.SAMPLER}
 ARGUMENTS = [*SMALL, "--simulations", "50,60", "--seed", "0-1"]
 
 
@@ -172,7 +173,7 @@ def rows_of(file):
 
 
 def test_a_benchmark_goes_on_where_it_was_stopped(oracle, classifiers, tmp_path, capsys):
-    file = tmp_path / "bench.jsonl"
+    file = tmp_path / "runs" / "bench.jsonl"  # a folder that is not there yet
     assert cli.run([*SMALL, "--seed", "1", "--out", str(file)]) == 0
     assert rows_of(file) == [(50, 1)]
     whole = file.read_bytes()
@@ -190,8 +191,9 @@ def test_a_benchmark_goes_on_where_it_was_stopped(oracle, classifiers, tmp_path,
     assert len(classifiers) > judged
     exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=1)
     rows = bench.read(file)
-    assert bench.done(rows, exam) == {("flow_matching", "default")}
-    assert bench.done([dataclasses.replace(row, rule=bench.RULE + 1) for row in rows], exam) == set()
+    assert bench.done(rows, exam, DEFAULT) == {("flow_matching", "default")}
+    assert bench.done([dataclasses.replace(row, rule=bench.RULE + 1) for row in rows], exam, DEFAULT) == set()
+    assert bench.done(rows, exam, {"default": rd.solvers.Heun()}) == set(), "another solver by the same name"
 
 
 @pytest.mark.parametrize("content", ["hello\n", '{"task": "slcp"}\n'])
@@ -233,3 +235,24 @@ def test_published_figures_are_of_amortized_systems():
         assert found.c2st == lowest
     assert bench.best("slcp_distractors", 10_000).c2st == 0.912
     assert bench.best("two_moons", 12) is None
+
+
+def test_a_table_keeps_apart_what_differs_in_more_than_the_seed(oracle, classifiers, tmp_path, capsys):
+    file = tmp_path / "bench.jsonl"
+    for more in (
+        ["--solvers", "Heun", "--evaluations", "6"],
+        ["--solvers", "Heun", "--evaluations", "12"],
+        ["--seed", "3"],
+    ):
+        assert cli.run([*SMALL, *more, "--out", str(file)]) == 0
+    assert cli.run([*SMALL, "--observations", "1", "--out", str(file)]) == 0
+    assert len(bench.read(file)) == 4
+    columns, rows, _ = bench.league(bench.read(file))
+    assert len(rows) == 4
+    assert {row[-1] for row in rows} == {
+        "flow_matching, Heun, 6, 40, 2",
+        "flow_matching, Heun, 12, 40, 2",
+        "flow_matching, default, 17, 40, 2",
+        "flow_matching, default, 17, 40, 1",
+    }
+    assert all(len(row) == len(columns) for row in rows)

@@ -19,6 +19,7 @@ import pytest
 
 import retrodict as rd
 from retrodict import cli
+from retrodict.store import _child
 
 
 KILLED = Path(__file__).parent.parent / "tools" / "killed_campaigns.py"
@@ -520,3 +521,9 @@ def test_dask_runs_a_campaign_while_its_workers_are_killed(ended, tmp_path):
             killer.join()
     assert len(kills) > 1
     same(contents(tmp_path / "truth"), contents(tmp_path / "s"))
+
+
+def test_a_worker_whose_parent_is_gone_at_once_ends_in_silence():
+    command = [sys.executable, "-P", _child.__file__]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -322,6 +322,7 @@ def bench(
     """How far the posteriors of one fixed configuration are from the references, by path and solver."""
     import retrodict as rd
     from retrodict import bench as benchmark
+    from retrodict.files import make_folder
 
     if table or page:
         _league(out, page)
@@ -336,7 +337,7 @@ def bench(
     named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])
     movers = {name: known[name]() for name in named}
     if evaluations is not None:
-        movers = {name: benchmark.at_cost(solver, evaluations) for name, solver in movers.items()}
+        movers = {name: rd.solvers.at_cost(solver, evaluations) for name, solver in movers.items()}
     which, judged = numbers_in(observations), [] if out is None else benchmark.read(out)
     others = [name for name in rd.tasks.names() if name not in benchmark.TASKS]
     # all that is wrong is told before anything is trained
@@ -346,8 +347,10 @@ def bench(
         for budget in numbers_in(simulations, "--simulations")
         for one in numbers_in(seed, "--seed")
     ]
+    if out is not None:
+        make_folder(out.parent)
     for exam in exams:
-        rows, done = [], benchmark.done(judged, exam)
+        rows, done = [], benchmark.done(judged, exam, movers)
         for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
             print(json.dumps(row.to_json()) if as_json else benchmark.line(row), flush=True)
             rows.append(row)

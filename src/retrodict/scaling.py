@@ -2,8 +2,8 @@
 
     u = unconstrain(x)                         off the support, onto the real line
     v = arcsinh((u - c) / w)                   only where the tails are heavy; v = (u - c) / w elsewhere
-    z = (v - m) / s                            zero mean, unit variance over the training rows, of which none is further
-                                               than 12 from zero
+    z = (v - m) / s                            zero mean, unit variance over the training rows, or less: none of them
+                                               is further than 12 from zero
 
 c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed
 them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the Gaussian with the same
@@ -75,8 +75,10 @@ class Scaling(eqx.Module):
         should see it undistorted.
 
         Raises:
-            DataError: a parameter is the same in every row, so that there is nothing to learn about it. Data may be (a
-                count at the start of an epidemic): a warning says so, and their width is their value, or one at zero.
+            DataError: a parameter is the same in every row, so that there is nothing to learn about it.
+
+        Warns:
+            UserWarning: data are (a count at the start of an epidemic); their width is their value, or one at zero.
         """
         shared = [layout.slices[name] for name in together]
         if shared:

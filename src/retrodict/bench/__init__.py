@@ -1,16 +1,14 @@
 """The benchmark: one fixed configuration for every task, how far its posteriors are from the reference, and what
 others have published."""
 
-from retrodict.bench._exam import DENSITIES, DRAWS, RULE, TASKS, Exam, Row, Spread, matrix, run
+from retrodict.bench._exam import DRAWS, RULE, TASKS, Exam, Row, Spread, matrix, run
 from retrodict.bench._league import League, Published, best, league, published
 from retrodict.bench._record import append, done, read
 from retrodict.bench._text import across, line
 from retrodict.estimators import SAMPLER
-from retrodict.solvers import at_cost
 
 
 __all__ = [
-    "DENSITIES",
     "DRAWS",
     "RULE",
     "SAMPLER",
@@ -22,7 +20,6 @@ __all__ = [
     "Spread",
     "across",
     "append",
-    "at_cost",
     "best",
     "done",
     "league",

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -84,24 +84,23 @@ class League(NamedTuple):
 
 
 def league(rows: Iterable[Row]) -> League:
-    """One line for every task, budget, path, solver and rule: means over observations and seeds."""
-    cells: dict[tuple[str, int, int, str, str], list[Row]] = {}
+    """A line for all rows that differ in their seed alone: means over observations and seeds."""
+    cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if row.refused is None:
-            cells.setdefault((row.task, row.simulations, row.rule, row.path, row.solver), []).append(row)
+            how = (row.path, row.solver, row.evaluations or 0, row.draws, tuple(row.observations))
+            cells.setdefault((row.task, row.simulations, row.rule, *how), []).append(row)
     several = len({key[3:] for key in cells}) > 1
     return League(
-        [*COLUMNS, *["path, solver"] * several],
-        [
-            [*_line(task, simulations, rule, found), *[f"{path}, {solver}"] * several]
-            for (task, simulations, rule, path, solver), found in sorted(cells.items())
-        ],
+        [*COLUMNS, *["path, solver, evaluations, draws, observations"] * several],
+        [[*_line(found), *[_how(found[0])] * several] for _, found in sorted(cells.items())],
         "C2ST of as many draws as of the reference: .5 is perfect, 1 is useless. mlp: the strict classifier of the SBI "
         "benchmark; rf: a random forest. Published: the best amortized system at the same budget.",
     )
 
 
-def _line(task: str, simulations: int, rule: int, rows: list[Row]) -> list[object]:
+def _line(rows: list[Row]) -> list[object]:
+    task, simulations = rows[0].task, rows[0].simulations
     strict = np.array([row.c2st_mlp.each for row in rows if row.c2st_mlp])
     lenient = np.array([row.c2st_rf.each for row in rows if row.c2st_rf])
     others = (_told(best(task, simulations, classifier)) for classifier in (STRICT, LENIENT, "unknown"))
@@ -115,8 +114,13 @@ def _line(task: str, simulations: int, rule: int, rows: list[Row]) -> list[objec
         round(float(np.mean([row.train_seconds for row in rows]))),
         round(float(np.mean([row.sample_seconds for row in rows])), 2),
         ", ".join(str(row.seed) for row in rows),
-        rule,
+        rows[0].rule,
     ]
+
+
+def _how(row: Row) -> str:
+    evaluations = "adaptive" if row.evaluations is None else row.evaluations
+    return f"{row.path}, {row.solver}, {evaluations}, {row.draws}, {len(row.observations)}"
 
 
 def _told(found: Published | None) -> str | None:

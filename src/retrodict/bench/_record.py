@@ -6,10 +6,12 @@ no row, and the next one starts on a line of its own.
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from retrodict._errors import FileError
 from retrodict.bench._exam import Exam, Row
+from retrodict.solvers import AbstractSolver
 
 
 def read(file: Path) -> list[Row]:
@@ -54,11 +56,13 @@ def append(file: Path, row: Row) -> None:
         raise FileError(f"cannot write the benchmark '{file}': {error.strerror}") from error
 
 
-def done(rows: list[Row], exam: Exam) -> set[tuple[str, str]]:
-    """Pairs of a path and a solver that have been judged in this exam, by the rule that now holds."""
+def done(rows: Iterable[Row], exam: Exam, solvers: Mapping[str, AbstractSolver]) -> set[tuple[str, str]]:
+    """Pairs of a path and a solver that have been judged in this exam, by the rule that now holds; a solver with other
+    settings is another one."""
     asked = (exam.task.name, exam.simulations, list(exam.references), exam.draws, exam.seed, Row.rule)
     return {
         (row.path, row.solver)
         for row in rows
         if (row.task, row.simulations, row.observations, row.draws, row.seed, row.rule) == asked
+        and row.settings["solver"] == str(solvers.get(row.solver))
     }

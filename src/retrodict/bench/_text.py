@@ -11,12 +11,12 @@ def across(rows: Sequence[Row]) -> str:
     paths, corner = list(dict.fromkeys(path for _, path in cells)), f"{rows[0].task}, C2ST mlp"
     width = max(len(corner), *(len(solver) for solver, _ in cells))
 
-    def line(head: str, texts: Iterable[str]) -> str:
-        aligned = (f"  {text:>{max(len(path), 5)}}" for path, text in zip(paths, texts, strict=True))
-        return f"{head:{width}}" + "".join(aligned)
+    def aligned(head: str, texts: Iterable[str]) -> str:
+        columns = (f"  {text:>{max(len(path), 5)}}" for path, text in zip(paths, texts, strict=True))
+        return f"{head:{width}}" + "".join(columns)
 
     solvers = dict.fromkeys(solver for solver, _ in cells)
-    return "\n".join([line(corner, paths), *(line(s, (cells[s, path] for path in paths)) for s in solvers)])
+    return "\n".join([aligned(corner, paths), *(aligned(s, (cells[s, path] for path in paths)) for s in solvers)])
 
 
 def line(row: Row) -> str:

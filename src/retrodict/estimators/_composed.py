@@ -71,11 +71,9 @@ def _langevin(model: Any, z: Array, roles: Array, n: int, key: PRNGKeyArray) -> 
     ready = jax.vmap(model.ready)(z, roles)
     nothing = model.ready(jnp.zeros_like(z[0]), jnp.where(roles[0] == LATENT, LATENT, ABSENT))
     latent = nothing.roles == LATENT
-    low, high = model.path.span
-    # dense near the data, and short of it: the time at which END of noise is left
-    grid = low + (high - low) * jnp.linspace(0.0, 1.0, 1001)
-    left = jax.vmap(lambda t: model.path.schedule(t)[1] / model.path.schedule(t)[0])(grid)
-    last = grid[jnp.argmax(left <= END)]
+    low, _ = model.path.span
+    # dense near the end, which is short of the data
+    last = model.path.schedule.at_ratio(jnp.asarray(END))
     times = last - (last - low) * jnp.linspace(1.0, 0.0, LEVELS) ** 2
 
     def score(x: Array, t: Array) -> Array:
