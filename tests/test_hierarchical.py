@@ -16,6 +16,7 @@ from retrodict.nets._plate import Line, Runs, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
+from retrodict.training import _line as lines
 from retrodict.training import _plates as plates
 from retrodict.training import _sets as sets
 from retrodict.training import _surrogate
@@ -318,6 +319,33 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
     assert center.shape == log_width.shape == (k,)
     assert (np.abs(center) <= 10.0).all()
     assert (np.asarray(log_width) <= 2.0).all()
+    narrow = dataclasses.replace(wild, width=wild.width - 2.0, narrowest=jnp.full(k, -3.0))
+    assert (np.asarray(narrow.place(seen)[1]) == -3.0).all()
+
+
+def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
+    """60 sets, hardly more than there are coefficients: a width that is told by the fitted sets themselves is a fifth too
+    small, and somewhere a hundredth of the true one."""
+    n, sites = 60, 20
+    key_mu, key_y = jax.random.split(jax.random.key(0))
+    mu = jax.random.normal(key_mu, (n,))
+    y = mu[:, None, None] + jax.random.normal(key_y, (n, sites, 1)) * np.sqrt(0.8)
+    z = jnp.concatenate([jnp.zeros_like(y), y], axis=2)
+    layout = rd.tasks.get("h_conjugate").problem.layout.only_own
+    roles = jnp.stack([jnp.full((n, sites), ABSENT), jnp.full((n, sites), GIVEN)], axis=2)
+    found = [plain(row, role, runs_of(layout)) for row, role in zip(z, roles, strict=True)]
+    moments, basis, of_number, numbers = (
+        np.stack([np.asarray(getattr(one, name), float) for one in found])
+        for name in ("moments", "basis", "of_number", "n")
+    )
+    seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
+    line = lines.regressed(
+        seen, np.asarray(mu)[:, None], lines.bumps_of(moments, numbers, Line.nothing(layout, 1).bumps)
+    )
+    widths = np.exp([float(line.place(one)[1][0]) for one in found])
+    truth = np.sqrt(0.04 / 1.04)  # precision 1 + 20 / .8
+    assert truth < np.median(widths) < 2.0 * truth
+    assert np.exp(float(line.narrowest[0])) > 0.1 * truth
 
 
 def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):

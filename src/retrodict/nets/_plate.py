@@ -170,6 +170,7 @@ class Line(eqx.Module):
 
     center: Float[Array, "b k"]
     width: Float[Array, "w k"]
+    narrowest: Float[Array, " k"]  # log width
     bumps: Bumps
 
     @classmethod
@@ -181,13 +182,14 @@ class Line(eqx.Module):
         weights = jr.normal(keys[0], (m, BUMPS)) * jax.lax.rsqrt(1.0 * m)
         bias = jr.uniform(keys[1], (BUMPS,), minval=-2.0, maxval=2.0)
         bumps = Bumps(jnp.zeros(m), jnp.ones(m), weights, bias)
-        return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), bumps)
+        return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), jnp.full(shared, -jnp.inf), bumps)
 
     def place(self, seen: Plain) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Center and log width, of sites unlike those of training no farther and no wider than can be."""
+        """Center and log width, of sites unlike those of training no farther, no wider and no narrower than can be."""
         features = jnp.concatenate([seen.basis, self.bumps(seen.moments, seen.n)])
         log_width = jnp.concatenate([seen.of_number, features]) @ self.width
-        return jnp.clip(features @ self.center, -FARTHEST, FARTHEST), jnp.minimum(log_width, BROADEST)
+        center = jnp.clip(features @ self.center, -FARTHEST, FARTHEST)
+        return center, jnp.clip(log_width, self.narrowest, BROADEST)
 
 
 class Summary(eqx.Module):

@@ -3,13 +3,15 @@
     z = F(set) . c + exp(H(set) . w) e,    e ~ N(0, 1)        F, H: moments over sites and bumps of them, see `_plate`
 
 The center is a least-squares fit in which a set counts as its width tells, the width the fit of largest Gaussian log
-density of what the center leaves (convex); one after the other, twice. How much the bumps may bend is chosen by sets
-that are not fitted to, so that where the truth is linear no precision is lost to them.
+density of what centers leave of sets that they were not fitted to (convex); one after the other, twice. How much the
+bumps may bend is chosen by sets that are not fitted to, so that where the truth is linear no precision is lost to them.
 
 Questions with fewer sites than training has come from data that are missing, down to none at all: a regression that
-never saw them goes astray there. So every set is seen through windows of 0 to all of its sites.
+never saw them goes astray there. So every set is seen through windows of 0 to all of its sites. Nor did it see sites
+that are observed in part, which say less than whole ones: no width is believed that is much less than all of these.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -24,6 +26,7 @@ WIDTH_RIDGES = (1e3, 1e-2, 1e-4)
 FLAT = 1e-5  # of the squares of a log width's coefficients: few numbers of sites do not tell them apart
 FEW = 30_000  # rows that tell a width
 FLOOR = 1e-12
+NARROWER = 1.0  # than any set of training in its log width, at most: as seven times as many sites are
 
 
 class Seen(NamedTuple):
@@ -57,41 +60,50 @@ def regressed(seen: Seen, truth: np.ndarray, bumps: Bumps) -> Line:
     judges = seen.which % HELD_OUT == 0
     centers: list[np.ndarray] = []
     widths: list[np.ndarray] = []
+    narrowest: list[float] = []
     for z in np.asarray(truth, np.float64).T:
         weight = 1.0 + seen.n  # a posterior of n sites is about that much sharper than the prior
         for last in (False, True):
-            center = _center(features, moments, z, weight, judges)
-            left = z - features @ center
+            center, left = _center(features, moments, z, weight, seen.which)
             ridges = WIDTH_RIDGES if last else WIDTH_RIDGES[:1]
             width = _width(wide, seen.of_number.shape[1], left, judges, ridges)
             log_width = wide @ width
             weight = np.exp(-2.0 * (log_width - log_width.min()))
         centers.append(center)
         widths.append(width)
+        narrowest.append(float((wide @ width).min()) - NARROWER)
     center, width = np.stack(centers, axis=1), np.stack(widths, axis=1)
-    return Line(jnp.asarray(center, jnp.float32), jnp.asarray(width, jnp.float32), bumps)
+    single = functools.partial(jnp.asarray, dtype=jnp.float32)
+    return Line(single(center), single(width), single(narrowest), bumps)
 
 
-def _center(features: np.ndarray, moments: int, z: np.ndarray, weight: np.ndarray, judges: np.ndarray) -> np.ndarray:
-    """Weighted least squares, the ridges chosen by the rows that judge."""
+def _center(
+    features: np.ndarray, moments: int, z: np.ndarray, weight: np.ndarray, which: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted least squares, the ridges chosen by rows that judge; and what fits to other sets leave of each row."""
     root = np.sqrt(weight / weight.mean())[:, None]
     x, y = features * root, z * root[:, 0]
-    parts = {which: (x[rows].T @ x[rows], x[rows].T @ y[rows]) for which, rows in (("fit", ~judges), ("judge", judges))}
-    scale = np.sqrt(np.diag(parts["fit"][0]) + FLOOR)
+    folds = [which % HELD_OUT == fold for fold in range(HELD_OUT)]
+    grams = np.stack([x[rows].T @ x[rows] for rows in folds])
+    rights = np.stack([x[rows].T @ y[rows] for rows in folds])
+    scale = np.sqrt(np.diag(grams[1:].sum(axis=0)) + FLOOR)
 
     def solved(gram: np.ndarray, right: np.ndarray, ridges: tuple[float, float]) -> np.ndarray:
         shrunk = gram / np.outer(scale, scale)
         shrunk += np.diag(np.repeat(ridges, (moments, len(gram) - moments)))
         return np.linalg.solve(shrunk, right / scale) / scale
 
-    def score(ridges: tuple[float, float]) -> float:
-        found = solved(*parts["fit"], ridges)
-        gram, right = parts["judge"]
-        return float(found @ gram @ found - 2.0 * right @ found)
+    def without(fold: int, ridges: tuple[float, float]) -> np.ndarray:
+        return solved(grams.sum(axis=0) - grams[fold], rights.sum(axis=0) - rights[fold], ridges)
 
-    best = min(RIDGES, key=score)
-    (a, b), (c, d) = parts["fit"], parts["judge"]
-    return solved(a + c, b + d, best)
+    def score(ridges: tuple[float, float]) -> float:
+        found = without(0, ridges)
+        return float(found @ grams[0] @ found - 2.0 * rights[0] @ found)
+
+    best, left = min(RIDGES, key=score), np.empty_like(z)
+    for fold, rows in enumerate(folds):
+        left[rows] = z[rows] - features[rows] @ without(fold, best)
+    return solved(grams.sum(axis=0), rights.sum(axis=0), best), left
 
 
 def _width(
