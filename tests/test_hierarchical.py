@@ -324,7 +324,7 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
 
 
 def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
-    """60 sets, hardly more than there are coefficients: a width that fitted sets tell is a fifth too small, and somewhere
+    """60 sets, hardly more than there are coefficients: a width told by the fitted is a fifth too small, and somewhere
     a hundredth of the true one."""
     n, sites = 60, 20
     key_mu, key_y = jax.random.split(jax.random.key(0))
