@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import bench, cli
+from retrodict import bench, cli, recipe
 from retrodict.diagnostics import C2ST
 from retrodict.training import History
 
@@ -17,7 +17,8 @@ from retrodict.training import History
 TASK = rd.tasks.get("two_moons")
 EXAM = bench.Exam.of("two_moons", simulations=50, observations=[2, 1], draws=100)
 FLOW = {"flow_matching": rd.paths.flow_matching()}
-SMALL = ["bench", "--tasks", "two_moons", "--simulations", "50", "--observations", "1,2", "--draws", "40"]
+RULED = ["bench", "--tasks", "two_moons", "--simulations", "50", "--observations", "1,2", "--draws", "40"]
+SMALL = [*RULED, "--paths", "flow_matching"]
 SMALL_NET = partial(rd.joint, net=rd.nets.ResMLP(8, 1))
 
 
@@ -149,19 +150,44 @@ def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatc
     assert "two_moons, flow_matching, EulerMaruyama: judging: 2/2, observation 2: 0.508" in told.err
 
 
-def test_the_default_path_and_solver(classifiers, monkeypatch):
-    """Without the oracle: training, drawing, densities and times of a model that has learned next to nothing."""
-    monkeypatch.setattr(bench._exam, "joint", SMALL_NET)
-    monkeypatch.setattr(bench._exam, "fit", partial(rd.fit, steps=2, batch_size=16))
+@pytest.fixture
+def little(monkeypatch):
+    """A rule that trains networks that learn next to nothing."""
+    small = {"net": rd.nets.ResMLP(8, 1), "steps": 2}
+    monkeypatch.setattr(recipe, "DIRECT", small)
+    monkeypatch.setattr(recipe, "SYNTHETIC", small)
+    monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
+    monkeypatch.setattr(recipe, "MADE", 100)
+
+
+def test_the_rule_and_the_default_solver(classifiers, little):
+    """Without the oracle: training both ways, drawing, densities and times."""
     row = bench.run("two_moons", simulations=50, observations=[3], progress=False)
-    assert (row.path, row.solver, row.draws, row.evaluations) == ("flow_matching", "default", 10_000, 17)
+    assert (row.path, row.solver, row.draws, row.evaluations) == ("rule", "default", 10_000, 17)
     assert row.refused is None
     assert min(row.train_seconds, row.sample_seconds, row.log_prob_seconds) > 0.0
     assert row.settings["net"]["width"] == 8
     assert row.settings["steps"] == 2
+    assert row.rule == bench.rule_of(None) == recipe.RULE
+    assert row.settings["way"] == min(row.settings["losses"], key=row.settings["losses"].get)
+    assert set(row.settings["losses"]) == {"direct", "synthetic"}
     ((reference, draws),) = classifiers
     assert reference.shape == draws.shape == (10_000, 2)
     assert np.isfinite(draws).all()
+
+
+def test_what_was_judged_by_the_rule_is_not_judged_again(classifiers, little, tmp_path):
+    file = tmp_path / "bench.jsonl"
+    assert cli.run([*RULED, "--out", str(file)]) == 0
+    judged = len(classifiers)
+    assert cli.run([*RULED, "--out", str(file)]) == 0
+    assert len(classifiers) == judged == 2
+    exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=0)
+    rows = bench.read(file)
+    assert bench.done(rows, exam, {"rule": None}, DEFAULT) == {("rule", "default")}
+    older = [dataclasses.replace(row, rule=recipe.RULE - 1) for row in rows]
+    assert bench.done(older, exam, {"rule": None}, DEFAULT) == set()
+    assert bench.done(rows, exam, FLOW, DEFAULT) == set()
 
 
 DEFAULT = {"default": bench.SAMPLER}
@@ -191,9 +217,9 @@ def test_a_benchmark_goes_on_where_it_was_stopped(oracle, classifiers, tmp_path,
     assert len(classifiers) > judged
     exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=1)
     rows = bench.read(file)
-    assert bench.done(rows, exam, DEFAULT) == {("flow_matching", "default")}
-    assert bench.done([dataclasses.replace(row, rule=bench.RULE + 1) for row in rows], exam, DEFAULT) == set()
-    assert bench.done(rows, exam, {"default": rd.solvers.Heun()}) == set(), "another solver by the same name"
+    assert bench.done(rows, exam, FLOW, DEFAULT) == {("flow_matching", "default")}
+    assert bench.done([dataclasses.replace(row, rule=row.rule + 1) for row in rows], exam, FLOW, DEFAULT) == set()
+    assert bench.done(rows, exam, FLOW, {"default": rd.solvers.Heun()}) == set(), "another solver by the same name"
 
 
 @pytest.mark.parametrize("content", ["hello\n", '{"task": "slcp"}\n'])
@@ -221,7 +247,7 @@ def test_the_table_stands_beside_published_figures(oracle, classifiers, tmp_path
     cells = [cell.strip() for cell in many.strip("|").split("|")]
     assert [float(cell) for cell in cells[2:4]] == pytest.approx([strict.mean(), strict.mean(axis=0).std()], abs=6e-4)
     assert cells[5:8] == ["0.606 (NPE (sbibm))", "0.522 (GenSBI SM Flux1Joint)", "0.520 (OneFlowSBI)"]
-    assert cells[-2:] == ["0, 3", str(bench.RULE)]
+    assert cells[-2:] == ["0, 3", "1"]
     assert "GenSBI SM Flux1Joint" in page.read_text()
 
 

@@ -32,9 +32,7 @@ def test_slcp_with_its_structure():
     train = Simulations({name: values[:-HELD_OUT] for name, values in sims.items()}, sims.layout)
     held = {name: values[-HELD_OUT:] for name, values in sims.items()}
     begun = time.perf_counter()
-    one, _ = synthesis.surrogate(
-        train, dependencies, key=1, net=rd.nets.ResMLP(256, 3), validation=held, steps=15_000, progress=False
-    )
+    one, _ = synthesis.surrogate(train, dependencies, key=1, validation=held, steps=15_000, progress=False)
     made = synthesis.synthesize(task.problem, one, 300_000, key=5)
     model = rd.posterior(sims.layout, net=rd.nets.ResMLP(256, 4), dependencies=dependencies)
     model, _ = rd.fit(model, made, key=2, validation=held, steps=20_000, progress=False)

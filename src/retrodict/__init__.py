@@ -50,6 +50,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.failing import failures as failures
     from retrodict.likeness import unlike as unlike
     from retrodict.likeness import unlike_each as unlike_each
+    from retrodict.recipe import learn_posterior as learn_posterior
     from retrodict.saving import load as load
     from retrodict.saving import save as save
     from retrodict.store import open_store as open_store
@@ -72,6 +73,7 @@ _NAMES = {
     ),
     "failing": ("FailedRunsWarning", "failures"),
     "likeness": ("unlike", "unlike_each"),
+    "recipe": ("learn_posterior",),
     "saving": ("load", "save"),
     "store": ("open_store",),
     "training": ("fit",),

@@ -299,9 +299,9 @@ def gallery(
 @app.command()
 def bench(
     tasks: Annotated[str, typer.Option(help="Names with commas; all are the ten of the SBI benchmark.")] = "all",
-    paths: Annotated[str, typer.Option(help="Names of paths with commas, or all; one model is trained for each.")] = (
-        "flow_matching"
-    ),
+    paths: Annotated[
+        str, typer.Option(help="Names of paths with commas, or all: a joint model for each. rule is learn_posterior.")
+    ] = "rule",
     solvers: Annotated[
         str, typer.Option(help="Names with commas, or all; default is what a model draws with, auto what it chooses.")
     ] = "default",
@@ -319,7 +319,7 @@ def bench(
     page: Annotated[Path | None, typer.Option(help="With --table: write it as an HTML page, too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How far the posteriors of one fixed configuration are from the references, by path and solver."""
+    """How far posteriors are from the references: those of one rule, or of the joint model by path and solver."""
     import retrodict as rd
     from retrodict import bench as benchmark
     from retrodict.files import make_folder
@@ -333,7 +333,8 @@ def bench(
         "default": lambda: benchmark.SAMPLER,
         "auto": rd.solvers.Auto,
     }
-    routes = {name: methods[name]() for name in chosen_of("--paths", paths, methods)}
+    rule = benchmark.BY_RULE
+    routes = {p: None if p == rule else methods[p]() for p in chosen_of("--paths", paths, methods, besides=[rule])}
     named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])
     movers = {name: known[name]() for name in named}
     if evaluations is not None:
@@ -350,7 +351,7 @@ def bench(
     if out is not None:
         make_folder(out.parent)
     for exam in exams:
-        rows, done = [], benchmark.done(judged, exam, movers)
+        rows, done = [], benchmark.done(judged, exam, routes, movers)
         for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
             print(json.dumps(row.to_json()) if as_json else benchmark.line(row), flush=True)
             rows.append(row)

@@ -5,12 +5,12 @@
 N simulations of P parts are N P pairs of (theta_i, part). A surrogate q(part | theta_i, i) learned from them makes data
 sets without end, theta ~ prior and x_i ~ q, on which a posterior can be trained for as long as it gains. Parts that are
 alike (slcp's four points) are one kind and teach each other; others (the days of an epidemic) are told apart by i.
-(Likelihood factorization: arXiv 2604.20723, section 3; "synthetic likelihood sets".) In scaled coordinates
+(Likelihood factorization: arXiv 2604.20723, section 3; "synthetic likelihood sets".) Where nothing is declared to be
+independent all data are one part: then a surrogate pays where data given parameters are simpler than parameters given
+data, as noise that is the same everywhere is.
 
-    part = [1, theta_i] . trend + residual,    residual ~ model(residual | theta_i, i)
-
-where a regression knows what is linear better than any network. What the surrogate gets wrong, the posterior inherits;
-held-out real simulations should judge it, see `validation` of `fit`.
+q is a `MixtureDensity` on the real line, off the supports. What it gets wrong, the posterior inherits; held-out real
+simulations should judge it, see `validation` of `fit`.
 """
 
 import dataclasses
@@ -18,84 +18,106 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from retrodict import supports
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Generative, likelihood
-from retrodict.nets import AbstractArchitecture, ResMLP
+from retrodict.estimators import MixtureDensity, Pairs
 from retrodict.problem import Problem
 from retrodict.rows import Simulations
 from retrodict.scaling import Scaling
-from retrodict.tokens import Batch, flatten, unflatten
-from retrodict.training import History, fit
-from retrodict.variables import Layout, Variable
-
-
-SURROGATE = ResMLP(128, 3)
-SEEN, KIND, PART = "seen", "kind", "part"
-BLOCK = 200_000  # parts drawn at once
+from retrodict.tokens import flatten, unflatten
+from retrodict.training import History, fit_mixture
+from retrodict.variables import Layout
 
 
 class Parts(NamedTuple):
     """What data fall into: tokens of every part, its kind, the parameters that any part depends on, and which of them
-    each does."""
+    each does; `free` if the numbers of a part are independent, too."""
 
     tokens: Int[np.ndarray, "parts k"]
     kind: Int[np.ndarray, " parts"]
     parameters: Int[np.ndarray, " p"]
     parents: Bool[np.ndarray, "parts p"]
+    free: bool = False
+
+
+class Whole(NamedTuple):
+    """Elements `(d,)` that were whole numbers in all simulations, and the range of all.
+
+    A count n is looked at as sqrt(n - least + 3/8), whose spread hardly depends on its mean (Anscombe 1948).
+    """
+
+    which: Bool[np.ndarray, " d"]
+    least: Float[np.ndarray, " d"]
+    most: Float[np.ndarray, " d"]
+
+    def evened(self, rows: np.ndarray) -> np.ndarray:
+        """Rows whose counts are looked at so."""
+        return np.where(self.which, np.sqrt(np.maximum(rows - self.least + 0.375, 0.0)), rows)
+
+    def counted(self, rows: np.ndarray) -> np.ndarray:
+        """The inverse of `evened`, whole and within what was seen."""
+        counts = np.round(self.least + np.maximum(rows, 0.0) ** 2 - 0.375)
+        return np.where(self.which, np.clip(counts, self.least, self.most), rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """A surrogate of one part: a model of what a regression `(kinds, 1 + p, k)` leaves of it, in scaled coordinates.
-
-    `whole` are the data elements `(d,)` that were whole numbers in all simulations, and their range.
-    """
+    """A surrogate of one part, given scaled parameters."""
 
     parts: Parts
     scaling: Scaling
-    trend: Float[np.ndarray, "kinds q k"]
-    whole: tuple[np.ndarray, np.ndarray, np.ndarray]
-    model: Generative
+    mixture: MixtureDensity
+    whole: Whole
 
 
 def surrogate(
-    sims: Simulations,
-    dependencies: Dependencies,
+    sims: Mapping[str, Any],
+    dependencies: Dependencies | None = None,
     *,
     key: Key,
-    net: AbstractArchitecture = SURROGATE,
+    components: int = 4,
+    width: int = 128,
+    depth: int = 3,
     validation: Mapping[str, Any] | None = None,
-    steps: int = 10_000,
+    steps: int = 4_000,
     progress: bool = True,
 ) -> tuple[Learned, History]:
     """Learns one part of the data given the parameters, from every part of every simulation.
 
-    `validation` are other simulations that only validate: parts of one simulation should not stand on both sides.
+    Args:
+        dependencies: what tells the parts; without them all data are one.
+        components: Gaussians of a number given those before.
+        width, depth: of the network.
+        validation: other simulations that only validate; by default a twentieth of `sims`. Parts of one simulation do
+            not stand on both sides.
 
     Raises:
         DataError: the declared structure does not make the data independent parts of equal size given the parameters.
     """
-    layout = sims.layout
-    parts = parts_of(layout, dependencies)
+    layout = sims.layout  # type: ignore[attr-defined]
+    parts = one_part(layout) if dependencies is None else parts_of(layout, dependencies)
     rows = flatten(layout, sims, layout.names, where="the simulations")
-    scaling = Scaling.fit(layout, rows)
-    z = scaling.of_rows(rows)
-    trend = _regression(parts, z)
-    pairs = _pairs(parts, trend, z)
-    judged = None
-    if validation is not None:
-        others = scaling.of_rows(flatten(layout, validation, layout.names, where="`validation`"))
-        judged = _pairs(parts, trend, others)
-    start = likelihood(pairs.layout, net=net, key=key)
-    model, history = fit(start, pairs, key=key, validation=judged, steps=steps, progress=progress)
-    whole = ~layout.is_parameter & (rows == np.round(rows)).all(axis=0)
-    return Learned(parts, scaling, trend, (whole, rows.min(axis=0), rows.max(axis=0)), model), history
+    key_split, key_net, key_fit = jr.split(as_key(key), 3)
+    if validation is None:
+        order = np.asarray(jr.permutation(key_split, len(rows)))
+        held = rows[order[: max(1, len(rows) // 20)]]
+        rows = rows[order[len(held) :]]
+    else:
+        held = flatten(layout, validation, layout.names, where="`validation`")
+    scaling = Scaling.fit(_parameters(layout), rows[:, layout.is_parameter])
+    is_whole = ~layout.is_parameter & (rows == np.round(rows)).all(axis=0)
+    whole = Whole(is_whole, rows.min(axis=0), rows.max(axis=0))
+    train, judge = (_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
+    start = MixtureDensity.of(train, free=parts.free, components=components, width=width, depth=depth, key=key_net)
+    mixture, history = fit_mixture(start, train, judge, key=key_fit, steps=steps, progress=progress)
+    return Learned(parts, scaling, mixture, whole), history
 
 
 def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simulations:
@@ -106,20 +128,22 @@ def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simul
     layout, parts = problem.layout, learned.parts
     key_prior, key_parts = jr.split(as_key(key))
     values = {k: np.asarray(v) for k, v in jax.jit(jax.vmap(problem.prior.draw))(jr.split(key_prior, n)).items()}
-    empty = {name: np.zeros((n, *layout[name].shape), np.float32) for name in layout.data}
-    z = np.array(learned.scaling.of_rows(flatten(layout, {**values, **empty}, layout.names, where="the prior")))
-    many = max(1, BLOCK // len(parts.kind))
-    for start in range(0, n, many):
-        block = z[start : start + many]
-        given = _given(parts, block)
-        left = learned.model.sample(1, given=Batch(given), key=jr.fold_in(key_parts, start))[PART][:, 0]
-        left = left.reshape(len(parts.kind), len(block), -1)
-        for i, tokens in enumerate(parts.tokens):
-            block[:, tokens] = _expected(parts, learned.trend, block, i) + left[i]
-    rows = np.array(learned.scaling.inverse(z))
-    whole, low, high = learned.whole
-    rows = np.where(whole, np.clip(np.round(rows), low, high), rows)
+    known = learned.scaling.of_rows(flatten(_parameters(layout), values, layout.parameters, where="the prior"))
+    given, kind = _given(layout, parts, known)
+    drawn = learned.mixture.sample(given, kind, key_parts).reshape(len(parts.kind), n, -1)
+    u = np.zeros((n, layout.size), np.float32)
+    for tokens, part in zip(parts.tokens, drawn, strict=True):
+        u[:, tokens] = part
+    rows = np.where(learned.whole.which, learned.whole.counted(u), np.asarray(supports.constrain(u, *layout.ends)))
     return Simulations({**unflatten(layout, rows, layout.data), **values}, layout)
+
+
+def one_part(layout: Layout) -> Parts:
+    """All data as one part, which depends on all parameters."""
+    _refuse_functions(layout)
+    own = layout.is_parameter
+    parameters = np.flatnonzero(own)
+    return Parts(np.flatnonzero(~own)[None], np.zeros(1, int), parameters, np.ones((1, len(parameters)), bool))
 
 
 def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
@@ -130,8 +154,7 @@ def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
     """
     from scipy.sparse.csgraph import connected_components
 
-    if layout.functions:
-        raise DataError(f"parts of functions are not learned one by one, and {listed(layout.functions)} is one")
+    _refuse_functions(layout)
     edges, own = dependencies.adjacency(layout), layout.is_parameter
     if edges[np.ix_(own, ~own)].any():
         raise DataError("parts are independent given the parameters, and a parameter is declared to depend on data")
@@ -154,42 +177,44 @@ def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
     kind = np.unique(place[tokens], axis=0, return_inverse=True)[1].reshape(-1)
     parents = np.stack([edges[group].any(axis=0) for group in groups])
     parameters = np.flatnonzero(own & parents.any(axis=0))
-    return Parts(tokens, kind, parameters, parents[:, parameters])
+    parents = parents[:, parameters]
+    if tokens.shape[1] == 1 and len(set(kind)) == len(kind) and (parents == parents[0]).all():
+        # numbers that are all unlike and depend on the same: what one network reads of these serves them all
+        return Parts(tokens.reshape(1, -1), np.zeros(1, int), parameters, parents[:1], free=True)
+    return Parts(tokens, kind, parameters, parents)
 
 
-def _given(parts: Parts, z: np.ndarray) -> dict[str, np.ndarray]:
-    """What is known of every part, part by part: the parameters that it depends on, others at zero, and its kind."""
-    seen = np.concatenate([np.where(parents, z[:, parts.parameters], 0.0) for parents in parts.parents])
-    kinds = parts.kind.max() + 1
-    if kinds == 1:
-        return {SEEN: seen.astype(np.float32)}
-    return {SEEN: seen.astype(np.float32), KIND: np.repeat(np.eye(kinds, dtype=np.float32)[parts.kind], len(z), axis=0)}
+def _refuse_functions(layout: Layout) -> None:
+    if layout.functions:
+        raise DataError(f"parts of functions are not learned one by one, and {listed(layout.functions)} is one")
 
 
-def _pairs(parts: Parts, trend: np.ndarray, z: np.ndarray) -> Simulations:
-    """Every part of every row, less its regression, beside what is known of it."""
-    given = _given(parts, z)
-    left = [z[:, tokens] - _expected(parts, trend, z, i) for i, tokens in enumerate(parts.tokens)]
-    known = [Variable(name, values.shape[1:]) for name, values in given.items()]
-    inner = Layout((*known, Variable(PART, parts.tokens.shape[1:], kind="data")))
-    return Simulations({**given, PART: np.concatenate(left).astype(np.float32)}, inner)
+def _parameters(layout: Layout) -> Layout:
+    return Layout(tuple(layout[name] for name in layout.parameters))
 
 
-def _design(parts: Parts, z: np.ndarray, i: int) -> np.ndarray:
-    seen = np.where(parts.parents[i], z[:, parts.parameters], 0.0)
-    return np.concatenate([np.ones((len(z), 1)), seen], axis=1)
+def _given(layout: Layout, parts: Parts, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is known of every part, part by part: the scaled parameters that it depends on, others at zero; its kind."""
+    place = np.cumsum(layout.is_parameter)[parts.parameters] - 1
+    seen = np.concatenate([np.where(parents, known[:, place], 0.0) for parents in parts.parents])
+    return seen.astype(np.float32), np.repeat(parts.kind.astype(np.int32), len(known))
 
 
-def _expected(parts: Parts, trend: np.ndarray, z: np.ndarray, i: int) -> np.ndarray:
-    return _design(parts, z, i) @ trend[parts.kind[i]]
+def _pairs(layout: Layout, parts: Parts, scaling: Scaling, whole: Whole, rows: np.ndarray) -> Pairs:
+    """Every part of every row, on the real line, beside what is known of it."""
+    which, least, most = whole
+    known, kind = _given(layout, parts, scaling.of_rows(rows[:, layout.is_parameter]))
+    rows = np.where(which, np.clip(rows, least, most), rows)
 
+    def line(step: float) -> np.ndarray:
+        """On the real line, counts and their ends as they are looked at."""
+        return np.where(which, whole.evened(rows + step), np.asarray(supports.unconstrain(rows, *layout.ends)))
 
-def _regression(parts: Parts, z: np.ndarray) -> np.ndarray:
-    """Least squares of the parts of each kind on 1 and what they depend on."""
-    found = []
-    for kind in range(parts.kind.max() + 1):
-        which = np.flatnonzero(parts.kind == kind)
-        design = np.concatenate([_design(parts, z, i) for i in which.tolist()])
-        values = np.concatenate([z[:, parts.tokens[i]] for i in which])
-        found.append(np.linalg.lstsq(design, values.astype(np.float64), rcond=None)[0])
-    return np.stack(found)
+    u, low, high = line(0.0), line(-0.5), line(0.5)
+    low[which & (rows <= least)] = -np.inf
+    high[which & (rows >= most)] = np.inf
+    y, below, above = (
+        jnp.asarray(np.concatenate([values[:, tokens] for tokens in parts.tokens]), jnp.float32)
+        for values in (u, low, high)
+    )
+    return Pairs(jnp.asarray(known), jnp.asarray(kind), y, below, above)

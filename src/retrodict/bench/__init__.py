@@ -1,7 +1,7 @@
-"""The benchmark: one fixed configuration for every task, how far its posteriors are from the reference, and what
+"""The benchmark: one rule for every task, how far its posteriors are from the reference, and what
 others have published."""
 
-from retrodict.bench._exam import DRAWS, RULE, TASKS, Exam, Row, Spread, matrix, run
+from retrodict.bench._exam import BY_RULE, DRAWS, TASKS, Exam, Row, Spread, matrix, rule_of, run
 from retrodict.bench._league import League, Published, best, league, published
 from retrodict.bench._record import append, done, read
 from retrodict.bench._text import across, line
@@ -9,8 +9,8 @@ from retrodict.estimators import SAMPLER
 
 
 __all__ = [
+    "BY_RULE",
     "DRAWS",
-    "RULE",
     "SAMPLER",
     "TASKS",
     "Exam",
@@ -27,5 +27,6 @@ __all__ = [
     "matrix",
     "published",
     "read",
+    "rule_of",
     "run",
 ]

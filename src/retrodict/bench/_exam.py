@@ -3,8 +3,8 @@
 For each task: simulate once, train one joint model per path, let every solver draw from it, and for every observation
 compare 10,000 draws with 10,000 of the reference posterior by two classifiers. `c2st_mlp` is the strict one, on the
 scale of the SBI benchmark (Lueckmann et al., 2021); `c2st_rf` a random forest, more lenient. .5 is perfect, 1 is
-useless. Settings are the defaults of `joint` and `fit`, chosen by validation likelihood on held-out simulations, never
-by these figures; `RULE` names them, and counts up when they change.
+useless. What is trained is `learn_posterior`, or, where a path is named, the joint model as it comes; both know
+simulations alone and never these figures. `rule` tells their version, and counts up when they change.
 """
 
 import dataclasses
@@ -17,16 +17,19 @@ import numpy as np
 
 from retrodict import tasks
 from retrodict._errors import DataError, QueryError
+from retrodict.dependencies import Dependencies
 from retrodict.diagnostics import c2st, c2st_forest
 from retrodict.estimators import SAMPLER, Generative, joint
-from retrodict.paths import Path, flow_matching
+from retrodict.paths import Path
 from retrodict.progress import Progress
+from retrodict.recipe import RULE, Account, learn_posterior
 from retrodict.simulate import simulate
 from retrodict.solvers import AbstractSolver
 from retrodict.training import History, fit
 
 
-RULE = 1  # joint() and fit() as they come: the same network and steps for every task and budget
+BY_RULE = "rule"  # in the place of the name of a path: `learn_posterior`
+JOINT_RULE = 1  # joint() and fit() as they come: the same network and steps for every task and budget
 TASKS = (
     "two_moons",
     "gaussian_linear",
@@ -83,7 +86,7 @@ class Row:
     validation_loss: float
     refused: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    rule: int = RULE
+    rule: int = JOINT_RULE
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, lists and strings."""
@@ -129,20 +132,19 @@ class Exam:
 def run(
     name: str, *, simulations: int, observations: Sequence[int], seed: int = 0, progress: bool = True, jobs: int = 2
 ) -> Row:
-    """Benchmarks one task with the default path and solver; `jobs` classifiers are trained at once.
+    """Benchmarks one task by the rule, with the default solver; `jobs` classifiers are trained at once.
 
     Raises:
         DataError: an unknown task or observation.
         QueryError: no observation.
     """
     exam = Exam.of(name, simulations=simulations, observations=observations, seed=seed)
-    paths, solvers = {"flow_matching": flow_matching()}, {"default": SAMPLER}
-    return next(matrix(exam, paths, solvers, progress=progress, jobs=jobs))
+    return next(matrix(exam, {BY_RULE: None}, {"default": SAMPLER}, progress=progress, jobs=jobs))
 
 
 def matrix(
     exam: Exam,
-    paths: Mapping[str, Path],
+    paths: Mapping[str, Path | None],
     solvers: Mapping[str, AbstractSolver],
     *,
     done: Container[tuple[str, str]] = (),
@@ -151,7 +153,8 @@ def matrix(
 ) -> Iterator[Row]:
     """Benchmarks every solver on every path, by the names they are given; a row as soon as it is judged.
 
-    Pairs of a path and a solver in `done` are left out.
+    `None` in the place of a path is `learn_posterior`, with the structure that the task declares. Pairs of a path and a
+    solver in `done` are left out.
     """
     left = {path: [solver for solver in solvers if (path, solver) not in done] for path in paths}
     if not any(left.values()):
@@ -167,10 +170,16 @@ def matrix(
             yield row if row.refused else _judged(row, exam, trained.model, solver, progress=progress, jobs=jobs)
 
 
+def rule_of(path: Path | None) -> int:
+    """The version of what is trained."""
+    return RULE if path is None else JOINT_RULE
+
+
 @dataclass(frozen=True)
 class _Trained:
     model: Generative
     history: History
+    account: Account | None
     train_seconds: float
     log_prob_seconds: float
 
@@ -197,20 +206,27 @@ class _Trained:
                 "steps": int(self.history.step[-1]),
                 "roles": self.model.law.to_json(),
                 "solver": str(solver),
+                **({} if self.account is None else {"way": self.account.chosen, "losses": dict(self.account.losses)}),
             },
+            rule=JOINT_RULE if self.account is None else RULE,
         )
 
 
-def _train(exam: Exam, sims: Any, path: Path, *, progress: bool) -> _Trained:
-    untrained = joint(sims.layout, path=path, key=exam.seed)
-    (model, history), train_seconds = _timed(
-        lambda: fit(untrained, sims, key=exam.seed + 1, failed="given", progress=progress)
-    )
+def _train(exam: Exam, sims: Any, path: Path | None, *, progress: bool) -> _Trained:
+    def trained() -> tuple[Generative, History, Account | None]:
+        if path is None:
+            structure = None if exam.task.structure is None else Dependencies(**exam.task.structure)
+            model, account = learn_posterior(sims, dependencies=structure, key=exam.seed, progress=progress)
+            return model, account.histories[account.chosen], account
+        untrained = joint(sims.layout, path=path, key=exam.seed)
+        return *fit(untrained, sims, key=exam.seed + 1, failed="given", progress=progress), None
+
+    (model, history, account), train_seconds = _timed(trained)
     given = exam.task.observation(next(iter(exam.references)))
     some = model.sample(DENSITIES, given=given, key=0)
     model.log_prob(some, given=given)  # compiles
     _, log_prob_seconds = _timed(lambda: model.log_prob(some, given=given))
-    return _Trained(model, history, train_seconds, log_prob_seconds)
+    return _Trained(model, history, account, train_seconds, log_prob_seconds)
 
 
 def _judged(row: Row, exam: Exam, model: Generative, solver: AbstractSolver, *, progress: bool, jobs: int) -> Row:

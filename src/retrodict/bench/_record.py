@@ -7,14 +7,15 @@ no row, and the next one starts on a line of its own.
 import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path as File
 
 from retrodict._errors import FileError
-from retrodict.bench._exam import Exam, Row
+from retrodict.bench._exam import Exam, Row, rule_of
+from retrodict.paths import Path
 from retrodict.solvers import AbstractSolver
 
 
-def read(file: Path) -> list[Row]:
+def read(file: File) -> list[Row]:
     """All rows of a file, none if there is no file.
 
     Raises:
@@ -38,7 +39,7 @@ def read(file: Path) -> list[Row]:
     return rows
 
 
-def append(file: Path, row: Row) -> None:
+def append(file: File, row: Row) -> None:
     """Adds a row behind all others, on disk when this returns.
 
     Raises:
@@ -56,13 +57,17 @@ def append(file: Path, row: Row) -> None:
         raise FileError(f"cannot write the benchmark '{file}': {error.strerror}") from error
 
 
-def done(rows: Iterable[Row], exam: Exam, solvers: Mapping[str, AbstractSolver]) -> set[tuple[str, str]]:
+def done(
+    rows: Iterable[Row], exam: Exam, paths: Mapping[str, Path | None], solvers: Mapping[str, AbstractSolver]
+) -> set[tuple[str, str]]:
     """Pairs of a path and a solver that have been judged in this exam, by the rule that now holds; a solver with other
     settings is another one."""
-    asked = (exam.task.name, exam.simulations, list(exam.references), exam.draws, exam.seed, Row.rule)
+    asked = (exam.task.name, exam.simulations, list(exam.references), exam.draws, exam.seed)
     return {
         (row.path, row.solver)
         for row in rows
-        if (row.task, row.simulations, row.observations, row.draws, row.seed, row.rule) == asked
+        if (row.task, row.simulations, row.observations, row.draws, row.seed) == asked
+        and row.path in paths
+        and row.rule == rule_of(paths[row.path])
         and row.settings["solver"] == str(solvers.get(row.solver))
     }

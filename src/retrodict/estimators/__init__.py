@@ -12,6 +12,8 @@ from retrodict.estimators._guided import Guided as Guided
 from retrodict.estimators._guided import repaint as repaint
 from retrodict.estimators._hierarchical import Hierarchical as Hierarchical
 from retrodict.estimators._hierarchical import hierarchical as hierarchical
+from retrodict.estimators._mixture import MixtureDensity as MixtureDensity
+from retrodict.estimators._mixture import Pairs as Pairs
 from retrodict.estimators._narrow import Narrow as Narrow
 from retrodict.estimators._record import Calibration as Calibration
 from retrodict.estimators._record import CalibrationWarning as CalibrationWarning

@@ -1,0 +1,119 @@
+"""The best posterior that a fixed number of simulations gives, by ONE rule that looks at held-out simulations alone.
+
+    direct       the joint model of parameters and data, trained on the simulations as they are
+    synthetic    a posterior, trained on data sets that a surrogate of p(data | parameters) makes without end; where the
+                 data fall into parts that are independent given the parameters, the surrogate learns from every part
+
+Which of them is better depends on which way the simulator is simpler, and nobody knows before. So both are trained,
+and the one under which parameters of held-out simulations are the likelier given their data is kept. The settings of
+each step are constants of this file; `RULE` counts the versions of the whole.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax.random as jr
+import numpy as np
+
+from retrodict import synthesis
+from retrodict._errors import DataError
+from retrodict._types import Key, as_key
+from retrodict.dependencies import Dependencies
+from retrodict.estimators import Generative, joint, posterior
+from retrodict.nets import ResMLP
+from retrodict.rows import Simulations
+from retrodict.tokens import Batch
+from retrodict.training import History, fit
+from retrodict.variables import Layout
+
+
+RULE = 2  # 1 was the joint model alone
+HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
+LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
+DIRECT: dict[str, Any] = {"net": ResMLP(256, 3), "steps": 10_000}
+SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
+SYNTHETIC: dict[str, Any] = {"net": ResMLP(128, 4), "steps": 12_000}
+MADE = 200_000  # synthetic simulations
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """How a posterior was chosen: the mean negative log posterior density of held-out parameters by each way, the
+    histories of all that was trained, and the seconds of the whole."""
+
+    chosen: str
+    losses: Mapping[str, float]
+    histories: Mapping[str, History]
+    seconds: float
+
+
+def learn_posterior(
+    sims: Simulations, *, dependencies: Dependencies | None = None, key: Key, progress: bool = True
+) -> tuple[Generative, Account]:
+    """The posterior of all parameters given all data, by the rule of the module's first lines.
+
+    The second way is open where `sims` know their problem, whose prior it draws from, no run failed, and data are
+    numbers that fall into parts or are `LONGEST` at most.
+
+    Args:
+        dependencies: what is known about the simulator; see `synthesis.parts_of`.
+
+    Raises:
+        DataError: too few simulations, or `dependencies` that do not fit them.
+
+    Warns:
+        FailedRunsWarning: runs failed; the posterior is that of whoever knows that the real one ended well.
+    """
+    begun, layout = time.monotonic(), sims.layout
+    key_split, key_direct, key_surrogate, key_made, key_synthetic = jr.split(as_key(key), 5)
+    train, held = _split(sims, key_split)
+    how: dict[str, Any] = {"validation": held, "progress": progress}
+    start = joint(layout, net=DIRECT["net"], dependencies=dependencies, key=key_direct)
+    model, history = fit(start, train, key=key_direct, steps=DIRECT["steps"], **how)
+    models, histories = {"direct": model}, {"direct": history}
+    possible, structure = _parts(layout, dependencies)
+    if possible and sims.problem is not None and not sims.n_failed:
+        learned, histories["surrogate"] = synthesis.surrogate(train, structure, key=key_surrogate, **how, **SURROGATE)
+        made = synthesis.synthesize(sims.problem, learned, MADE, key=key_made)
+        start = posterior(layout, net=SYNTHETIC["net"], dependencies=dependencies, key=key_synthetic)
+        steps = SYNTHETIC["steps"]
+        # there is no end of synthetic simulations to learn by heart: the last weights are the best
+        found = fit(start, made, key=key_synthetic, steps=steps, patience=steps, **how)
+        models["synthetic"], histories["synthetic"] = found
+    losses = {name: _loss(model, held) for name, model in models.items()}
+    chosen = min(losses, key=losses.__getitem__)
+    return models[chosen], Account(chosen, losses, histories, time.monotonic() - begun)
+
+
+def _split(sims: Simulations, key: Any) -> tuple[Simulations, dict[str, np.ndarray]]:
+    """Simulations to learn from, and others that judge."""
+    n = sims.kept
+    held_out = max(FEWEST, min(MOST, round(HELD_OUT * n)))
+    order = np.asarray(jr.permutation(key, n))
+
+    def part(which: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(sims[name])[which] for name in sims}
+
+    return dataclasses.replace(sims, arrays=part(order[held_out:])), part(order[:held_out])
+
+
+def _parts(layout: Layout, dependencies: Dependencies | None) -> tuple[bool, Dependencies | None]:
+    """Whether a surrogate can be learned, and the structure that tells its parts; `None` if the data are one."""
+    if layout.functions or layout.places:
+        return False, None
+    if dependencies is not None:
+        try:
+            parts = synthesis.parts_of(layout, dependencies)
+        except DataError:
+            pass  # what is declared leaves one part
+        else:
+            return parts.free or parts.tokens.shape[1] <= LONGEST, dependencies
+    return int((~layout.is_parameter).sum()) <= LONGEST, None
+
+
+def _loss(model: Generative, held: Mapping[str, np.ndarray]) -> float:
+    layout = model.layout
+    values, given = ({name: held[name] for name in names} for names in (layout.parameters, layout.data))
+    return -float(np.mean(model.log_prob(values, given=Batch(given))))

@@ -1,0 +1,136 @@
+"""Mixture densities: what they say is a density, what they draw follows it, and what they learn is the truth."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from scipy import stats
+
+from retrodict.estimators import MixtureDensity, Pairs
+from retrodict.estimators._mixture import Law
+from retrodict.training import fit_mixture
+
+
+LAW = Law(jnp.log(jnp.array([0.2, 0.8])), jnp.array([-1.0, 3.0]), jnp.log(jnp.array([0.5, 2.0])))
+EXACT = [(0.2, stats.norm(-1.0, 0.5)), (0.8, stats.norm(3.0, 2.0))]
+
+
+@pytest.mark.parametrize("y", [-40.0, -1.3, 0.0, 2.5, 25.0])
+def test_a_law_is_the_sum_of_its_parts(y):
+    exact = np.logaddexp.reduce([np.log(share) + part.logpdf(y) for share, part in EXACT])
+    assert float(LAW.log_prob(y)) == pytest.approx(exact, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ends", [(-np.inf, -1.5), (-1.5, -0.5), (4.5, 5.5), (5.5, np.inf), (-np.inf, np.inf), (14, 15)]
+)
+def test_the_probability_of_an_interval_and_its_slope(ends):
+    """Far out, too, where a difference of two probabilities near 1 would be nothing."""
+    low, high = (np.float32(end) for end in ends)
+    exact = np.log(
+        sum(share * max(part.cdf(high) - part.cdf(low), part.sf(low) - part.sf(high)) for share, part in EXACT)
+    )
+    assert float(LAW.log_mass(low, high)) == pytest.approx(exact, rel=2e-4, abs=1e-5)
+
+    def of(law):
+        return law.log_mass(low, high)
+
+    assert all(np.isfinite(part).all() for part in jax.grad(of)(LAW))
+
+
+def rows(known, kind, y, half=0.0):
+    known, y = jnp.asarray(known, jnp.float32), jnp.asarray(y, jnp.float32)
+    return Pairs(known, jnp.asarray(kind, jnp.int32), y, y - half, y + half)
+
+
+def untrained(n=4000, key=0):
+    """Two kinds of pairs of numbers, and a network that says something."""
+    keys = jr.split(jr.key(key), 4)
+    known, kind = jr.normal(keys[0], (n, 2)), jr.bernoulli(keys[1], 0.5, (n,))
+    y = 3.0 + 0.1 * known + jr.normal(keys[2], (n, 2)) * jnp.where(kind, 5.0, 1.0)[:, None]
+    data = rows(known, kind, y)
+    mixture = MixtureDensity.of(data, components=3, width=16, depth=2, key=keys[3])
+    loud = jax.tree.map(lambda part: part + 0.5 * jr.normal(keys[3], part.shape), mixture.net.layers[-1].weight)
+    return eqx.tree_at(lambda m: m.net.layers[-1].weight, mixture, loud), data
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_density_of_two_numbers_integrates_to_one(kind):
+    mixture, _ = untrained()
+    center, width = np.asarray(mixture.center[kind]), np.asarray(mixture.width[kind])
+    steps = np.linspace(-14.0, 14.0, 701)
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    some = rows(np.full((len(grid), 2), 0.3), np.full(len(grid), kind), center + width * grid)
+    density = np.exp(np.asarray(jax.jit(jax.vmap(mixture.log_prob))(some), float))
+    assert density.sum() * np.prod(width) * (steps[1] - steps[0]) ** 2 == pytest.approx(1.0, abs=2e-3)
+
+
+def test_draws_follow_the_density():
+    """Their mean log density and their covariance are those of a grid; 5 standard errors of 20,000 draws."""
+    mixture, _ = untrained()
+    n, known, steps = 20_000, np.array([0.3, -1.0], np.float32), np.linspace(-14.0, 14.0, 701)
+
+    def log_prob(y):
+        some = rows(np.tile(known, (len(y), 1)), np.ones(len(y)), y)
+        return np.asarray(jax.vmap(mixture.log_prob)(some), float)
+
+    y = mixture.sample(np.tile(known, (n, 1)), np.ones(n, np.int32), jr.key(0))
+    plain = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    grid = np.asarray(mixture.center[1]) + np.asarray(mixture.width[1]) * plain
+    drawn, share = log_prob(y), np.exp(log_prob(grid))
+    share /= share.sum()
+    assert drawn.mean() == pytest.approx(share @ log_prob(grid), abs=5.0 * float(drawn.std()) / n**0.5 + 2e-3)
+    exact = np.cov(grid.T, aweights=share)
+    np.testing.assert_allclose(np.cov(y.T), exact, atol=15.0 * exact.max() / n**0.5)
+
+
+def test_whole_numbers_have_probabilities_that_add_up():
+    mixture, data = untrained()
+    one = dataclasses.replace(
+        mixture, center=mixture.center[:, :1], width=mixture.width[:, :1], trend=mixture.trend[:, :, :1]
+    )
+    size = one.net.in_size - 3  # one number of two kinds in place of two
+    one = dataclasses.replace(one, net=eqx.nn.MLP(size, 10, 8, 1, key=jr.key(1)))
+    values = np.arange(-200, 200)[:, None]
+    some = rows(np.zeros((400, 2)), np.ones(400), values, half=0.5)
+    assert np.exp(np.asarray(jax.vmap(one.log_prob)(some), float)).sum() == pytest.approx(1.0, abs=1e-3)
+    assert np.isfinite(np.asarray(jax.vmap(mixture.log_prob)(data))).all()
+
+
+def test_it_learns_a_correlation_that_turns_with_what_is_known():
+    """y ~ N(0, [[1, r], [r, 1]]), r = tanh x: the log density of held-out rows within .01 a number of the true one."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-3.0, 3.0, 12_000)
+    r, e = np.tanh(x), rng.normal(size=(12_000, 2))
+    y = np.stack([e[:, 0], r * e[:, 0] + np.sqrt(1.0 - r**2) * e[:, 1]], axis=1)
+    train, judge = (rows(x[part, None], np.zeros(len(x[part])), y[part]) for part in (slice(2000, None), slice(2000)))
+    start = MixtureDensity.of(train, components=2, width=32, depth=2, key=jr.key(0))
+    found, history = fit_mixture(start, train, judge, key=1, steps=1500, progress=False)
+    exact = np.mean([stats.norm.logpdf(e[:2000]).sum(axis=1) - 0.5 * np.log(1.0 - r[:2000] ** 2)])
+    learned = np.asarray(jax.vmap(found.log_prob)(judge)).mean()
+    assert history.best == pytest.approx(-learned / 2, abs=1e-3)
+    assert -0.001 < (exact - learned) / 2 < 0.01
+
+
+def test_it_learns_a_count():
+    """Poisson(3 + 2 x): the probability of held-out rows within .01 of the true one, which no density says."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1.0, 1.0, 8000)
+    y = rng.poisson(3.0 + 2.0 * x)
+    low, high = np.where(y == 0, -np.inf, y - 0.5), y + 0.5
+    every = Pairs(
+        *(
+            jnp.asarray(part)
+            for part in (x[:, None], np.zeros(8000, np.int32), y[:, None] * 1.0, low[:, None], high[:, None])
+        )
+    )
+    train, judge = (Pairs(*(part[some] for part in every)) for some in (slice(2000, None), slice(2000)))
+    start = MixtureDensity.of(train, components=2, width=32, depth=2, key=jr.key(0))
+    found, _ = fit_mixture(start, train, judge, key=1, steps=1000, progress=False)
+    exact = stats.poisson.logpmf(y[:2000], 3.0 + 2.0 * x[:2000]).mean()
+    learned = float(jax.vmap(found.log_prob)(judge).mean())
+    assert abs(exact - learned) < 0.01
