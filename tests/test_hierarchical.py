@@ -239,6 +239,7 @@ def test_points_of_a_function_at_sites():
     np.testing.assert_allclose(*summaries, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_functions_are_predicted_by_the_surrogate_from_own_parameters_that_were_drawn(quick):
     """A surrogate that says y = 10 theta + noise, in scaled coordinates, whatever was measured."""
     problem = rd.tasks.get("h_brownian").problem

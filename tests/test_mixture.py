@@ -101,6 +101,7 @@ def test_whole_numbers_have_probabilities_that_add_up():
     assert np.isfinite(np.asarray(jax.vmap(mixture.log_prob)(data))).all()
 
 
+@pytest.mark.slow
 def test_it_learns_a_correlation_that_turns_with_what_is_known():
     """y ~ N(0, [[1, r], [r, 1]]), r = tanh x: the log density of held-out rows within .01 a number of the true one."""
     rng = np.random.default_rng(0)
