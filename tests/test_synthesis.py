@@ -78,6 +78,18 @@ def test_parts_that_differ_keep_their_own_laws():
     assert np.abs(np.corrcoef(left)[np.triu_indices(3, 1)]).max() < 0.08
 
 
+def test_counts_of_parts_that_are_alike_are_looked_at_alike():
+    """One of them was never zero, and another never as high: they share a network, and so a scale."""
+    rows = np.array([[0.5, 3, 0, 0.5], [0.7, 9, 4, 1.0], [0.2, 5, 7, 2.0]])
+    parts = synthesis.Parts(np.array([[1], [2], [3]]), np.array([0, 0, 1]), np.array([0]), np.ones((3, 1), bool))
+    whole = synthesis.Whole.of(parts, rows)
+    assert whole.which.tolist() == [False, True, True, False]
+    assert whole.least[1:3].tolist() == [0, 0]
+    assert whole.most[1:3].tolist() == [9, 9]
+    np.testing.assert_allclose(whole.counted(whole.evened(rows)), rows)
+    assert (np.diff(whole.evened(rows + np.array([-0.5, 0.0, 0.5])[:, None, None]), axis=0)[:, :, 1:3] > 0).all()
+
+
 def test_without_structure_all_data_are_one_part():
     """Of a sum and a difference of two normal numbers, and a positive one: their dependence given the parameter."""
 

@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """Elements `(d,)` that were whole numbers in all simulations, and the range of all.
+    """Data elements `(d,)` that were whole numbers in all simulations, and their range; alike in parts that are alike.
 
     A count n is looked at as sqrt(n - least + 3/8), whose spread hardly depends on its mean (Anscombe 1948).
     """
@@ -56,6 +56,17 @@ class Whole(NamedTuple):
     which: Bool[np.ndarray, " d"]
     least: Float[np.ndarray, " d"]
     most: Float[np.ndarray, " d"]
+
+    @classmethod
+    def of(cls, parts: Parts, rows: np.ndarray) -> "Whole":
+        """What rows `(n, d)` tell."""
+        found = cls(np.zeros(rows.shape[1], bool), np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        for kind in range(parts.kind.max() + 1):
+            for tokens in parts.tokens[parts.kind == kind].T:
+                values = rows[:, tokens]
+                found.which[tokens] = (values == np.round(values)).all()
+                found.least[tokens], found.most[tokens] = values.min(), values.max()
+        return found
 
     def evened(self, rows: np.ndarray) -> np.ndarray:
         """Rows whose counts are looked at so."""
@@ -112,8 +123,7 @@ def surrogate(
     else:
         held = flatten(layout, validation, layout.names, where="`validation`")
     scaling = Scaling.fit(_parameters(layout), rows[:, layout.is_parameter])
-    is_whole = ~layout.is_parameter & (rows == np.round(rows)).all(axis=0)
-    whole = Whole(is_whole, rows.min(axis=0), rows.max(axis=0))
+    whole = Whole.of(parts, rows)
     train, judge = (_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
     start = MixtureDensity.of(train, free=parts.free, components=components, width=width, depth=depth, key=key_net)
     mixture, history = fit_mixture(start, train, judge, key=key_fit, steps=steps, progress=progress)
