@@ -116,7 +116,7 @@ WRONG = {
     ),
     "an unknown path": (
         ["bench", "--paths", "vp,flow_maching"],
-        "`--paths` names 'flow_maching'; it takes 'flow_matching', 'vp', 've', 'edm', 'all'. "
+        "`--paths` names 'flow_maching'; it takes 'flow_matching', 'vp', 've', 'edm', 'rule', 'all'. "
         "Did you mean 'flow_matching'?",
     ),
     "an unknown solver": (["bench", "--solvers", "Heum"], "'default', 'auto', 'all'. Did you mean 'Heun'?"),
