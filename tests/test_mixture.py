@@ -122,13 +122,10 @@ def test_it_learns_a_count():
     rng = np.random.default_rng(0)
     x = rng.uniform(-1.0, 1.0, 8000)
     y = rng.poisson(3.0 + 2.0 * x)
-    low, high = np.where(y == 0, -np.inf, y - 0.5), y + 0.5
-    every = Pairs(
-        *(
-            jnp.asarray(part)
-            for part in (x[:, None], np.zeros(8000, np.int32), y[:, None] * 1.0, low[:, None], high[:, None])
-        )
-    )
+    root = np.sqrt(y + 0.375)
+    low, high = np.where(y == 0, -np.inf, np.sqrt(np.maximum(y - 0.125, 0.0))), np.sqrt(y + 0.875)
+    columns = (jnp.asarray(part[:, None], jnp.float32) for part in (root, low, high))
+    every = Pairs(jnp.asarray(x[:, None]), jnp.zeros(8000, jnp.int32), *columns)
     train, judge = (Pairs(*(part[some] for part in every)) for some in (slice(2000, None), slice(2000)))
     start = MixtureDensity.of(train, components=2, width=32, depth=2, key=jr.key(0))
     found, _ = fit_mixture(start, train, judge, key=1, steps=1000, progress=False)

@@ -27,7 +27,7 @@ from retrodict import supports
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import MixtureDensity, Pairs
+from retrodict.estimators import ROOT, MixtureDensity, Pairs
 from retrodict.problem import Problem
 from retrodict.rows import Simulations
 from retrodict.scaling import Scaling
@@ -50,7 +50,7 @@ class Parts(NamedTuple):
 class Whole(NamedTuple):
     """Data elements `(d,)` that were whole numbers in all simulations, and their range; alike in parts that are alike.
 
-    A count n is looked at as sqrt(n - least + 3/8), whose spread hardly depends on its mean (Anscombe 1948).
+    A count n is looked at as sqrt(n - least + 3/8), see `Pairs`.
     """
 
     which: Bool[np.ndarray, " d"]
@@ -70,11 +70,11 @@ class Whole(NamedTuple):
 
     def evened(self, rows: np.ndarray) -> np.ndarray:
         """Rows whose counts are looked at so."""
-        return np.where(self.which, np.sqrt(np.maximum(rows - self.least + 0.375, 0.0)), rows)
+        return np.where(self.which, np.sqrt(np.maximum(rows - self.least + ROOT, 0.0)), rows)
 
     def counted(self, rows: np.ndarray) -> np.ndarray:
         """The inverse of `evened`, whole and within what was seen."""
-        counts = np.round(self.least + np.maximum(rows, 0.0) ** 2 - 0.375)
+        counts = np.round(self.least + np.maximum(rows, 0.0) ** 2 - ROOT)
         return np.where(self.which, np.clip(counts, self.least, self.most), rows)
 
 

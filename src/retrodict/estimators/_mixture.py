@@ -22,6 +22,7 @@ from jax.scipy.special import erfc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
+ROOT = 0.375  # a count is looked at as sqrt(n + 3/8), whose spread hardly depends on its mean (Anscombe 1948)
 INFINITE = 1e4  # an end of an interval
 FAR = -6.0  # standard deviations beyond which probabilities are those of a tail
 LEAST = 1e-4  # width of an interval, in standard deviations
@@ -34,7 +35,10 @@ AT_ONCE = 16_384  # drawn together, always as many: one compiled shape
 
 class Pairs(NamedTuple):
     """Rows to learn from: what is known `(n, p)`, the kind of thing y is `(n,)`, y `(n, k)`, and the ends of the
-    interval that it lies in `(n, k)`, alike where it is known exactly."""
+    interval that it lies in `(n, k)`, alike where it is known exactly.
+
+    A y that lies in intervals is the root of a count, sqrt(n + 3/8).
+    """
 
     known: Array
     kind: Array
@@ -90,6 +94,7 @@ class MixtureDensity(eqx.Module):
     center: Float[Array, "kinds k"]
     width: Float[Array, "kinds k"]
     trend: Float[Array, "kinds q k"]
+    most: Float[Array, "kinds k"]  # the largest count, -1 where there are none
     net: eqx.nn.MLP
     components: int = eqx.field(static=True)
     free: bool = eqx.field(static=True)
@@ -119,9 +124,12 @@ class MixtureDensity(eqx.Module):
         sizes = (p, 3 * components * k) if free else (p + k + kinds * k, k + 3 * components)
         net = eqx.nn.MLP(*sizes, width, depth, jax.nn.silu, key=key)
         net = eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
-        frame = [jnp.asarray(part, jnp.float32) for part in (center, scale, trend)]
-        whole = bool((np.asarray(rows.low) < np.asarray(rows.high)).any())
-        return cls(frame[0], frame[1], frame[2], net, components, free, whole)
+        counted, most = np.asarray(rows.low) < np.asarray(rows.high), np.full((kinds, k), -1.0)
+        for i in range(kinds):
+            largest = np.round(y[kind == i].max(axis=0) ** 2 - ROOT)
+            most[i] = np.where(counted[kind == i].any(axis=0), largest, -1.0)
+        frame = [jnp.asarray(part, jnp.float32) for part in (center, scale, trend, most)]
+        return cls(frame[0], frame[1], frame[2], frame[3], net, components, free, bool(counted.any()))
 
     def log_prob(self, row: Pairs) -> Array:
         """Log density of one row, or the log probability of its interval."""
@@ -152,7 +160,7 @@ class MixtureDensity(eqx.Module):
         def one(before: Array, row: tuple[Array, PRNGKeyArray]) -> tuple[Array, Array]:
             i, key = row
             law = self._law(known, kind, before, i)
-            y = law.draw(key)
+            y = self._settled(law.draw(key), kind, i)
             return before.at[i].set(law.standing(y)), y
 
         if self.free:
@@ -172,6 +180,12 @@ class MixtureDensity(eqx.Module):
             padded = jnp.asarray(np.pad(some, ((0, less), (0, 0)))), jnp.asarray(np.pad(of, (0, less)))
             found.append(np.asarray(_drawn(self, *padded, jr.fold_in(key, start)))[: len(some)])
         return np.concatenate(found)
+
+    def _settled(self, y: Array, kind: Array, i: Array) -> Array:
+        """A count as rows have it: what comes after has learned from whole ones."""
+        center, width, most = self.center[kind, i], self.width[kind, i], self.most[kind, i]
+        count = jnp.clip(jnp.round(jnp.maximum(center + width * y, 0.0) ** 2 - ROOT), 0.0, jnp.maximum(most, 0.0))
+        return jnp.where(most >= 0, (jnp.sqrt(count + ROOT) - center) / width, y)
 
     def _law(self, known: Array, kind: Array, before: Array, i: Array) -> Law:
         kinds, k = self.center.shape
