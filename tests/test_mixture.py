@@ -89,16 +89,35 @@ def test_draws_follow_the_density():
 
 
 def test_whole_numbers_have_probabilities_that_add_up():
-    mixture, data = untrained()
+    """Of a law so narrow that densities at whole numbers add up to anything but 1."""
+    mixture, _ = untrained()
+    net = eqx.nn.MLP(mixture.net.in_size - 3, 10, 8, 1, key=jr.key(1))  # one number of two kinds in place of two
+    frame = {"center": mixture.center[:, :1] + 0.3, "width": 0.05 * mixture.width[:, :1]}
     one = dataclasses.replace(
-        mixture, center=mixture.center[:, :1], width=mixture.width[:, :1], trend=mixture.trend[:, :, :1]
+        mixture, net=net, trend=mixture.trend[:, :, :1], most=mixture.most[:, :1], whole=True, **frame
     )
-    size = one.net.in_size - 3  # one number of two kinds in place of two
-    one = dataclasses.replace(one, net=eqx.nn.MLP(size, 10, 8, 1, key=jr.key(1)))
-    values = np.arange(-200, 200)[:, None]
-    some = rows(np.zeros((400, 2)), np.ones(400), values, half=0.5)
-    assert np.exp(np.asarray(jax.vmap(one.log_prob)(some), float)).sum() == pytest.approx(1.0, abs=1e-3)
-    assert np.isfinite(np.asarray(jax.vmap(mixture.log_prob)(data))).all()
+    values = np.arange(-100, 100)[:, None]
+    log_p = jax.vmap(one.log_prob)(rows(np.zeros((200, 2)), np.ones(200), values, half=0.5))
+    assert np.exp(np.asarray(log_p)).sum() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_free_numbers_are_independent():
+    """Their density integrates to one, and 20,000 draws have no correlation beyond 5 / sqrt(20,000)."""
+    _, data = untrained()
+    one = data._replace(kind=jnp.zeros_like(data.kind))
+    mixture = MixtureDensity.of(one, free=True, components=3, width=16, depth=2, key=jr.key(0))
+    loud = 0.5 * jr.normal(jr.key(1), mixture.net.layers[-1].weight.shape)
+    mixture = eqx.tree_at(lambda m: m.net.layers[-1].weight, mixture, loud)
+    steps = np.linspace(-14.0, 14.0, 701)
+    center, width = np.asarray(mixture.center[0]), np.asarray(mixture.width[0])
+    grid = center + width * np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+    some = rows(np.full((len(grid), 2), 0.3), np.zeros(len(grid)), grid)
+    density = np.exp(np.asarray(jax.vmap(mixture.log_prob)(some), float))
+    assert density.sum() * np.prod(width) * (steps[1] - steps[0]) ** 2 == pytest.approx(1.0, abs=2e-3)
+    y = mixture.sample(np.full((20_000, 2), 0.3, np.float32), np.zeros(20_000, np.int32), jr.key(2))
+    assert abs(np.corrcoef(y.T)[0, 1]) < 5.0 / 20_000**0.5
+    exact = density @ grid / density.sum()
+    np.testing.assert_allclose(y.mean(axis=0), exact, atol=0.05 * width.max())
 
 
 @pytest.mark.slow

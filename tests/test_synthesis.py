@@ -130,6 +130,15 @@ def test_without_structure_all_data_are_one_part():
     np.testing.assert_allclose(np.cov(left), exact, atol=0.15)
 
 
+def test_unlike_numbers_of_the_same_parents_are_read_together():
+    together = synthesis.parts_of(problem().layout, rd.Dependencies({"x": ["level"]}))
+    assert together.free
+    assert together.tokens.tolist() == [[1, 2, 3]]
+    apart = synthesis.parts_of(problem().layout, ALIKE)
+    assert not apart.free
+    assert apart.tokens.tolist() == [[1], [2], [3]]
+
+
 REFUSED = {
     "nothing independent": (rd.Dependencies({"x": ["level", "x"]}), "by the declared structure 'x' hang together"),
     "parts of unequal size": (rd.Dependencies({"x": ["level"], "x[1]": ["x[0]"]}), "these have [1, 2] elements"),

@@ -12,7 +12,7 @@ each step are constants of this file; `RULE` counts the versions of the whole.
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.random as jr
 import numpy as np
@@ -50,7 +50,12 @@ class Account:
 
 
 def learn_posterior(
-    sims: Simulations, *, dependencies: Dependencies | None = None, key: Key, progress: bool = True
+    sims: Simulations,
+    *,
+    dependencies: Dependencies | None = None,
+    failed: Literal["given", "corrected"] | None = None,
+    key: Key,
+    progress: bool = True,
 ) -> tuple[Generative, Account]:
     """The posterior of all parameters given all data, by the rule of the module's first lines.
 
@@ -59,19 +64,20 @@ def learn_posterior(
 
     Args:
         dependencies: what is known about the simulator; see `synthesis.parts_of`.
+        failed: what follows from runs that failed, if there are any; as in `fit`.
 
     Raises:
         DataError: too few simulations, or `dependencies` that do not fit them.
 
     Warns:
-        FailedRunsWarning: runs failed; the posterior is that of whoever knows that the real one ended well.
+        FailedRunsWarning: runs failed, and `failed` does not say what follows.
     """
     begun, layout = time.monotonic(), sims.layout
     key_split, key_direct, key_surrogate, key_made, key_synthetic = jr.split(as_key(key), 5)
     train, held = _split(sims, key_split)
     how: dict[str, Any] = {"validation": held, "progress": progress}
     start = joint(layout, net=DIRECT["net"], dependencies=dependencies, key=key_direct)
-    model, history = fit(start, train, key=key_direct, steps=DIRECT["steps"], **how)
+    model, history = fit(start, train, key=key_direct, steps=DIRECT["steps"], failed=failed, **how)
     models, histories = {"direct": model}, {"direct": history}
     possible, structure = _parts(layout, dependencies)
     if possible and sims.problem is not None and not sims.n_failed:

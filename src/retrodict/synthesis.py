@@ -89,7 +89,7 @@ class Learned:
 
 
 def surrogate(
-    sims: Mapping[str, Any],
+    sims: Simulations,
     dependencies: Dependencies | None = None,
     *,
     key: Key,
@@ -112,7 +112,7 @@ def surrogate(
     Raises:
         DataError: the declared structure does not make the data independent parts of equal size given the parameters.
     """
-    layout = sims.layout  # type: ignore[attr-defined]
+    layout = sims.layout
     parts = one_part(layout) if dependencies is None else parts_of(layout, dependencies)
     rows = flatten(layout, sims, layout.names, where="the simulations")
     key_split, key_net, key_fit = jr.split(as_key(key), 3)

@@ -14,6 +14,9 @@ from retrodict.estimators import MixtureDensity, Pairs
 from retrodict.training._loop import History, Pace, Trainer
 
 
+PACE = (512, 2e-3, 0.1)  # rows in a step, learning rate, weight decay: those of `fit`
+
+
 class MixtureLoss(eqx.Module):
     """The mean negative log density of a batch, per number of y."""
 
@@ -32,15 +35,12 @@ def fit_mixture(
     *,
     key: Key,
     steps: int,
-    batch_size: int = 512,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.1,
     progress: bool = True,
 ) -> tuple[MixtureDensity, History]:
     """The mixture of the lowest negative log density of the rows that judge."""
     weights, form = eqx.partition(mixture.net, eqx.is_inexact_array)
     loss = MixtureLoss(dataclasses.replace(mixture, net=form))
-    pace = Pace(steps, batch_size, learning_rate, weight_decay)
+    pace = Pace(steps, *PACE)
     trainer = Trainer(weights, loss, rows, judged, pace)
     key_train, key_validation = jr.split(as_key(key))
     best, history = trainer.run(key_train, key_validation, patience=None, shown=progress, what="surrogate")
