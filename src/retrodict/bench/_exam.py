@@ -1,9 +1,9 @@
 """One cell of the benchmark: a task, a budget and a seed, and how far the posteriors are from the references.
 
 For each task: simulate once, train one model by the rule or per path, let every solver draw from it, and for every
-observation compare 10,000 draws with 10,000 of the reference posterior by two classifiers. `c2st_mlp` is the strict one,
-on the scale of the SBI benchmark (Lueckmann et al., 2021); `c2st_rf` a random forest, more lenient. .5 is perfect, 1 is
-useless. What is trained is `learn_posterior`, or, where a path is named, the joint model as it comes; both know
+observation compare 10,000 draws with 10,000 of the reference posterior by two classifiers. `c2st_mlp` is the strict
+one, on the scale of the SBI benchmark (Lueckmann et al., 2021); `c2st_rf` a random forest, more lenient. .5 is perfect,
+1 is useless. What is trained is `learn_posterior`, or, where a path is named, the joint model as it comes; both know
 simulations alone and never these figures. `rule` tells their version, and counts up when they change.
 """
 
