@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +10,17 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.estimators import Record
+from retrodict.estimators import Record, SiteMixture
 from retrodict.estimators import _surrogate as drawn
 from retrodict.estimators._sites import site_question
 from retrodict.nets._plate import Line, Runs, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
+from retrodict.training import Pace, _surrogate
 from retrodict.training import _line as lines
 from retrodict.training import _plates as plates
 from retrodict.training import _sets as sets
-from retrodict.training import _surrogate
 
 
 NET = rd.nets.PlateTransformer(heads=1, head_size=8, depth=1, features=4)
@@ -371,6 +372,29 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     assert dependence(with_scaling(scaling), sims, rows).ok
     narrow = dataclasses.replace(scaling, std=scaling.std.at[2].multiply(0.7))
     assert not dependence(with_scaling(narrow), sims, rows).ok
+
+
+def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, sims, tmp_path):
+    """The surrogate that a hierarchical model has by default, trained; and one that is made too narrow."""
+    rows, layout = sets.single_sites(sims.layout, sims), sims.layout
+    few = {**{k: v for k, v in SMALL.items() if k != "site"}, "counts": (1, 20)}
+    model, tokens = rd.hierarchical(layout, **few), flatten(layout, rows, layout.names, where="the test")
+    site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
+    held = {name: values[:100] for name, values in rows.items()}
+    how = {"patience": None, "progress": False, "checkpoint": None}
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(300), key=0, **how)
+    model = dataclasses.replace(model, site=site, surrogate=found)
+    assert isinstance(found, SiteMixture)
+    assert dependence(model, sims, rows).ok
+
+    rd.save(model, tmp_path / "model.safetensors")
+    loaded = rd.load(tmp_path / "model.safetensors").surrogate
+    z = sets.scaled(site, rows)[:50]
+    np.testing.assert_array_equal(loaded.sample(z, jax.random.key(1)), found.sample(z, jax.random.key(1)))
+
+    narrower = eqx.tree_at(lambda m: m.net.layers[-1].bias, found.mixture, replace_fn=lambda b: b.at[-4:].add(-0.4))
+    model = dataclasses.replace(model, surrogate=dataclasses.replace(found, mixture=narrower))
+    assert not dependence(model, sims, rows).ok
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 
 import retrodict as rd
 from retrodict import synthesis
+from retrodict.estimators import Whole
 
 
 PARTS, NOISE = 3, 0.5
@@ -81,8 +82,7 @@ def test_parts_that_differ_keep_their_own_laws():
 def test_counts_of_parts_that_are_alike_are_looked_at_alike():
     """One of them was never zero, and another never as high: they share a network, and so a scale."""
     rows = np.array([[0.5, 3, 0, 0.5], [0.7, 9, 4, 1.0], [0.2, 5, 7, 2.0]])
-    parts = synthesis.Parts(np.array([[1], [2], [3]]), np.array([0, 0, 1]), np.array([0]), np.ones((3, 1), bool))
-    whole = synthesis.Whole.of(parts, rows)
+    whole = Whole.of(rows, [np.array([1, 2]), np.array([3])])
     assert whole.which.tolist() == [False, True, True, False]
     assert whole.least[1:3].tolist() == [0, 0]
     assert whole.most[1:3].tolist() == [9, 9]

@@ -20,6 +20,7 @@ import numpy as np
 from retrodict import estimators
 from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
+from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
 from retrodict.estimators import Generative, Hierarchical, Record
 from retrodict.files import write_whole
@@ -87,7 +88,7 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
             "record": model.record.to_json(),
             "site": _manifest(model.site),
             "own": None if model.own is None else _manifest(model.own.flow),
-            "surrogate": _manifest(model.surrogate.model),
+            "surrogate": _surrogate_to_json(model.surrogate),
             "shared": _manifest(model.shared),
             "versions": {name: version(name) for name in PACKAGES},
         }
@@ -113,11 +114,11 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
         whole = estimators.hierarchical(
             layout, net=settings, method=manifest["method"], counts=tuple(manifest["counts"])
         )
-        parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in ("site", "surrogate", "shared")}
+        parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in ("site", "shared")}
         if whole.own is not None:
             flow: Any = _skeleton(manifest["own"])
             parts["own"] = dataclasses.replace(whole.own, flow=flow)
-        parts["surrogate"] = dataclasses.replace(whole.surrogate, model=parts["surrogate"])
+        parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
         return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
     model = estimators.joint(
@@ -129,6 +130,20 @@ def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
         balanced=manifest["balanced"],
     )
     return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
+
+
+def _surrogate_to_json(surrogate: estimators.Surrogate | estimators.SiteMixture) -> dict[str, Any]:
+    if isinstance(surrogate, estimators.SiteMixture):
+        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
+    return _manifest(surrogate.model)
+
+
+def _surrogate_from_json(layout: Layout, found: dict[str, Any]) -> estimators.Surrogate | estimators.SiteMixture:
+    if found.get("kind") == "mixture":
+        return estimators.site_mixture_of(layout, estimators.Sizes(**found["sizes"]), key=as_key(0))
+    model: Any = _skeleton(found)
+    whole: Any = estimators.surrogate_of(layout, model.architecture, None, key=as_key(0))
+    return dataclasses.replace(whole, model=model)
 
 
 def _path_to_json(path: _paths.Path) -> dict[str, Any]:

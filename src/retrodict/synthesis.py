@@ -21,18 +21,17 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
-from retrodict import supports
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import ROOT, MixtureDensity, Pairs
+from retrodict.estimators import MixtureDensity, Pairs, Sizes, Whole
 from retrodict.problem import Problem
 from retrodict.rows import Simulations
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten, unflatten
-from retrodict.training import History, fit_mixture
+from retrodict.training import History, Pace, fit_mixture
 from retrodict.variables import Layout
 
 
@@ -45,37 +44,6 @@ class Parts(NamedTuple):
     parameters: Int[np.ndarray, " p"]
     parents: Bool[np.ndarray, "parts p"]
     free: bool = False
-
-
-class Whole(NamedTuple):
-    """Data elements `(d,)` that were whole numbers in all simulations, and their range; alike in parts that are alike.
-
-    A count n is looked at as sqrt(n - least + 3/8), see `Pairs`.
-    """
-
-    which: Bool[np.ndarray, " d"]
-    least: Float[np.ndarray, " d"]
-    most: Float[np.ndarray, " d"]
-
-    @classmethod
-    def of(cls, parts: Parts, rows: np.ndarray) -> "Whole":
-        """What rows `(n, d)` tell."""
-        found = cls(np.zeros(rows.shape[1], bool), np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
-        for kind in range(parts.kind.max() + 1):
-            for tokens in parts.tokens[parts.kind == kind].T:
-                values = rows[:, tokens]
-                found.which[tokens] = (values == np.round(values)).all()
-                found.least[tokens], found.most[tokens] = values.min(), values.max()
-        return found
-
-    def evened(self, rows: np.ndarray) -> np.ndarray:
-        """Rows whose counts are looked at so."""
-        return np.where(self.which, np.sqrt(np.maximum(rows - self.least + ROOT, 0.0)), rows)
-
-    def counted(self, rows: np.ndarray) -> np.ndarray:
-        """The inverse of `evened`, whole and within what was seen."""
-        counts = np.round(self.least + np.maximum(rows, 0.0) ** 2 - ROOT)
-        return np.where(self.which, np.clip(counts, self.least, self.most), rows)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +91,20 @@ def surrogate(
     else:
         held = flatten(layout, validation, layout.names, where="`validation`")
     scaling = Scaling.fit(_parameters(layout), rows[:, layout.is_parameter])
-    whole = Whole.of(parts, rows)
+    whole = Whole.of(rows, [t for kind in range(parts.kind.max() + 1) for t in parts.tokens[parts.kind == kind].T])
     train, judge = (_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
-    start = MixtureDensity.of(train, free=parts.free, components=components, width=width, depth=depth, key=key_net)
-    mixture, history = fit_mixture(start, train, judge, key=key_fit, steps=steps, progress=progress)
+    sizes = Sizes(
+        kinds=int(parts.kind.max()) + 1,
+        known=train.known.shape[1],
+        numbers=train.y.shape[1],
+        free=parts.free,
+        whole=bool(whole.which.any()),
+        components=components,
+        width=width,
+        depth=depth,
+    )
+    start = MixtureDensity.blank(sizes, key=key_net).beside(train)
+    mixture, history = fit_mixture(start, train, judge, Pace(steps), key=key_fit, progress=progress)
     return Learned(parts, scaling, mixture, whole), history
 
 
@@ -144,7 +122,7 @@ def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simul
     u = np.zeros((n, layout.size), np.float32)
     for tokens, part in zip(parts.tokens, drawn, strict=True):
         u[:, tokens] = part
-    rows = np.where(learned.whole.which, learned.whole.counted(u), np.asarray(supports.constrain(u, *layout.ends)))
+    rows = learned.whole.units(u, layout.ends)
     return Simulations({**unflatten(layout, rows, layout.data), **values}, layout)
 
 
@@ -212,19 +190,9 @@ def _given(layout: Layout, parts: Parts, known: np.ndarray) -> tuple[np.ndarray,
 
 def _pairs(layout: Layout, parts: Parts, scaling: Scaling, whole: Whole, rows: np.ndarray) -> Pairs:
     """Every part of every row, on the real line, beside what is known of it."""
-    which, least, most = whole
     known, kind = _given(layout, parts, scaling.of_rows(rows[:, layout.is_parameter]))
-    rows = np.where(which, np.clip(rows, least, most), rows)
-
-    def line(step: float) -> np.ndarray:
-        """On the real line, counts and their ends as they are looked at."""
-        return np.where(which, whole.evened(rows + step), np.asarray(supports.unconstrain(rows, *layout.ends)))
-
-    u, low, high = line(0.0), line(-0.5), line(0.5)
-    low[which & (rows <= least)] = -np.inf
-    high[which & (rows >= most)] = np.inf
     y, below, above = (
         jnp.asarray(np.concatenate([values[:, tokens] for tokens in parts.tokens]), jnp.float32)
-        for values in (u, low, high)
+        for values in whole.line(rows, layout.ends)
     )
     return Pairs(jnp.asarray(known), jnp.asarray(kind), y, below, above)

@@ -15,6 +15,8 @@ from retrodict.estimators._hierarchical import hierarchical as hierarchical
 from retrodict.estimators._mixture import ROOT as ROOT
 from retrodict.estimators._mixture import MixtureDensity as MixtureDensity
 from retrodict.estimators._mixture import Pairs as Pairs
+from retrodict.estimators._mixture import Sizes as Sizes
+from retrodict.estimators._mixture import Whole as Whole
 from retrodict.estimators._narrow import Narrow as Narrow
 from retrodict.estimators._record import Calibration as Calibration
 from retrodict.estimators._record import CalibrationWarning as CalibrationWarning
@@ -24,4 +26,7 @@ from retrodict.estimators._record import Record as Record
 from retrodict.estimators._record import fingerprint as fingerprint
 from retrodict.estimators._record import loneliness as loneliness
 from retrodict.estimators._record import shares_of as shares_of
+from retrodict.estimators._surrogate import SiteMixture as SiteMixture
 from retrodict.estimators._surrogate import Surrogate as Surrogate
+from retrodict.estimators._surrogate import site_mixture_of as site_mixture_of
+from retrodict.estimators._surrogate import surrogate_of as surrogate_of

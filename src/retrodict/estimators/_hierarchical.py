@@ -36,8 +36,8 @@ from retrodict.estimators._composed import compose
 from retrodict.estimators._generative import Generative, Record, joint
 from retrodict.estimators._narrow import Narrow, narrow_of
 from retrodict.estimators._sites import SiteQuestion, site_question
-from retrodict.estimators._surrogate import Surrogate, surrogate_of
-from retrodict.nets import AbstractArchitecture, PlateTransformer, PointMLP, ResMLP, Simformer
+from retrodict.estimators._surrogate import SiteMixture, Surrogate, surrogate_of
+from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
 from retrodict.nets._plate import Line, Runs, SiteReader, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
@@ -62,7 +62,7 @@ class Hierarchical(eqx.Module):
     record: Record = eqx.field(static=True)
     site: Generative
     own: Narrow | None
-    surrogate: Surrogate
+    surrogate: Surrogate | SiteMixture
     reader: SiteReader
     line: Line
     shared: Generative
@@ -262,7 +262,7 @@ class Hierarchical(eqx.Module):
     ) -> dict[str, np.ndarray]:
         """A draw of own variables for every row; of functions after own parameters, where the surrogate predicts."""
         functions = {name: how for name, how in of.items() if name in self.layout.functions}
-        if not (functions and self.surrogate.predicts):
+        if not (functions and isinstance(self.surrogate, Surrogate) and self.surrogate.predicts):
             return _first(self.site.sample(1, given=given, of=of, solver=solver, key=key))
         key_own, key_data = jr.split(key)
         known = self._drawn_parameters(given, solver, key_own)
@@ -318,9 +318,9 @@ def hierarchical(
     Args:
         layout: that of one site, as `sims.layout` tells it; the prior of the problem has a `Plate`.
         net: reads the sites, `rd.nets.PlateTransformer()` by default.
-        site: the network of one site and of its surrogate, by default residual MLPs; where there are functions a
-            Simformer, and of the surrogate a `PointMLP`, which takes the points of a function for independent given
-            all parameters. Where they are not: `site=rd.nets.Simformer()`.
+        site: the network of one site and of its surrogate. By default a residual MLP, and for the surrogate a mixture
+            density; where there are functions a Simformer, and a `PointMLP`, which takes the points of a function for
+            independent given all parameters. Where they are not: `site=rd.nets.Simformer()`.
         flow: the network of what is shared, beside the features of all sites; by default a small residual MLP.
         path: the path between noise and data; by default flow matching.
         method: how many sites are learned from. "likelihood": from single sites, through a surrogate that makes sets
@@ -336,8 +336,6 @@ def hierarchical(
     _refuse(layout, method, counts)
     keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
-    # drawn from by the million, and what is linear is taken off before: smaller than the other
-    of_surrogate = site or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
     settings = net or PlateTransformer()
     together, k = _shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return Hierarchical(
@@ -348,7 +346,7 @@ def hierarchical(
         record=Record(),
         site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
         own=narrow_of(layout, path, key=keys[4]),
-        surrogate=surrogate_of(layout, of_surrogate, path, key=keys[1]),
+        surrogate=surrogate_of(layout, site, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
         line=Line.nothing(layout.only_own, k),
         shared=joint(

@@ -1,17 +1,19 @@
 """The density of numbers given others: exact, and cheap to draw from.
 
     p(y | x) = prod over i of p(y_i | x, e_1..i-1),        p(y_i | ...) = sum over c of w_c N(y_i; m_c, s_c)
-    m_c = trend_i . [1, x] + s_c (bend_c + slope . e),     e_i = (y_i - mean_i) / sd_i
+    m_c = trend_i . [1, x] + cross_i . e + s_c (bend_c + slope . e),     e_i = (y_i - mean_i) / sd_i
 
-(Mixture density networks, Bishop 1994; one number after the other, Uria et al. 2013, RNADE.) A regression knows what is
-linear, the network says the rest in units of the width: what it gets wrong is small where y is narrow. What was drawn
-before is seen as `e`, in units of its own law, so that a Gaussian of any correlation is a product and not something to
-be learned. Numbers that are independent given x are `free`: one look at x says all their laws, without e. Where y is
+(Mixture density networks, Bishop 1994; one number after the other, Uria et al. 2013, RNADE.) The frame is a regression
+and the covariance of what it leaves, a Gaussian that is exact where everything is linear; the network says the rest in
+units of the width: what it gets wrong is small where y is narrow. What was drawn before is seen as `e`, in units of its
+own law. Numbers that are independent given x are `free`: one look at x says all their laws, without e. Where y is
 known to lie between `low` and `high`, as a whole number between its halves, its probability takes the place of a
 density.
 """
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -20,6 +22,8 @@ import jax.random as jr
 import numpy as np
 from jax.scipy.special import erfc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from retrodict import supports
 
 
 ROOT = 0.375  # a count is looked at as sqrt(n + 3/8), whose spread hardly depends on its mean (Anscombe 1948)
@@ -45,6 +49,49 @@ class Pairs(NamedTuple):
     y: Array
     low: Array
     high: Array
+
+
+class Whole(NamedTuple):
+    """Data elements `(d,)` that were whole numbers in all simulations, and their range; alike in parts that are alike.
+
+    A count n is looked at as sqrt(n - least + 3/8), see `Pairs`.
+    """
+
+    which: Any  # Bool " d"
+    least: Any  # Float " d"
+    most: Any
+
+    @classmethod
+    def of(cls, rows: np.ndarray, alike: Iterable[np.ndarray]) -> "Whole":
+        """What rows `(n, d)` tell of groups of elements; of others nothing."""
+        found = cls(np.zeros(rows.shape[1], bool), np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        for tokens in alike:
+            values = rows[:, tokens]
+            found.which[tokens] = (values == np.round(values)).all()
+            found.least[tokens], found.most[tokens] = values.min(), values.max()
+        return found
+
+    def line(self, rows: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows on the real line, and where they begin and end: as whole numbers do half-way to the next."""
+        rows = np.where(self.which, np.clip(rows, self.least, self.most), rows)
+        plain = np.asarray(supports.unconstrain(rows, *ends))
+        u, low, high = (np.where(self.which, self.evened(rows + step), plain) for step in (0.0, -0.5, 0.5))
+        low[self.which & (rows <= self.least)] = -np.inf
+        high[self.which & (rows >= self.most)] = np.inf
+        return u, low, high
+
+    def units(self, u: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The inverse of `line`."""
+        return np.where(self.which, self.counted(u), np.asarray(supports.constrain(u, *ends)))
+
+    def evened(self, rows: np.ndarray) -> np.ndarray:
+        """Rows whose counts are looked at so."""
+        return np.where(self.which, np.sqrt(np.maximum(rows - self.least + ROOT, 0.0)), rows)
+
+    def counted(self, rows: np.ndarray) -> np.ndarray:
+        """The inverse of `evened`, whole and within what was seen."""
+        counts = np.round(self.least + np.maximum(rows, 0.0) ** 2 - ROOT)
+        return np.where(self.which, np.clip(counts, self.least, self.most), rows)
 
 
 class Law(NamedTuple):
@@ -80,65 +127,106 @@ class Law(NamedTuple):
         which = jr.categorical(key_which, self.share)
         return self.center[which] + jnp.exp(self.width[which]) * jr.normal(key_y)
 
-    def standing(self, y: Array) -> Array:
-        """`y` in units of this law, of which the network that said it learns nothing."""
+    def moments(self) -> tuple[Array, Array]:
+        """Mean and standard deviation."""
         share = jnp.exp(self.share)
         mean = share @ self.center
-        variance = share @ (jnp.exp(2.0 * self.width) + (self.center - mean) ** 2)
-        return jax.lax.stop_gradient(jnp.clip((y - mean) * jax.lax.rsqrt(variance), -EXPECTED, EXPECTED))
+        return mean, jnp.sqrt(share @ (jnp.exp(2.0 * self.width) + (self.center - mean) ** 2))
+
+    def standing(self, y: Array) -> Array:
+        """`y` in units of this law, of which the network that said it learns nothing."""
+        mean, sd = self.moments()
+        return jax.lax.stop_gradient(jnp.clip((y - mean) / sd, -EXPECTED, EXPECTED))
+
+
+class Sizes(NamedTuple):
+    """What a mixture density is of: kinds, numbers that are known, numbers of y; whether these are `free`, and whether
+    there are `whole` ones; Gaussians of each, and the network's width and depth."""
+
+    kinds: int
+    known: int
+    numbers: int
+    free: bool = False
+    whole: bool = False
+    components: int = 4
+    width: int = 128
+    depth: int = 3
+
+
+class Frame(NamedTuple):
+    """What regressions tell: center and width of y, the coefficients of y in their units, of the covariance L L^T that
+    they leave what L has below its diagonal and the log of that, and the largest count, -1 where there are none."""
+
+    center: Float[Array, "kinds k"]
+    width: Float[Array, "kinds k"]
+    trend: Float[Array, "kinds q k"]
+    cross: Float[Array, "kinds k k"]
+    left: Float[Array, "kinds k"]
+    most: Float[Array, "kinds k"]
+
+    @classmethod
+    def standard(cls, sizes: Sizes) -> "Frame":
+        """That of standard normal numbers."""
+        kinds, k = sizes.kinds, sizes.numbers
+        nothing = jnp.zeros((kinds, k))
+        trend, cross = jnp.zeros((kinds, 1 + sizes.known, k)), jnp.zeros((kinds, k, k))
+        return cls(nothing, nothing + 1.0, trend, cross, nothing, nothing - 1.0)
+
+    @classmethod
+    def of(cls, rows: Pairs, sizes: Sizes) -> "Frame":
+        """That of rows."""
+        center, width, trend, cross, left, most = (np.array(part, np.float64) for part in cls.standard(sizes))
+        known, kind, y = (np.asarray(part, np.float64) for part in (rows.known, rows.kind, rows.y))
+        design = np.concatenate([np.ones((len(known), 1)), known], axis=1)
+        intervals = np.asarray(rows.low) < np.asarray(rows.high)
+        for i in range(sizes.kinds):
+            own = kind == i
+            center[i], sd = y[own].mean(axis=0), y[own].std(axis=0)
+            width[i] = np.where(sd > 0, sd, 1.0)
+            u = (y[own] - center[i]) / width[i]
+            trend[i] = np.linalg.lstsq(design[own], u, rcond=None)[0]
+            u -= design[own] @ trend[i]
+            covariance = u.T @ u / len(u) + np.exp(2.0 * WIDTHS[0]) * np.eye(u.shape[1])
+            lower = np.linalg.cholesky(np.diag(np.diag(covariance)) if sizes.free else covariance)
+            cross[i], left[i] = np.tril(lower, -1), np.log(np.diag(lower))
+            most[i] = np.where(intervals[own].any(axis=0), np.round(y[own].max(axis=0) ** 2 - ROOT), -1.0)
+        return cls(*(jnp.asarray(part, jnp.float32) for part in (center, width, trend, cross, left, most)))
 
 
 class MixtureDensity(eqx.Module):
     """Densities of `(k,)` numbers of several kinds, given `(p,)` others of order one."""
 
-    center: Float[Array, "kinds k"]
-    width: Float[Array, "kinds k"]
-    trend: Float[Array, "kinds q k"]
-    most: Float[Array, "kinds k"]  # the largest count, -1 where there are none
+    frame: Frame
     net: eqx.nn.MLP
-    components: int = eqx.field(static=True)
-    free: bool = eqx.field(static=True)
-    whole: bool = eqx.field(static=True)  # there are intervals
+    sizes: Sizes = eqx.field(static=True)
 
     @classmethod
-    def of(
-        cls,
-        rows: Pairs,
-        *,
-        free: bool = False,
-        components: int = 4,
-        width: int = 128,
-        depth: int = 3,
-        key: PRNGKeyArray,
-    ) -> "MixtureDensity":
-        """An untrained network beside the regressions that these rows tell; `free` numbers are of one kind."""
-        known, kind, y = (np.asarray(part, np.float64) for part in (rows.known, rows.kind, rows.y))
-        kinds, (p, k) = int(kind.max()) + 1, (known.shape[1], y.shape[1])
-        center, scale, trend = np.zeros((kinds, k)), np.ones((kinds, k)), np.zeros((kinds, 1 + p, k))
-        design = np.concatenate([np.ones((len(known), 1)), known], axis=1)
-        for i in range(kinds):
-            some = y[kind == i]
-            center[i], sd = some.mean(axis=0), some.std(axis=0)
-            scale[i] = np.where(sd > 0, sd, 1.0)
-            trend[i] = np.linalg.lstsq(design[kind == i], (some - center[i]) / scale[i], rcond=None)[0]
-        sizes = (p, 3 * components * k) if free else (p + k + kinds * k, k + 3 * components)
-        net = eqx.nn.MLP(*sizes, width, depth, jax.nn.silu, key=key)
+    def blank(cls, sizes: Sizes, *, key: PRNGKeyArray) -> "MixtureDensity":
+        """An untrained network that knows no rows: everything is standard normal."""
+        kinds, p, k = sizes.kinds, sizes.known, sizes.numbers
+        inside, out = (p, 3 * sizes.components * k) if sizes.free else (p + k + kinds * k, k + 3 * sizes.components)
+        net = eqx.nn.MLP(inside, out, sizes.width, sizes.depth, jax.nn.silu, key=key)
         net = eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
-        counted, most = np.asarray(rows.low) < np.asarray(rows.high), np.full((kinds, k), -1.0)
-        for i in range(kinds):
-            largest = np.round(y[kind == i].max(axis=0) ** 2 - ROOT)
-            most[i] = np.where(counted[kind == i].any(axis=0), largest, -1.0)
-        frame = [jnp.asarray(part, jnp.float32) for part in (center, scale, trend, most)]
-        return cls(frame[0], frame[1], frame[2], frame[3], net, components, free, bool(counted.any()))
+        return cls(Frame.standard(sizes), net, sizes)
+
+    def beside(self, rows: Pairs) -> "MixtureDensity":
+        """The same in the frame that rows tell."""
+        return dataclasses.replace(self, frame=Frame.of(rows, self.sizes))
+
+    def alone(self) -> "MixtureDensity":
+        """The frame without a network: a Gaussian about a straight line."""
+        sizes = self.sizes._replace(components=1, width=1, depth=1)
+        net = MixtureDensity.blank(sizes, key=jr.key(0)).net
+        return dataclasses.replace(self, net=net, sizes=sizes)
 
     def log_prob(self, row: Pairs) -> Array:
         """Log density of one row, or the log probability of its interval."""
-        center, width = self.center[row.kind], self.width[row.kind]
+        center, width = self.frame.center[row.kind], self.frame.width[row.kind]
         y, low, high = ((part - center) / width for part in (row.y, row.low, row.high))
 
         def of(law: Law, i: Array) -> Array:
             density = law.log_prob(y[i]) - jnp.log(width[i])
-            if not self.whole:
+            if not self.sizes.whole:
                 return density
             exact = low[i] == high[i]
             return jnp.where(exact, density, law.log_mass(jnp.where(exact, low[i] - 1.0, low[i]), high[i]))
@@ -148,13 +236,29 @@ class MixtureDensity(eqx.Module):
             return before.at[i].set(law.standing(y[i])), of(law, i)
 
         every = jnp.arange(len(y))
-        if self.free:
+        if self.sizes.free:
             return jnp.sum(jax.vmap(of)(self._laws(row.known), every))
         return jnp.sum(jax.lax.scan(one, jnp.zeros(len(y)), every)[1])
 
+    def moments(self, row: Pairs) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Mean and standard deviation of every number of one row, given those before."""
+        center, width = self.frame.center[row.kind], self.frame.width[row.kind]
+        y = (row.y - center) / width
+
+        def one(before: Array, i: Array) -> tuple[Array, tuple[Array, Array]]:
+            law = self._law(row.known, row.kind, before, i)
+            return before.at[i].set(law.standing(y[i])), law.moments()
+
+        every = jnp.arange(len(y))
+        if self.sizes.free:
+            mean, sd = jax.vmap(Law.moments)(self._laws(row.known))
+        else:
+            mean, sd = jax.lax.scan(one, jnp.zeros(len(y)), every)[1]
+        return center + width * mean, width * sd
+
     def draw(self, known: Float[Array, " p"], kind: Int[Array, ""], key: PRNGKeyArray) -> Float[Array, " k"]:
         """One draw."""
-        k = self.center.shape[1]
+        k = self.frame.center.shape[1]
         keys = jr.split(key, k)
 
         def one(before: Array, row: tuple[Array, PRNGKeyArray]) -> tuple[Array, Array]:
@@ -163,11 +267,11 @@ class MixtureDensity(eqx.Module):
             y = self._settled(law.draw(key), kind, i)
             return before.at[i].set(law.standing(y)), y
 
-        if self.free:
+        if self.sizes.free:
             y = jax.vmap(Law.draw)(self._laws(known), keys)
         else:
             y = jax.lax.scan(one, jnp.zeros(k), (jnp.arange(k), keys))[1]
-        return self.center[kind] + self.width[kind] * y
+        return self.frame.center[kind] + self.frame.width[kind] * y
 
     def sample(
         self, known: Float[np.ndarray, "n p"], kind: Int[np.ndarray, " n"], key: PRNGKeyArray
@@ -183,27 +287,28 @@ class MixtureDensity(eqx.Module):
 
     def _settled(self, y: Array, kind: Array, i: Array) -> Array:
         """A count as rows have it: what comes after has learned from whole ones."""
-        center, width, most = self.center[kind, i], self.width[kind, i], self.most[kind, i]
+        center, width, most = self.frame.center[kind, i], self.frame.width[kind, i], self.frame.most[kind, i]
         count = jnp.clip(jnp.round(jnp.maximum(center + width * y, 0.0) ** 2 - ROOT), 0.0, jnp.maximum(most, 0.0))
         return jnp.where(most >= 0, (jnp.sqrt(count + ROOT) - center) / width, y)
 
     def _law(self, known: Array, kind: Array, before: Array, i: Array) -> Law:
-        kinds, k = self.center.shape
+        kinds, k = self.frame.center.shape
         which = jax.nn.one_hot(kind * k + i, kinds * k)
         said = self.net(jnp.concatenate([known, before, which]))
-        line = jnp.append(1.0, known) @ self.trend[kind, :, i]
-        return self._said(line, said[k:], said[:k] @ before)
+        line = jnp.append(1.0, known) @ self.frame.trend[kind, :, i] + self.frame.cross[kind, i] @ before
+        return self._said(line, self.frame.left[kind, i], said[k:], said[:k] @ before)
 
     def _laws(self, known: Array) -> Law:
         """Those of all numbers that are free."""
-        said = self.net(known).reshape(self.center.shape[1], -1)
-        return jax.vmap(self._said, in_axes=(0, 0, None))(jnp.append(1.0, known) @ self.trend[0], said, 0.0)
+        said = self.net(known).reshape(self.frame.center.shape[1], -1)
+        line = jnp.append(1.0, known) @ self.frame.trend[0]
+        return jax.vmap(self._said, in_axes=(0, 0, 0, None))(line, self.frame.left[0], said, 0.0)
 
-    def _said(self, line: Array, said: Array, shift: Array | float) -> Law:
+    def _said(self, line: Array, left: Array, said: Array, shift: Array | float) -> Law:
         share, bend, width = jnp.split(said, 3)
-        width = jnp.clip(width, *WIDTHS)
+        width = jnp.clip(left + width, *WIDTHS)
         # components that begin alike would stay alike
-        bend = bend + (jnp.linspace(-1.5, 1.5, self.components) if self.components > 1 else 0.0)
+        bend = bend + (jnp.linspace(-1.5, 1.5, self.sizes.components) if self.sizes.components > 1 else 0.0)
         return Law(jax.nn.log_softmax(share), line + jnp.exp(width) * (bend + shift), width)
 
 

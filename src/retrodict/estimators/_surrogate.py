@@ -7,6 +7,9 @@ A linear regression on the parameters is taken off the data before a network lea
 in the scaled coordinates of the model of one site. What is linear is exact up to least squares; a network would know
 it to a few hundredths of a standard deviation, which many sites add up.
 
+Where data are a few numbers, a `MixtureDensity` says them one after the other: in one look each, and a site that is a
+thousand times narrower than another costs it nothing, which a flow blurs.
+
 A surrogate whose network is a `PointMLP` takes the points of functions for independent given all parameters. Then it
 also predicts them at any points once the parameters of a site are drawn: nobody else learned that law alone.
 """
@@ -22,9 +25,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.estimators import _answers
 from retrodict.estimators._generative import Generative, likelihood
+from retrodict.estimators._mixture import MixtureDensity, Pairs, Sizes, Whole
 from retrodict.estimators._rows import solve_rows
 from retrodict.functions import slots
-from retrodict.nets import AbstractArchitecture, PointMLP
+from retrodict.nets import AbstractArchitecture, PointMLP, ResMLP
 from retrodict.paths import Path
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.scaling import Scaling
@@ -33,6 +37,8 @@ from retrodict.tokens import Batch, flatten
 from retrodict.variables import At, Layout
 
 
+FEW = 32  # numbers that a site has, to be said one after the other
+WIDTH, DEPTH = 64, 3  # of the network that says them
 AT_ONCE = 8192  # single sites drawn together, always as many: one compiled shape
 
 
@@ -83,8 +89,54 @@ class Surrogate(eqx.Module):
         return np.concatenate(parts)
 
 
-def surrogate_of(layout: Layout, net: AbstractArchitecture, path: Path | None, *, key: PRNGKeyArray) -> Surrogate:
-    """An untrained surrogate of one site that has the variables of `layout`."""
+class SiteMixture(eqx.Module):
+    """The data of one site that are numbers, given its scaled parameters; whole ones stay whole."""
+
+    layout: Layout = eqx.field(static=True)
+    scaling: Scaling
+    mixture: MixtureDensity
+    whole: Whole
+
+    @property
+    def predicts(self) -> bool:
+        """Data are not functions."""
+        return False
+
+    def pairs(self, rows: Float[np.ndarray, "n d"]) -> Pairs:
+        """The data of sites `(n, d)`, in the user's units, beside their parameters."""
+        own = self.layout.is_parameter
+        y, low, high = (jnp.asarray(part[:, ~own], jnp.float32) for part in self.whole.line(rows, self.layout.ends))
+        known = jnp.asarray(self.scaling.of_rows(rows)[:, own])
+        return Pairs(known, jnp.zeros(len(rows), jnp.int32), y, low, high)
+
+    def sample(
+        self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Single sites `(n, d)`, scaled: their data drawn, all else as it is in `z`; there is nothing to solve."""
+        del solver
+        own, z = self.layout.is_parameter, np.array(z)
+        u = np.zeros_like(z)
+        u[:, ~own] = self.mixture.sample(z[:, own], np.zeros(len(z), np.int32), key)
+        z[:, ~own] = self.scaling.of_rows(self.whole.units(u, self.layout.ends))[:, ~own]
+        return z
+
+
+def site_mixture_of(layout: Layout, sizes: Sizes, *, key: PRNGKeyArray) -> SiteMixture:
+    """An untrained surrogate of the shape that a file tells."""
+    nothing = jnp.zeros(layout.size)
+    whole = Whole(jnp.zeros(layout.size, bool), nothing, nothing)
+    return SiteMixture(layout, Scaling.identity(layout), MixtureDensity.blank(sizes, key=key), whole)
+
+
+def surrogate_of(
+    layout: Layout, net: AbstractArchitecture | None, path: Path | None, *, key: PRNGKeyArray
+) -> Surrogate | SiteMixture:
+    """An untrained surrogate of one site that has the variables of `layout`; without a network the one that suits."""
+    known, numbers = int(layout.is_parameter.sum()), int((~layout.is_parameter).sum())
+    if net is None and not layout.functions and numbers <= FEW:
+        return site_mixture_of(layout, Sizes(1, known, numbers, width=WIDTH, depth=DEPTH), key=key)
+    # drawn from by the million, and what is linear is taken off before: smaller than other networks
+    net = net or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
     trend = jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size))
     return Surrogate(likelihood(_residuals(layout), net=net, path=path, key=key), trend)
 

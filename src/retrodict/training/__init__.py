@@ -1,7 +1,8 @@
 """Training: `fit(model, sims)` returns a new model, `model` is unchanged."""
 
 from retrodict.training._fit import STEPS as STEPS
-from retrodict.training._fit import WEIGHT_DECAY as WEIGHT_DECAY
 from retrodict.training._fit import fit as fit
+from retrodict.training._loop import WEIGHT_DECAY as WEIGHT_DECAY
 from retrodict.training._loop import History as History
+from retrodict.training._loop import Pace as Pace
 from retrodict.training._mixture import fit_mixture as fit_mixture

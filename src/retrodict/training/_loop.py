@@ -34,6 +34,8 @@ from retrodict.training._source import AbstractSource, Memory, Piece, piece_of, 
 
 
 CHUNK = 250  # steps between two looks at the validation set
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 0.1  # validation loss on SLCP: 1.0456 after 8,000 steps, against 1.0474 after 10,000 with 1e-4
 VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
 
 
@@ -63,9 +65,9 @@ class Pace(NamedTuple):
     """How long and how fast to train."""
 
     steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
+    batch_size: int = 512
+    learning_rate: float = LEARNING_RATE
+    weight_decay: float = WEIGHT_DECAY
 
 
 # weights, a batch of rows, key; equal losses, as equinox modules are, share what is compiled

@@ -15,9 +15,10 @@ import jax.random as jr
 import numpy as np
 
 from retrodict._types import Key, as_key
-from retrodict.estimators import Generative, Surrogate
-from retrodict.tokens import unflatten
+from retrodict.estimators import Generative, MixtureDensity, SiteMixture, Surrogate, Whole
+from retrodict.tokens import flatten, unflatten
 from retrodict.training._loop import History, Pace
+from retrodict.training._mixture import fit_mixture
 from retrodict.training._rows import fit_rows
 from retrodict.training._sets import scaled
 from retrodict.variables import Layout
@@ -27,7 +28,7 @@ REGRESSED = 200_000  # draws of the surrogate, at least, whose regression is com
 
 
 def fit_surrogate(
-    surrogate: Surrogate,
+    surrogate: Surrogate | SiteMixture,
     site: Generative,
     rows: Mapping[str, Any],
     judged: Mapping[str, Any],
@@ -35,8 +36,10 @@ def fit_surrogate(
     *,
     key: Key,
     **how: Any,
-) -> tuple[Surrogate, History]:
+) -> tuple[Surrogate | SiteMixture, History]:
     """A trained surrogate in the coordinates of the model of one site, from rows of sites; `how` is that of `fit`."""
+    if isinstance(surrogate, SiteMixture):
+        return _fit_mixture(surrogate, site, rows, judged, pace, key=key, **how)
     layout = site.layout
     z, other = (scaled(site, part) for part in (rows, judged))
     surrogate = dataclasses.replace(surrogate, trend=jnp.asarray(regression(layout, z), jnp.float32))
@@ -50,6 +53,42 @@ def fit_surrogate(
     drawn = surrogate.sample(np.tile(z, (-(-REGRESSED // len(z)), 1)), jr.fold_in(as_key(key), 1))
     off = regression(layout, z) - regression(layout, drawn)
     return dataclasses.replace(surrogate, trend=surrogate.trend + jnp.asarray(off, jnp.float32)), history
+
+
+def _fit_mixture(
+    surrogate: SiteMixture,
+    site: Generative,
+    rows: Mapping[str, Any],
+    judged: Mapping[str, Any],
+    pace: Pace,
+    *,
+    key: Key,
+    **how: Any,
+) -> tuple[SiteMixture, History]:
+    layout, data = site.layout, ~site.layout.is_parameter
+    train, judge = (flatten(layout, part, layout.names, where="the simulations") for part in (rows, judged))
+    whole = Whole.of(train, [np.array([i]) for i in np.flatnonzero(data)])
+    surrogate = dataclasses.replace(surrogate, scaling=site.scaling, whole=Whole(*map(jnp.asarray, whole)))
+    sizes = surrogate.mixture.sizes._replace(whole=bool(whole.which.any()))
+    pairs = surrogate.pairs(train)
+    start = MixtureDensity.blank(sizes, key=as_key(key)).beside(pairs)
+    mixture, history = fit_mixture(start, pairs, surrogate.pairs(judge), pace, key=key, **how)
+    if mixture.sizes != sizes:  # the regression itself
+        return dataclasses.replace(surrogate, mixture=mixture), history
+    # as above: the draws get the regression that the simulations have, but for counts, which are known to intervals
+    known = np.asarray(pairs.known)
+    many = np.tile(known, (-(-REGRESSED // len(known)), 1))
+    drawn = mixture.sample(many, np.zeros(len(many), np.int32), jr.fold_in(as_key(key), 1))
+    off = _line(known, np.asarray(pairs.y)) - _line(many, drawn)
+    off = np.where(whole.which[data], 0.0, off / np.asarray(mixture.frame.width))
+    frame = mixture.frame._replace(trend=mixture.frame.trend + jnp.asarray(off, jnp.float32))
+    return dataclasses.replace(surrogate, mixture=dataclasses.replace(mixture, frame=frame)), history
+
+
+def _line(known: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least squares of every number on 1 and what is known, `(1 + p, k)`."""
+    design = np.concatenate([np.ones((len(known), 1)), known.astype(np.float64)], axis=1)
+    return np.linalg.lstsq(design, y.astype(np.float64), rcond=None)[0]
 
 
 def regression(layout: Layout, z: np.ndarray) -> np.ndarray:
