@@ -319,10 +319,26 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
     wild = dataclasses.replace(model.line, center=model.line.center + 1.0, width=model.line.width + 1.0)
     center, log_width = wild.place(seen)
     assert center.shape == log_width.shape == (k,)
-    assert (np.abs(center) <= 10.0).all()
-    assert (np.asarray(log_width) <= 2.0).all()
+    assert (np.abs(center) <= 6.0).all()
+    assert (np.asarray(log_width) <= 0.7).all()
+    loud = eqx.tree_at(lambda reader: reader.plain.bias, model.reader, replace_fn=lambda bias: bias + 3.0)
+    found = loud(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own), wild)
+    assert (np.asarray(found.width) <= np.exp(0.7) + 1e-6).all()
     narrow = dataclasses.replace(wild, width=wild.width - 2.0, narrowest=jnp.full(k, -3.0))
     assert (np.asarray(narrow.place(seen)[1]) == -3.0).all()
+
+
+def test_a_network_is_told_how_values_lie_together_however_near():
+    """Three values within a tenth of the sd of all: their log sds and correlation, which moments hide."""
+    z = 2.0 + 0.1 * np.random.default_rng(0).normal(size=(4, 2)) @ np.array([[1.0, 0.5], [0.0, 0.3]])
+    roles = np.full((4, 2), GIVEN)
+    roles[3], z[3] = ABSENT, 50.0
+    seen = plain(jnp.asarray(z, jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    sds, correlation = z[:3].std(axis=0), np.corrcoef(z[:3].T)[0, 1]
+    np.testing.assert_allclose(seen.fine, [*np.log(sds), correlation], atol=0.02)
+    nearer = plain(jnp.asarray(2.0 + 0.5 * (z - 2.0), jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    np.testing.assert_allclose(nearer.moments, seen.moments, atol=0.06)
+    assert (np.abs(nearer.fine - seen.fine)[:2] > 0.6).all()
 
 
 def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():

@@ -2,7 +2,8 @@
 
     tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
     site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
-    all sites   pooled  = [mean of phi_s, moments of z_s, log(1 + values of each element per site), log of their number]
+    all sites   pooled  = [mean of phi_s, moments of z_s, log sds and correlations of z_s,
+                           log(1 + values of each element per site), log of their number]
     summary             = [center m, log width log s, features f]           one center and width per shared element
 
 Given what they share sites are independent, so that a mean over them and their number can carry all they say together
@@ -20,7 +21,8 @@ said outright, trained by the Gaussian log density of the shared values; what is
 a and b, the line, are regressions, made before training and not trained: these coefficients carry the precision.
 Moments are means over sites, second moments, and log variances: what is shared is mostly where sites lie and how much
 they differ. Bumps are a layer of a network with random weights: what bends is fitted as exactly as what is straight.
-What the trained network gets wrong it gets wrong in units of the width.
+What the trained network gets wrong it gets wrong in units of the width. Where few sites lie near each other, their
+moments tell hardly how near; log standard deviations and correlations do, which networks read alone.
 """
 
 from dataclasses import dataclass
@@ -47,8 +49,9 @@ WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 BUMPS = 64
-FARTHEST, BROADEST = 10.0, 2.0  # center and log width, in the prior's: beyond what it can hold
+FARTHEST, BROADEST = 6.0, 0.7  # center and log width, in the prior's: beyond what it can hold
 FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
+FINEST = 1e-3  # standard deviation of values, in that of all sites
 PAIRED = 12  # runs up to which the second moments are those of pairs, too
 
 
@@ -93,13 +96,14 @@ def runs_of(own: Layout) -> Runs:
 
 
 class Plain(NamedTuple):
-    """What is said of sites without a network: which there are `(s,)`, how many, moments `(m,)` over them, and the
-    number of the given values of every run `(r,)`."""
+    """What is said of sites without a network: which there are `(s,)`, how many, moments `(m,)` over them, the number
+    of the given values of every run `(r,)`, and `(f,)` how they lie together, however near."""
 
     there: Array
     n: Array
     moments: Array
     counts: Array
+    fine: Array
 
     @property
     def of_number(self) -> Float[Array, " numbers"]:
@@ -126,6 +130,12 @@ def moments_of(runs: Runs) -> int:
     return 3 * r + (r * (r - 1) // 2 if r <= PAIRED else 0)
 
 
+def fine_of(runs: Runs) -> int:
+    """How many numbers say how values lie together."""
+    r = len(runs)
+    return r + (r * (r - 1) // 2 if r <= PAIRED else 0)
+
+
 def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:
     """Moments over sites; absent sites count exactly nothing, and every moment of nothing is zero."""
     given = roles == GIVEN
@@ -138,12 +148,18 @@ def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain
     # a variance of a few values says little: it counts as one more value at a distance of one
     variances = jnp.log((counts * jnp.maximum(squares - means**2, 0.0) + 1.0) / (counts + 1.0))
     moments = [means, squares, variances]
+    off = [jnp.where(given, z - mean, 0.0)[:, a:b] for mean, (a, b) in zip(means, runs, strict=True)]
+    apart = jnp.stack([jnp.sum(part**2) for part in off])
+    sds = jnp.sqrt(apart / jnp.maximum(counts, 1) + FINEST**2)
+    fine = [jnp.log(sds)]
     if len(runs) <= PAIRED:
         of_site = jnp.stack([jnp.sum(z[:, a:b], axis=1) for a, b in runs], axis=1) / jnp.maximum(each, 1)
         pairs = (each > 0).astype(z.dtype)
         products = (of_site.T @ of_site) / jnp.maximum(pairs.T @ pairs, 1.0)
         moments.append(products[jnp.triu_indices(len(runs), 1)])
-    return Plain(there, jnp.sum(there), jnp.concatenate(moments), counts)
+        alike = jnp.where(pairs > 0, of_site - means, 0.0) / sds
+        fine.append(((alike.T @ alike) / jnp.maximum(pairs.T @ pairs, 1.0))[jnp.triu_indices(len(runs), 1)])
+    return Plain(there, jnp.sum(there), jnp.concatenate(moments), counts, jnp.concatenate(fine))
 
 
 class Bumps(eqx.Module):
@@ -220,7 +236,7 @@ class SiteReader(eqx.Module):
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
         runs = runs_of(own)
-        pooled = width + moments_of(runs) + len(runs) + 2
+        pooled = width + moments_of(runs) + fine_of(runs) + len(runs) + 2
         self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
@@ -232,19 +248,20 @@ class SiteReader(eqx.Module):
         `runs` are where the elements lie that are averaged as they are, those of a function together.
         """
         z = jnp.where(roles == GIVEN, z, 0.0)
-        there, n, moments, counts = seen = plain(z, roles, runs)
+        there, n, moments, counts, fine = seen = plain(z, roles, runs)
         phi = jax.vmap(self._site)(z, roles)
         if self.across is not None:
             mask = there[None, :] | jnp.eye(len(z), dtype=bool)
             phi = self.across(phi, jnp.zeros(TIME_WIDTH), mask, None)
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
-        pooled = jnp.concatenate([phi, moments, jnp.log1p(counts / jnp.maximum(n, 1)), jnp.stack([many, many**2])])
+        each = jnp.log1p(counts / jnp.maximum(n, 1))
+        pooled = jnp.concatenate([phi, moments, fine, each, jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
         stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)
         center, log_width = line.place(seen)
-        width = jnp.exp(log_width + stretch)
+        width = jnp.exp(jnp.minimum(log_width + stretch, BROADEST))
         center = center + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
