@@ -29,7 +29,7 @@ from retrodict.training import History, fit
 from retrodict.variables import Layout
 
 
-RULE = 2  # 1 was the joint model alone
+RULE = 3  # 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian
 HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
 LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
 DIRECT: dict[str, Any] = {"net": ResMLP(256, 3), "steps": 10_000}
