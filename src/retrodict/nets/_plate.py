@@ -2,8 +2,7 @@
 
     tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
     site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
-    all sites   pooled  = [mean of phi_s, moments of z_s, log sds and correlations of z_s,
-                           log(1 + values of each element per site), log of their number]
+    all sites   pooled  = [mean of phi_s, moments of z_s, log(1 + values of each element per site), log of their number]
     summary             = [center m, log width log s, features f]           one center and width per shared element
 
 Given what they share sites are independent, so that a mean over them and their number can carry all they say together
@@ -22,7 +21,7 @@ a and b, the line, are regressions, made before training and not trained: these 
 Moments are means over sites, second moments, and log variances: what is shared is mostly where sites lie and how much
 they differ. Bumps are a layer of a network with random weights: what bends is fitted as exactly as what is straight.
 What the trained network gets wrong it gets wrong in units of the width. Where few sites lie near each other, their
-moments tell hardly how near; log standard deviations and correlations do, which networks read alone.
+moments tell hardly how near; log standard deviations and correlations do (`near`), which the network reads alone.
 """
 
 from dataclasses import dataclass
@@ -49,7 +48,7 @@ WIDEST = 4.0  # a log width further from the line is not believed
 NUMBERS = 4  # functions of the number of sites
 PLENTY = 200.0  # a number of sites whose log is of order one
 BUMPS = 64
-FARTHEST, BROADEST = 6.0, 0.7  # center and log width, in the prior's: beyond what it can hold
+FARTHEST, BROADEST = 10.0, 2.0  # center and log width, in the prior's: beyond what it can hold
 FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
 FINEST = 1e-3  # standard deviation of values, in that of all sites
 PAIRED = 12  # runs up to which the second moments are those of pairs, too
@@ -63,6 +62,8 @@ class PlateTransformer(AbstractTransformer):
         depth: blocks of attention and MLP within a site.
         features: numbers that the flow of the shared parameters reads, besides their center and width.
         dense: sites look at each other, through one more block.
+        near: log standard deviations and correlations of the sites are read, too: for few sites, which may lie a
+            hundred times nearer to each other than sites do elsewhere.
     """
 
     heads: int = 2
@@ -70,6 +71,7 @@ class PlateTransformer(AbstractTransformer):
     depth: int = 1
     features: int = 32
     dense: bool = False
+    near: bool = False
 
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
@@ -227,6 +229,7 @@ class SiteReader(eqx.Module):
     hidden: Dense
     say: Dense
     shared: int = eqx.field(static=True)
+    near: bool = eqx.field(static=True)
 
     def __init__(self, settings: PlateTransformer, own: Layout, shared: int, *, key: PRNGKeyArray) -> None:
         keys = iter(jr.split(key, 6 + settings.depth))
@@ -236,7 +239,8 @@ class SiteReader(eqx.Module):
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
         runs = runs_of(own)
-        pooled = width + moments_of(runs) + fine_of(runs) + len(runs) + 2
+        self.near = settings.near
+        pooled = width + moments_of(runs) + settings.near * fine_of(runs) + len(runs) + 2
         self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
@@ -256,12 +260,12 @@ class SiteReader(eqx.Module):
         phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
         many = jnp.log1p(n) / jnp.log1p(PLENTY)
         each = jnp.log1p(counts / jnp.maximum(n, 1))
-        pooled = jnp.concatenate([phi, moments, fine, each, jnp.stack([many, many**2])])
+        pooled = jnp.concatenate([phi, moments, fine[: len(fine) * self.near], each, jnp.stack([many, many**2])])
         found = self.say(jax.nn.silu(self.hidden(pooled)))
         bend, wide = jnp.split(found[: 2 * self.shared], 2)
         stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)
         center, log_width = line.place(seen)
-        width = jnp.exp(jnp.minimum(log_width + stretch, BROADEST))
+        width = jnp.exp(log_width + stretch)
         center = center + jax.lax.stop_gradient(width) * bend
         return Summary(center, width, normalize(found[2 * self.shared :]))
 
