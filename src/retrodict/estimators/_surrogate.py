@@ -105,9 +105,10 @@ class SiteMixture(eqx.Module):
     def pairs(self, rows: Float[np.ndarray, "n d"]) -> Pairs:
         """The data of sites `(n, d)`, in the user's units, beside their parameters."""
         own = self.layout.is_parameter
-        y, low, high = (jnp.asarray(part[:, ~own], jnp.float32) for part in self.whole.line(rows, self.layout.ends))
-        known = jnp.asarray(self.scaling.of_rows(rows)[:, own])
-        return Pairs(known, jnp.zeros(len(rows), jnp.int32), y, low, high)
+        z, line = self.scaling.of_rows(rows), self.whole.line(rows, self.layout.ends)
+        # scaled, as tails may be heavy: a few outliers would be all that a standard deviation knows
+        y, low, high = (jnp.asarray(np.where(self.whole.which, u, z)[:, ~own], jnp.float32) for u in line)
+        return Pairs(jnp.asarray(z[:, own]), jnp.zeros(len(rows), jnp.int32), y, low, high)
 
     def sample(
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
@@ -117,7 +118,8 @@ class SiteMixture(eqx.Module):
         own, z = self.layout.is_parameter, np.array(z)
         u = np.zeros_like(z)
         u[:, ~own] = self.mixture.sample(z[:, own], np.zeros(len(z), np.int32), key)
-        z[:, ~own] = self.scaling.of_rows(self.whole.units(u, self.layout.ends))[:, ~own]
+        counted = self.scaling.of_rows(np.where(self.whole.which, self.whole.counted(u), 1.0))
+        z[:, ~own] = np.where(self.whole.which, counted, u)[:, ~own]
         return z
 
 
