@@ -410,6 +410,34 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     assert not dependence(model, sims, rows).ok
 
 
+def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monkeypatch):
+    """Half of a standard deviation of Cauchy numbers is one outlier: they are scaled; whole ones are roots."""
+    monkeypatch.setattr(_surrogate, "REGRESSED", 20_000)
+    prior = {"mu": dist.Normal(), "site": rd.Plate("site", {})}
+
+    def simulator(key, mu):
+        keys = jax.random.split(key)
+        return {"y": mu + jax.random.cauchy(keys[0]), "n": jax.random.poisson(keys[1], 3.0) + 2}
+
+    sims = rd.simulate(rd.Problem(prior, simulator), 2000, key=0)
+    layout, rows = sims.layout, {name: np.asarray(sims[name]) for name in sims}
+    model, tokens = rd.hierarchical(layout), flatten(layout, rows, layout.names, where="the test")
+    site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
+    held = {name: values[:100] for name, values in rows.items()}
+    how = {"patience": None, "progress": False, "checkpoint": None}
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(300), key=0, **how)
+    pairs, data = found.pairs(tokens), [name for name in layout.names if name in layout.data]
+    y, n = (np.asarray(pairs.y)[:, data.index(name)] for name in ("y", "n"))
+    np.testing.assert_allclose(y, sets.scaled(site, rows)[:, layout.slices["y"]][:, 0], rtol=1e-5)
+    assert np.abs(y).max() < 12.0
+    np.testing.assert_allclose(n**2, rows["n"] - rows["n"].min() + 0.375, rtol=1e-5)
+    drawn = site.scaling.inverse(found.sample(sets.scaled(site, rows), jax.random.key(1)))
+    counts = np.asarray(drawn)[:, layout.slices["n"]]
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
+    quartiles = [np.quantile(values, [0.25, 0.75]) for values in (np.asarray(drawn)[:, layout.slices["y"]], rows["y"])]
+    np.testing.assert_allclose(*quartiles, atol=0.4)
+
+
 @dataclasses.dataclass
 class Dependence:
     covariance: float

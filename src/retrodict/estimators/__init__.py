@@ -12,7 +12,6 @@ from retrodict.estimators._guided import Guided as Guided
 from retrodict.estimators._guided import repaint as repaint
 from retrodict.estimators._hierarchical import Hierarchical as Hierarchical
 from retrodict.estimators._hierarchical import hierarchical as hierarchical
-from retrodict.estimators._mixture import ROOT as ROOT
 from retrodict.estimators._mixture import MixtureDensity as MixtureDensity
 from retrodict.estimators._mixture import Pairs as Pairs
 from retrodict.estimators._mixture import Sizes as Sizes

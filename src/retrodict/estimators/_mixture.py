@@ -13,7 +13,7 @@ density.
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -37,6 +37,9 @@ HALF_LOG_TAU = 0.5 * np.log(2.0 * np.pi)
 AT_ONCE = 16_384  # drawn together, always as many: one compiled shape
 
 
+Elements: TypeAlias = Array | np.ndarray
+
+
 class Pairs(NamedTuple):
     """Rows to learn from: what is known `(n, p)`, the kind of thing y is `(n,)`, y `(n, k)`, and the ends of the
     interval that it lies in `(n, k)`, alike where it is known exactly.
@@ -52,24 +55,24 @@ class Pairs(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """Data elements `(d,)` that were whole numbers in all simulations, and their range; alike in parts that are alike.
+    """Which elements `(d,)` were whole numbers in all simulations, and their range.
 
     A count n is looked at as sqrt(n - least + 3/8), see `Pairs`.
     """
 
-    which: Any  # Bool " d"
-    least: Any  # Float " d"
-    most: Any
+    which: Elements
+    least: Elements
+    most: Elements
 
     @classmethod
     def of(cls, rows: np.ndarray, alike: Iterable[np.ndarray]) -> "Whole":
-        """What rows `(n, d)` tell of groups of elements; of others nothing."""
-        found = cls(np.zeros(rows.shape[1], bool), np.zeros(rows.shape[1]), np.zeros(rows.shape[1]))
+        """What rows `(n, d)` tell of groups of elements, which share a range; of others nothing."""
+        which, (least, most) = np.zeros(rows.shape[1], bool), np.zeros((2, rows.shape[1]))
         for tokens in alike:
             values = rows[:, tokens]
-            found.which[tokens] = (values == np.round(values)).all()
-            found.least[tokens], found.most[tokens] = values.min(), values.max()
-        return found
+            which[tokens] = (values == np.round(values)).all()
+            least[tokens], most[tokens] = values.min(), values.max()
+        return cls(which, least, most)
 
     def line(self, rows: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows on the real line, and where they begin and end: as whole numbers do half-way to the next."""

@@ -65,6 +65,10 @@ class Surrogate(eqx.Module):
         trend = self.trend[:, self.model.layout.spread(layout)]
         return Surrogate(self.model.seen_at(_residuals(layout)), trend)
 
+    def shifted(self, by: Float[np.ndarray, "p d"]) -> "Surrogate":
+        """The same with another regression."""
+        return Surrogate(self.model, self.trend + jnp.asarray(by, jnp.float32))
+
     def draw(
         self, scaling: Scaling, given: Batch, of: Mapping[str, At], solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
@@ -97,10 +101,12 @@ class SiteMixture(eqx.Module):
     mixture: MixtureDensity
     whole: Whole
 
-    @property
-    def predicts(self) -> bool:
-        """Data are not functions."""
-        return False
+    def shifted(self, by: Float[np.ndarray, "p d"]) -> "SiteMixture":
+        """The same with another regression; not of counts, which are known to intervals."""
+        frame, data = self.mixture.frame, ~self.layout.is_parameter
+        by = np.where(self.whole.which, 0.0, by)[:, data] / frame.width
+        frame = frame._replace(trend=frame.trend + jnp.asarray(by, jnp.float32))
+        return dataclasses.replace(self, mixture=dataclasses.replace(self.mixture, frame=frame))
 
     def pairs(self, rows: Float[np.ndarray, "n d"]) -> Pairs:
         """The data of sites `(n, d)`, in the user's units, beside their parameters."""

@@ -8,7 +8,7 @@ width, about sqrt(S / N), whatever the network.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -24,22 +24,36 @@ from retrodict.training._sets import scaled
 from retrodict.variables import Layout
 
 
+Rows: TypeAlias = Mapping[str, Any]
 REGRESSED = 200_000  # draws of the surrogate, at least, whose regression is compared with that of simulations
 
 
 def fit_surrogate(
     surrogate: Surrogate | SiteMixture,
     site: Generative,
-    rows: Mapping[str, Any],
-    judged: Mapping[str, Any],
+    rows: Rows,
+    judged: Rows,
     pace: Pace,
     *,
     key: Key,
     **how: Any,
 ) -> tuple[Surrogate | SiteMixture, History]:
     """A trained surrogate in the coordinates of the model of one site, from rows of sites; `how` is that of `fit`."""
+    z = scaled(site, rows)
+    found: Surrogate | SiteMixture
     if isinstance(surrogate, SiteMixture):
-        return _fit_mixture(surrogate, site, rows, judged, pace, key=key, **how)
+        found, history = _fit_mixture(surrogate, site, rows, judged, pace, key=key, **how)
+    else:
+        found, history = _fit_flow(surrogate, site, rows, judged, pace, key=key, **how)
+    # A bias of a twentieth of a standard deviation of y is lost in the noise of any validation loss (.001), and moves
+    # the posterior of 200 sites by half of its width: the draws get the regression that the simulations have.
+    drawn = found.sample(np.tile(z, (-(-REGRESSED // len(z)), 1)), jr.fold_in(as_key(key), 1))
+    return found.shifted(regression(site.layout, z) - regression(site.layout, drawn)), history
+
+
+def _fit_flow(
+    surrogate: Surrogate, site: Generative, rows: Rows, judged: Rows, pace: Pace, *, key: Key, **how: Any
+) -> tuple[Surrogate, History]:
     layout = site.layout
     z, other = (scaled(site, part) for part in (rows, judged))
     surrogate = dataclasses.replace(surrogate, trend=jnp.asarray(regression(layout, z), jnp.float32))
@@ -47,48 +61,20 @@ def fit_surrogate(
         unflatten(layout, part - np.asarray(surrogate.expected(jnp.asarray(part))), layout.names) for part in (z, other)
     )
     model, history = fit_rows(surrogate.model, left, pace, key=key, validation=judge, what="surrogate", **how)
-    surrogate = dataclasses.replace(surrogate, model=model)
-    # A bias of a twentieth of a standard deviation of y is lost in the noise of any validation loss (.001), and moves
-    # the posterior of 200 sites by half of its width: the draws get the regression that the simulations have.
-    drawn = surrogate.sample(np.tile(z, (-(-REGRESSED // len(z)), 1)), jr.fold_in(as_key(key), 1))
-    off = regression(layout, z) - regression(layout, drawn)
-    return dataclasses.replace(surrogate, trend=surrogate.trend + jnp.asarray(off, jnp.float32)), history
+    return dataclasses.replace(surrogate, model=model), history
 
 
 def _fit_mixture(
-    surrogate: SiteMixture,
-    site: Generative,
-    rows: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    pace: Pace,
-    *,
-    key: Key,
-    **how: Any,
+    surrogate: SiteMixture, site: Generative, rows: Rows, judged: Rows, pace: Pace, *, key: Key, **how: Any
 ) -> tuple[SiteMixture, History]:
-    layout, data = site.layout, ~site.layout.is_parameter
+    layout = site.layout
     train, judge = (flatten(layout, part, layout.names, where="the simulations") for part in (rows, judged))
-    whole = Whole.of(train, [np.array([i]) for i in np.flatnonzero(data)])
+    whole = Whole.of(train, [np.array([i]) for i in np.flatnonzero(~layout.is_parameter)])
     surrogate = dataclasses.replace(surrogate, scaling=site.scaling, whole=Whole(*map(jnp.asarray, whole)))
-    sizes = surrogate.mixture.sizes._replace(whole=bool(whole.which.any()))
-    pairs = surrogate.pairs(train)
+    pairs, sizes = surrogate.pairs(train), surrogate.mixture.sizes._replace(whole=bool(whole.which.any()))
     start = MixtureDensity.blank(sizes, key=as_key(key)).beside(pairs)
     mixture, history = fit_mixture(start, pairs, surrogate.pairs(judge), pace, key=key, **how)
-    if mixture.sizes != sizes:  # the regression itself
-        return dataclasses.replace(surrogate, mixture=mixture), history
-    # as above: the draws get the regression that the simulations have, but for counts, which are known to intervals
-    known = np.asarray(pairs.known)
-    many = np.tile(known, (-(-REGRESSED // len(known)), 1))
-    drawn = mixture.sample(many, np.zeros(len(many), np.int32), jr.fold_in(as_key(key), 1))
-    off = _line(known, np.asarray(pairs.y)) - _line(many, drawn)
-    off = np.where(whole.which[data], 0.0, off / np.asarray(mixture.frame.width))
-    frame = mixture.frame._replace(trend=mixture.frame.trend + jnp.asarray(off, jnp.float32))
-    return dataclasses.replace(surrogate, mixture=dataclasses.replace(mixture, frame=frame)), history
-
-
-def _line(known: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Least squares of every number on 1 and what is known, `(1 + p, k)`."""
-    design = np.concatenate([np.ones((len(known), 1)), known.astype(np.float64)], axis=1)
-    return np.linalg.lstsq(design, y.astype(np.float64), rcond=None)[0]
+    return dataclasses.replace(surrogate, mixture=mixture), history
 
 
 def regression(layout: Layout, z: np.ndarray) -> np.ndarray:
