@@ -153,9 +153,9 @@ def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatc
 @pytest.fixture
 def little(monkeypatch):
     """A rule that trains networks that learn next to nothing."""
-    small = {"net": rd.nets.ResMLP(8, 1), "steps": 2}
-    monkeypatch.setattr(recipe, "DIRECT", small)
-    monkeypatch.setattr(recipe, "SYNTHETIC", small)
+    monkeypatch.setattr(recipe, "NET", rd.nets.ResMLP(8, 1))
+    monkeypatch.setattr(recipe, "HEAT", 1)
+    monkeypatch.setattr(recipe, "FINAL", 2)
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
     monkeypatch.setattr(recipe, "MADE", 100)
 

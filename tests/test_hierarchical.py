@@ -374,7 +374,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     layout, tokens = sims.layout, flatten(sims.layout, rows, sims.layout.names, where="the test")
     model = dataclasses.replace(model, site=dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens)))
     z = sets.scaled(model.site, rows)
-    trend = jnp.asarray(_surrogate.regression(layout, z), jnp.float32)
+    trend = jnp.asarray(_surrogate.regression(layout, z[:, layout.is_parameter], z), jnp.float32)
     left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).expected(jnp.asarray(z)))
     scaling = Scaling.fit(model.surrogate.model.layout, np.where(layout.is_parameter, z, left))
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from retrodict.estimators import MixtureDensity, Pairs, Sizes
+from retrodict.estimators import MixtureDensity, Pairs, Sizes, told
 from retrodict.estimators._mixture import Law
+from retrodict.scaling import Scaling
 from retrodict.training import Pace, fit_mixture
+from retrodict.variables import Layout, Variable
 
 
 LAW = Law(jnp.log(jnp.array([0.2, 0.8])), jnp.array([-1.0, 3.0]), jnp.log(jnp.array([0.5, 2.0])))
@@ -137,6 +139,7 @@ def test_it_learns_a_correlation_that_turns_with_what_is_known():
     found, history = fit_mixture(start, train, judge, Pace(1500), key=1, progress=False)
     exact = np.mean([stats.norm.logpdf(e[:2000]).sum(axis=1) - 0.5 * np.log(1.0 - r[:2000] ** 2)])
     learned = np.asarray(jax.vmap(found.log_prob)(judge)).mean()
+    assert found.sizes == start.sizes, "neither the frame alone nor additive noise"
     assert history.best == pytest.approx(-learned / 2, abs=1e-3)
     assert -0.001 < (exact - learned) / 2 < 0.01
 
@@ -157,6 +160,32 @@ def test_it_learns_a_count():
     exact = stats.poisson.logpmf(y[:2000], 3.0 + 2.0 * x[:2000]).mean()
     learned = float(jax.vmap(found.log_prob)(judge).mean())
     assert abs(exact - learned) < 0.01
+
+
+def test_additive_noise_is_learned_where_it_is_the_same_everywhere():
+    """One coin for two numbers about a line, sds 1 or .1: held-out rows within .01 a number of the truth."""
+    rng, n = np.random.default_rng(0), 8000
+    x, coin = rng.normal(size=(n, 2)), rng.random(n) < 0.5
+    e = np.where(coin, 1.0, 0.1)[:, None] * rng.normal(size=(n, 2))
+    train, judge = (
+        rows(x[part], np.zeros(len(x[part])), 3.0 * x[part] + e[part]) for part in (slice(-2000), slice(-2000, None))
+    )
+    start = MixtureDensity.blank(Sizes(1, 2, 2, components=2, width=16, depth=1), key=jr.key(0)).beside(train)
+    found, _ = fit_mixture(start, train, judge, Pace(1200, 128), key=1, progress=False)
+    square = (e[-2000:] ** 2).sum(axis=1)
+    parts = [np.log(0.5) - 0.5 * square / s**2 - np.log(2 * np.pi * s**2) for s in (1.0, 0.1)]
+    gap = (np.logaddexp(*parts) - np.asarray(jax.vmap(found.log_prob)(judge))) / 2
+    assert found.sizes.additive
+    assert abs(gap.mean()) < 0.01
+
+
+def test_parameters_in_an_interval_are_told_as_they_are():
+    """And positive ones by their logarithm."""
+    layout = Layout((Variable("a", (2,), (-1.0, 0.0), (1.0, np.inf)), Variable("x", kind="data")))
+    seen = told(layout)
+    assert seen.names == ["a"]
+    u = Scaling.identity(seen).of_rows(np.array([[0.9999, 2.0]], np.float32))
+    np.testing.assert_allclose(u, [[0.9999, np.log(2.0)]], rtol=1e-5)
 
 
 def test_the_frame_is_the_gaussian_that_is_exact_where_all_is_linear():

@@ -4,9 +4,9 @@
     synthetic    a posterior, trained on data sets that a surrogate of p(data | parameters) makes without end; where the
                  data fall into parts that are independent given the parameters, the surrogate learns from every part
 
-Which of them is better depends on which way the simulator is simpler, and nobody knows before. So both are trained,
-and the one under which parameters of held-out simulations are the likelier given their data is kept. The settings of
-each step are constants of this file; `RULE` counts the versions of the whole.
+Which of them is better depends on which way the simulator is simpler, and nobody knows before. So both run a heat, and
+the one under which parameters of held-out simulations are the likelier given their data runs on. The settings of each
+step are constants of this file; `RULE` counts the versions of the whole.
 """
 
 import dataclasses
@@ -29,19 +29,20 @@ from retrodict.training import History, fit
 from retrodict.variables import Layout
 
 
-RULE = 3  # 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian
+# 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian, 3 trained both ways to the end
+RULE = 4
 HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
 LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
-DIRECT: dict[str, Any] = {"net": ResMLP(256, 3), "steps": 10_000}
+NET = ResMLP(256, 3)
 SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
-SYNTHETIC: dict[str, Any] = {"net": ResMLP(128, 4), "steps": 12_000}
+HEAT, FINAL = 3_000, 10_000  # steps
 MADE = 200_000  # synthetic simulations
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """How a posterior was chosen: the mean negative log posterior density of held-out parameters by each way, the
-    histories of all that was trained, and the seconds of the whole."""
+    """How a posterior was chosen: the mean negative log posterior density of held-out parameters after the heat of each
+    way, the histories of all that was trained, and the seconds of the whole."""
 
     chosen: str
     losses: Mapping[str, float]
@@ -73,24 +74,25 @@ def learn_posterior(
         FailedRunsWarning: runs failed, and `failed` does not say what follows.
     """
     begun, layout = time.monotonic(), sims.layout
-    key_split, key_direct, key_surrogate, key_made, key_synthetic = jr.split(as_key(key), 5)
+    key_split, key_direct, key_surrogate, key_made, key_synthetic, key_heat, key_final = jr.split(as_key(key), 7)
     train, held = _split(sims, key_split)
     how: dict[str, Any] = {"validation": held, "progress": progress}
-    start = joint(layout, net=DIRECT["net"], dependencies=dependencies, key=key_direct)
-    model, history = fit(start, train, key=key_direct, steps=DIRECT["steps"], failed=failed, **how)
-    models, histories = {"direct": model}, {"direct": history}
+    ways = {"direct": (joint(layout, net=NET, dependencies=dependencies, key=key_direct), train)}
+    histories: dict[str, History] = {}
     possible, structure = _parts(layout, dependencies)
     if possible and sims.problem is not None and not sims.n_failed:
         learned, histories["surrogate"] = synthesis.surrogate(train, structure, key=key_surrogate, **how, **SURROGATE)
         made = synthesis.synthesize(sims.problem, learned, MADE, key=key_made)
-        start = posterior(layout, net=SYNTHETIC["net"], dependencies=dependencies, key=key_synthetic)
-        steps = SYNTHETIC["steps"]
-        # there is no end of synthetic simulations to learn by heart: the last weights are the best
-        found = fit(start, made, key=key_synthetic, steps=steps, patience=steps, **how)
-        models["synthetic"], histories["synthetic"] = found
-    losses = {name: _loss(model, held) for name, model in models.items()}
+        ways["synthetic"] = (posterior(layout, net=NET, dependencies=dependencies, key=key_synthetic), made)
+    models, losses = {}, {}
+    for way, (start, rows) in ways.items():
+        models[way], histories[way] = fit(start, rows, key=key_heat, steps=HEAT, failed=failed, **how)
+        losses[way] = _loss(models[way], held)
     chosen = min(losses, key=losses.__getitem__)
-    return models[chosen], Account(chosen, losses, histories, time.monotonic() - begun)
+    # there is no end of synthetic simulations to learn by heart: the last weights are the best
+    more: dict[str, Any] = {"steps": FINAL, "patience": FINAL if chosen == "synthetic" else None, "failed": failed}
+    model, histories["final"] = fit(models[chosen], ways[chosen][1], key=key_final, **more, **how)
+    return model, Account(chosen, losses, histories, time.monotonic() - begun)
 
 
 def _split(sims: Simulations, key: Any) -> tuple[Simulations, dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ interquartile range. The log-determinant of the whole chain turns a density of z
 
 import functools
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import equinox as eqx
 import jax
@@ -125,13 +125,20 @@ class Scaling(eqx.Module):
 
     def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
         """`forward` of any number of rows `(n, d)`, by the same compiled code."""
+        return self._in_blocks(_forward, rows)
+
+    def to_rows(self, z: np.ndarray) -> Float[np.ndarray, "n d"]:
+        """`inverse` of any number of rows `(n, d)`, by the same compiled code."""
+        return self._in_blocks(_inverse, z)
+
+    def _in_blocks(self, of: Callable[["Scaling", Array], Array], rows: np.ndarray) -> np.ndarray:
         parts, size = [], max(1, min(AT_ONCE, NUMBERS // self.layout.size))
         # on the processor, so that rows get ready while an accelerator is at work
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             for start in range(0, len(rows), size):
                 block = rows[start : start + size]
                 padded = np.pad(block, ((0, size - len(block)), (0, 0)), mode="edge")
-                parts.append(np.asarray(_forward(self, jnp.asarray(padded)))[: len(block)])
+                parts.append(np.asarray(of(self, jnp.asarray(padded)))[: len(block)])
         return np.concatenate(parts)
 
     def unscale(self, z: ArrayLike) -> Float[Array, "*n d"]:
@@ -155,6 +162,11 @@ class Scaling(eqx.Module):
 @eqx.filter_jit
 def _forward(scaling: Scaling, rows: Array) -> Array:
     return scaling.forward(rows)
+
+
+@eqx.filter_jit
+def _inverse(scaling: Scaling, rows: Array) -> Array:
+    return scaling.inverse(rows)
 
 
 def _constant(layout: Layout, tokens: np.ndarray, rows: int) -> None:

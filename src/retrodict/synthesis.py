@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import MixtureDensity, Pairs, Sizes, Whole
+from retrodict.estimators import MixtureDensity, Pairs, Sizes, Whole, told
 from retrodict.problem import Problem
 from retrodict.rows import Simulations
 from retrodict.scaling import Scaling
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """A surrogate of one part, given scaled parameters."""
+    """A surrogate of one part, given parameters, and the scaling of these."""
 
     parts: Parts
     scaling: Scaling
@@ -90,7 +90,7 @@ def surrogate(
         rows = rows[order[len(held) :]]
     else:
         held = flatten(layout, validation, layout.names, where="`validation`")
-    scaling = Scaling.fit(_parameters(layout), rows[:, layout.is_parameter])
+    scaling = Scaling.fit(told(layout), rows[:, layout.is_parameter])
     whole = Whole.of(rows, [t for kind in range(parts.kind.max() + 1) for t in parts.tokens[parts.kind == kind].T])
     train, judge = (_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
     sizes = Sizes(
@@ -116,7 +116,7 @@ def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simul
     layout, parts = problem.layout, learned.parts
     key_prior, key_parts = jr.split(as_key(key))
     values = {k: np.asarray(v) for k, v in jax.jit(jax.vmap(problem.prior.draw))(jr.split(key_prior, n)).items()}
-    known = learned.scaling.of_rows(flatten(_parameters(layout), values, layout.parameters, where="the prior"))
+    known = learned.scaling.of_rows(flatten(learned.scaling.layout, values, layout.parameters, where="the prior"))
     given, kind = _given(layout, parts, known)
     drawn = learned.mixture.sample(given, kind, key_parts).reshape(len(parts.kind), n, -1)
     u = np.zeros((n, layout.size), np.float32)
@@ -175,10 +175,6 @@ def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
 def _refuse_functions(layout: Layout) -> None:
     if layout.functions:
         raise DataError(f"parts of functions are not learned one by one, and {listed(layout.functions)} is one")
-
-
-def _parameters(layout: Layout) -> Layout:
-    return Layout(tuple(layout[name] for name in layout.parameters))
 
 
 def _given(layout: Layout, parts: Parts, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from retrodict.estimators._mixture import MixtureDensity as MixtureDensity
 from retrodict.estimators._mixture import Pairs as Pairs
 from retrodict.estimators._mixture import Sizes as Sizes
 from retrodict.estimators._mixture import Whole as Whole
+from retrodict.estimators._mixture import told as told
 from retrodict.estimators._narrow import Narrow as Narrow
 from retrodict.estimators._record import Calibration as Calibration
 from retrodict.estimators._record import CalibrationWarning as CalibrationWarning

@@ -8,7 +8,7 @@ and the covariance of what it leaves, a Gaussian that is exact where everything 
 units of the width: what it gets wrong is small where y is narrow. What was drawn before is seen as `e`, in units of its
 own law. Numbers that are independent given x are `free`: one look at x says all their laws, without e. Where y is
 known to lie between `low` and `high`, as a whole number between its halves, its probability takes the place of a
-density.
+density. Noise that is `additive` has one law everywhere: the regression alone sees x, the network e.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from jax.scipy.special import erfc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict import supports
+from retrodict.variables import Layout, Variable
 
 
 ROOT = 0.375  # a count is looked at as sqrt(n + 3/8), whose spread hardly depends on its mean (Anscombe 1948)
@@ -35,6 +36,7 @@ WIDTHS = (-9.0, 3.0)  # log widths, where all of y has one
 EXPECTED = 5.0  # an `e` further out says no more
 HALF_LOG_TAU = 0.5 * np.log(2.0 * np.pi)
 AT_ONCE = 16_384  # drawn together, always as many: one compiled shape
+WIDTH_OF_NOISE, DEPTH_OF_NOISE = 32, 2  # of the network that has nothing to say of x
 
 
 Elements: TypeAlias = Array | np.ndarray
@@ -142,15 +144,30 @@ class Law(NamedTuple):
         return jax.lax.stop_gradient(jnp.clip((y - mean) / sd, -EXPECTED, EXPECTED))
 
 
+def told(layout: Layout) -> Layout:
+    """Parameters as they are told: in an interval as they are, as a support bends what lies near its ends. What is
+    drawn needs that; seen through it, data that are a straight line in a parameter are none."""
+
+    def straight(variable: Variable) -> Variable:
+        low, high = variable.ends
+        inside = np.isfinite(low) & np.isfinite(high)
+        low, high = np.where(inside, -np.inf, low), np.where(inside, np.inf, high)
+        return dataclasses.replace(variable, low=tuple(low.tolist()), high=tuple(high.tolist()))
+
+    return Layout(tuple(straight(layout[name]) for name in layout.parameters))
+
+
 class Sizes(NamedTuple):
-    """What a mixture density is of: kinds, numbers that are known, numbers of y; whether these are `free`, and whether
-    there are `whole` ones; Gaussians of each, and the network's width and depth."""
+    """What a mixture density is of: kinds, numbers that are known, numbers of y; whether these are `free`, whether
+    there are `whole` ones, and whether what the regression leaves is `additive` noise, one law for all that is known;
+    Gaussians of each, and the network's width and depth."""
 
     kinds: int
     known: int
     numbers: int
     free: bool = False
     whole: bool = False
+    additive: bool = False
     components: int = 4
     width: int = 128
     depth: int = 3
@@ -218,9 +235,15 @@ class MixtureDensity(eqx.Module):
 
     def alone(self) -> "MixtureDensity":
         """The frame without a network: a Gaussian about a straight line."""
-        sizes = self.sizes._replace(components=1, width=1, depth=1)
-        net = MixtureDensity.blank(sizes, key=jr.key(0)).net
-        return dataclasses.replace(self, net=net, sizes=sizes)
+        return self._anew(self.sizes._replace(components=1, width=1, depth=1), jr.key(0))
+
+    def of_noise(self, *, key: PRNGKeyArray) -> "MixtureDensity":
+        """An untrained network of additive noise in the same frame."""
+        sizes = self.sizes._replace(additive=True, width=WIDTH_OF_NOISE, depth=DEPTH_OF_NOISE)
+        return self._anew(sizes, key)
+
+    def _anew(self, sizes: Sizes, key: PRNGKeyArray) -> "MixtureDensity":
+        return dataclasses.replace(MixtureDensity.blank(sizes, key=key), frame=self.frame)
 
     def log_prob(self, row: Pairs) -> Array:
         """Log density of one row, or the log probability of its interval."""
@@ -297,15 +320,19 @@ class MixtureDensity(eqx.Module):
     def _law(self, known: Array, kind: Array, before: Array, i: Array) -> Law:
         kinds, k = self.frame.center.shape
         which = jax.nn.one_hot(kind * k + i, kinds * k)
-        said = self.net(jnp.concatenate([known, before, which]))
+        said = self.net(jnp.concatenate([self._seen(known), before, which]))
         line = jnp.append(1.0, known) @ self.frame.trend[kind, :, i] + self.frame.cross[kind, i] @ before
         return self._said(line, self.frame.left[kind, i], said[k:], said[:k] @ before)
 
     def _laws(self, known: Array) -> Law:
         """Those of all numbers that are free."""
-        said = self.net(known).reshape(self.frame.center.shape[1], -1)
+        said = self.net(self._seen(known)).reshape(self.frame.center.shape[1], -1)
         line = jnp.append(1.0, known) @ self.frame.trend[0]
         return jax.vmap(self._said, in_axes=(0, 0, 0, None))(line, self.frame.left[0], said, 0.0)
+
+    def _seen(self, known: Array) -> Array:
+        """What the network sees of what is known."""
+        return jnp.zeros_like(known) if self.sizes.additive else known
 
     def _said(self, line: Array, left: Array, said: Array, shift: Array | float) -> Law:
         share, bend, width = jnp.split(said, 3)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.estimators import _answers
 from retrodict.estimators._generative import Generative, likelihood
-from retrodict.estimators._mixture import MixtureDensity, Pairs, Sizes, Whole
+from retrodict.estimators._mixture import MixtureDensity, Pairs, Sizes, Whole, told
 from retrodict.estimators._rows import solve_rows
 from retrodict.functions import slots
 from retrodict.nets import AbstractArchitecture, PointMLP, ResMLP
@@ -65,7 +65,11 @@ class Surrogate(eqx.Module):
         trend = self.trend[:, self.model.layout.spread(layout)]
         return Surrogate(self.model.seen_at(_residuals(layout)), trend)
 
-    def shifted(self, by: Float[np.ndarray, "p d"]) -> "Surrogate":
+    def known(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
+        """What it is told of single sites `(n, d)`, scaled."""
+        return z[:, self.model.layout.is_parameter]
+
+    def shifted(self, by: Float[np.ndarray, "q d"]) -> "Surrogate":
         """The same with another regression."""
         return Surrogate(self.model, self.trend + jnp.asarray(by, jnp.float32))
 
@@ -94,14 +98,22 @@ class Surrogate(eqx.Module):
 
 
 class SiteMixture(eqx.Module):
-    """The data of one site that are numbers, given its scaled parameters; whole ones stay whole."""
+    """The data of one site that are numbers, given its parameters; whole ones stay whole.
+
+    `scaling` is that of the site's model, `seen` that of the parameters as the mixture is told them.
+    """
 
     layout: Layout = eqx.field(static=True)
     scaling: Scaling
+    seen: Scaling
     mixture: MixtureDensity
     whole: Whole
 
-    def shifted(self, by: Float[np.ndarray, "p d"]) -> "SiteMixture":
+    def known(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
+        """What it is told of single sites `(n, d)`, scaled."""
+        return self.seen.of_rows(self.scaling.to_rows(z)[:, self.layout.is_parameter])
+
+    def shifted(self, by: Float[np.ndarray, "q d"]) -> "SiteMixture":
         """The same with another regression; not of counts, which are known to intervals."""
         frame, data = self.mixture.frame, ~self.layout.is_parameter
         by = np.where(self.whole.which, 0.0, by)[:, data] / frame.width
@@ -114,7 +126,7 @@ class SiteMixture(eqx.Module):
         z, line = self.scaling.of_rows(rows), self.whole.line(rows, self.layout.ends)
         # scaled, as tails may be heavy: a few outliers would be all that a standard deviation knows
         y, low, high = (jnp.asarray(np.where(self.whole.which, u, z)[:, ~own], jnp.float32) for u in line)
-        return Pairs(jnp.asarray(z[:, own]), jnp.zeros(len(rows), jnp.int32), y, low, high)
+        return Pairs(jnp.asarray(self.known(z)), jnp.zeros(len(rows), jnp.int32), y, low, high)
 
     def sample(
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
@@ -123,7 +135,7 @@ class SiteMixture(eqx.Module):
         del solver
         own, z = self.layout.is_parameter, np.array(z)
         u = np.zeros_like(z)
-        u[:, ~own] = self.mixture.sample(z[:, own], np.zeros(len(z), np.int32), key)
+        u[:, ~own] = self.mixture.sample(self.known(z), np.zeros(len(z), np.int32), key)
         counted = self.scaling.of_rows(np.where(self.whole.which, self.whole.counted(u), 1.0))
         z[:, ~own] = np.where(self.whole.which, counted, u)[:, ~own]
         return z
@@ -133,7 +145,8 @@ def site_mixture_of(layout: Layout, sizes: Sizes, *, key: PRNGKeyArray) -> SiteM
     """An untrained surrogate of the shape that a file tells."""
     nothing = jnp.zeros(layout.size)
     whole = Whole(jnp.zeros(layout.size, bool), nothing, nothing)
-    return SiteMixture(layout, Scaling.identity(layout), MixtureDensity.blank(sizes, key=key), whole)
+    scaling, seen = (Scaling.identity(of) for of in (layout, told(layout)))
+    return SiteMixture(layout, scaling, seen, MixtureDensity.blank(sizes, key=key), whole)
 
 
 def surrogate_of(

@@ -15,7 +15,8 @@ import jax.random as jr
 import numpy as np
 
 from retrodict._types import Key, as_key
-from retrodict.estimators import Generative, MixtureDensity, SiteMixture, Surrogate, Whole
+from retrodict.estimators import Generative, MixtureDensity, SiteMixture, Surrogate, Whole, told
+from retrodict.scaling import Scaling
 from retrodict.tokens import flatten, unflatten
 from retrodict.training._loop import History, Pace
 from retrodict.training._mixture import fit_mixture
@@ -48,7 +49,8 @@ def fit_surrogate(
     # A bias of a twentieth of a standard deviation of y is lost in the noise of any validation loss (.001), and moves
     # the posterior of 200 sites by half of its width: the draws get the regression that the simulations have.
     drawn = found.sample(np.tile(z, (-(-REGRESSED // len(z)), 1)), jr.fold_in(as_key(key), 1))
-    return found.shifted(regression(site.layout, z) - regression(site.layout, drawn)), history
+    true, learned = (regression(site.layout, found.known(some), some) for some in (z, drawn))
+    return found.shifted(true - learned), history
 
 
 def _fit_flow(
@@ -56,7 +58,8 @@ def _fit_flow(
 ) -> tuple[Surrogate, History]:
     layout = site.layout
     z, other = (scaled(site, part) for part in (rows, judged))
-    surrogate = dataclasses.replace(surrogate, trend=jnp.asarray(regression(layout, z), jnp.float32))
+    trend = jnp.asarray(regression(layout, surrogate.known(z), z), jnp.float32)
+    surrogate = dataclasses.replace(surrogate, trend=trend)
     left, judge = (
         unflatten(layout, part - np.asarray(surrogate.expected(jnp.asarray(part))), layout.names) for part in (z, other)
     )
@@ -70,18 +73,18 @@ def _fit_mixture(
     layout = site.layout
     train, judge = (flatten(layout, part, layout.names, where="the simulations") for part in (rows, judged))
     whole = Whole.of(train, [np.array([i]) for i in np.flatnonzero(~layout.is_parameter)])
-    surrogate = dataclasses.replace(surrogate, scaling=site.scaling, whole=Whole(*map(jnp.asarray, whole)))
+    seen = Scaling.fit(told(layout), train[:, layout.is_parameter])
+    surrogate = dataclasses.replace(surrogate, scaling=site.scaling, seen=seen, whole=Whole(*map(jnp.asarray, whole)))
     pairs, sizes = surrogate.pairs(train), surrogate.mixture.sizes._replace(whole=bool(whole.which.any()))
     start = MixtureDensity.blank(sizes, key=as_key(key)).beside(pairs)
     mixture, history = fit_mixture(start, pairs, surrogate.pairs(judge), pace, key=key, **how)
     return dataclasses.replace(surrogate, mixture=mixture), history
 
 
-def regression(layout: Layout, z: np.ndarray) -> np.ndarray:
-    """Least squares of every datum on 1 and the scaled parameters, `(1 + p, d)`; one line for all points of a
+def regression(layout: Layout, known: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Least squares of every scaled datum on 1 and what is known, `(1 + p, d)`; one line for all points of a
     function."""
-    parameters = np.asarray(z[:, layout.is_parameter], np.float64)
-    design = np.concatenate([np.ones((len(z), 1)), parameters], axis=1)
+    design = np.concatenate([np.ones((len(z), 1)), np.asarray(known, np.float64)], axis=1)
     found = np.zeros((design.shape[1], layout.size))
     for name in layout.data:
         block = np.asarray(z[:, layout.slices[name]], np.float64)
