@@ -50,7 +50,7 @@ def fit(
             model, besides those of its model of one site.
         batch_size: rows in a step, 512 by default; of a hierarchical model sets of sites, 128.
         weight_decay: of AdamW, times the learning rate; more of it where a large network reads few simulations, such as
-            1.0 for 10,000 images. Compare validation losses. Mixture densities have their own.
+            1.0 for 10,000 images. Compare validation losses. Mixture densities have their own, and learning rate.
         validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
         failed: what follows from runs that failed, if there are any. "given": nothing, as whoever has finite data knows
             that the real run ended well; "corrected": rows count 1 / p(ok | parameters), as failures are the program's

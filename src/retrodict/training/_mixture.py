@@ -18,9 +18,9 @@ from retrodict.training._loop import History, Pace, Trainer
 
 
 WHAT = "surrogate"
-WEIGHT_DECAY = (
-    0.01  # not that of other networks, as widths may be sharp: .1 leaves SLCP .085 nats a number off, .01 .071
-)
+# not those of other networks, as widths may be sharp: SLCP is .085 nats a number off by 2e-3 and .1, .057 by these
+LEARNING_RATE, WEIGHT_DECAY = 5e-3, 0.01
+ERRORS = 2.0  # standard errors by which a gain is one
 
 
 class MixtureLoss(eqx.Module):
@@ -55,19 +55,20 @@ def fit_mixture(
 ) -> tuple[MixtureDensity, History]:
     """The mixture of the lowest negative log density of the rows that judge; other arguments are those of `fit`.
 
-    Its frame alone, or one of additive noise, if nothing less simple is better by more than the standard error of the
-    gain (Breiman et al. 1984, section 3.4.3): many sites add up what a network learned by heart. The history is that of
-    the one that is kept, or of the network that did not gain.
+    Its frame alone, or one of additive noise, if nothing less simple is better by more than two standard errors of the
+    gain (after Breiman et al. 1984, section 3.4.3): many sites add up what a network learned by heart. The history is
+    that of the one that is kept, or of the network that did not gain. The learning rate and the weight decay are its
+    own.
     """
     key_noise, key_net = jr.split(as_key(key))
-    pace = pace._replace(weight_decay=WEIGHT_DECAY)
+    pace = pace._replace(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     how: dict[str, Any] = {"patience": patience, "progress": progress, "checkpoint": checkpoint}
     noise = _trained(mixture.of_noise(key=key_noise), f"{WHAT} of noise", rows, judged, pace, key=key_noise, **how)
     found = _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
     ways = [(mixture.alone(), found[1]), noise, found]
     densities = [np.asarray(_log_probs(way, judged), np.float64) for way, _ in ways]
     gains = [max(densities, key=np.mean) - density for density in densities]
-    errors = [gain.std() / len(gain) ** 0.5 for gain in gains]
+    errors = [ERRORS * gain.std() / len(gain) ** 0.5 for gain in gains]
     return next(way for way, gain, error in zip(ways, gains, errors, strict=True) if gain.mean() <= error)
 
 
