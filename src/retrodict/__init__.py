@@ -37,6 +37,8 @@ if _typing.TYPE_CHECKING:
     from retrodict.constraints import Interval as Interval
     from retrodict.datatree import to_datatree as to_datatree
     from retrodict.dependencies import Dependencies as Dependencies
+    from retrodict.distillation import DistillationWarning as DistillationWarning
+    from retrodict.distillation import distill as distill
     from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
     from retrodict.estimators import SolverWarning as SolverWarning
@@ -67,6 +69,7 @@ _NAMES = {
     "constraints": ("Interval",),
     "datatree": ("to_datatree",),
     "dependencies": ("Dependencies",),
+    "distillation": ("DistillationWarning", "distill"),
     "estimators": (
         "CalibrationWarning", "GuidanceWarning", "SolverWarning", "hierarchical", "joint", "likelihood", "posterior",
         "repaint", "unconditional",

@@ -35,7 +35,7 @@ HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, a
 LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
 NET = ResMLP(256, 3)
 SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
-HEAT, FINAL = 3_000, 10_000  # steps
+HEAT, FINAL = 2_000, 8_000  # steps
 MADE = 200_000  # synthetic simulations
 
 

@@ -22,7 +22,7 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Generative, Hierarchical, Record
+from retrodict.estimators import Generative, Hierarchical, Proof, Record, Student
 from retrodict.files import write_whole
 from retrodict.nets import PlateTransformer, architecture_from_json
 from retrodict.roles import Observed, law_from_json
@@ -35,7 +35,7 @@ FUNCTIONS = ("parameterization", "weighting")
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
-def save(model: Generative | Hierarchical, file: str | os.PathLike[str]) -> Path:
+def save(model: Generative | Hierarchical | Student, file: str | os.PathLike[str]) -> Path:
     """Writes a model to one file, all or nothing, and returns its path.
 
     Raises:
@@ -76,7 +76,17 @@ def load(file: str | os.PathLike[str]) -> Any:
     return eqx.combine(jax.tree_util.tree_unflatten(tree, found), model)
 
 
-def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
+def _manifest(model: Generative | Hierarchical | Student) -> dict[str, Any]:
+    if isinstance(model, Student):
+        return {
+            "schema": SCHEMA,
+            "kind": "student",
+            "model": _manifest(model.model),
+            "roles": list(model.roles),
+            "evaluations": model.evaluations,
+            "proof": model.proof._asdict(),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
     if isinstance(model, Hierarchical):
         return {
             "schema": SCHEMA,
@@ -105,8 +115,12 @@ def _manifest(model: Generative | Hierarchical) -> dict[str, Any]:
     }
 
 
-def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical:
+def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical | Student:
     """A model with the right shapes; its numbers are still to be read."""
+    if manifest.get("kind") == "student":
+        inner: Any = _skeleton(manifest["model"])
+        proof = Proof(tuple(manifest["proof"]["c2st"]), manifest["proof"]["bar"])
+        return Student(inner, tuple(manifest["roles"]), manifest["evaluations"], proof)
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
         if not isinstance(settings, PlateTransformer):

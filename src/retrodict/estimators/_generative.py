@@ -381,6 +381,11 @@ class Generative(eqx.Module):
         )
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
+    def with_net(self, architecture: AbstractArchitecture, *, key: Key) -> "Generative":
+        """The same variables and coordinates with another network, untrained."""
+        net = _built(architecture, self.layout, self.law, self.dependencies, as_key(key))
+        return dataclasses.replace(self, architecture=architecture, net=net)
+
     def core(self) -> "Generative":
         """The model without what only training knows, which must not decide whether compiled code is used again."""
         return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)

@@ -237,6 +237,11 @@ class MixtureDensity(eqx.Module):
         """The frame without a network: a Gaussian about a straight line."""
         return self._anew(self.sizes._replace(components=1, width=1, depth=1), jr.key(0))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is a frame and no network."""
+        return (self.sizes.width, self.sizes.components) == (1, 1)
+
     def of_noise(self, *, key: PRNGKeyArray) -> "MixtureDensity":
         """An untrained network of additive noise in the same frame."""
         sizes = self.sizes._replace(additive=True, width=WIDTH_OF_NOISE, depth=DEPTH_OF_NOISE)

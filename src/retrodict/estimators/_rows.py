@@ -62,6 +62,21 @@ def solve_rows(
     return model.scaling.only(model.modeled).inverse(found)
 
 
+@eqx.filter_jit
+def ends_of(
+    model: Any, solver: AbstractSolver, z: Float[Array, "n d"], roles: Int[Array, "n d"], key: PRNGKeyArray
+) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    """Noise, and where a solver carries it in the model's coordinates, for every row of scaled tokens and roles."""
+    noise = model.path.begin(model.path.noise(key, (len(z), model.modeled.size)))
+
+    def one(row: Any) -> Tokens:
+        z, roles, noise = row
+        ready = model.ready(z, roles)
+        return solver(model.flow_from(ready), jnp.where(ready.roles == LATENT, noise, 0.0), *model.path.span)
+
+    return noise, jax.lax.map(one, (z, roles, noise), batch_size=in_cache(model.modeled.size))
+
+
 def log_density(
     model: Any,
     solver: AbstractSolver,

@@ -1,0 +1,162 @@
+"""Distillation: a student that draws with one or two evaluations of a small network.
+
+    teacher    x1(x0) where a fine solver carries the noise x0, given what is given
+    student    a network of its own, trained until k steps land there:  mean (Euler_k(x0) - x1)^2
+
+(Luhman and Luhman 2021, arXiv 2101.02388, who take one step.) Nothing is simulated: what is given comes from
+simulations, and pairs of noise and end are made by the teacher, once. A strict classifier has the last word: draws of
+student and teacher that it tells apart better than `bar` are no pass.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray
+
+from retrodict._errors import DataError, QueryError
+from retrodict._types import Key, Scalar, as_key
+from retrodict.diagnostics import c2st
+from retrodict.estimators import SAMPLER, Generative, Proof, Record, Student
+from retrodict.estimators._rows import ends_of
+from retrodict.nets import AbstractArchitecture, ResMLP
+from retrodict.roles import GIVEN, LATENT
+from retrodict.solvers import AbstractSolver
+from retrodict.tokens import Batch, ask, unflatten
+from retrodict.training._loop import History, Pace, Trainer
+from retrodict.trust import known_of, silent, tokens_of
+
+
+PAIRS = 2**18
+JUDGES = 4096  # pairs that only validate
+BAR = 0.52
+
+
+class DistillationWarning(UserWarning):
+    """A student whose draws can be told from its teacher's."""
+
+
+class StudentLoss(eqx.Module):
+    """The mean squared distance between where a student's steps end and where the teacher's did."""
+
+    form: Generative
+    solver: AbstractSolver
+
+    def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
+        del key
+        model = dataclasses.replace(self.form, net=eqx.combine(weights, self.form.net))
+
+        def one(z: Array, roles: Array, noise: Array, end: Array) -> Scalar:
+            ready = model.ready(z, roles)
+            latent = ready.roles == LATENT
+            found = self.solver(model.flow_from(ready), jnp.where(latent, noise, 0.0), *model.path.span)
+            return jnp.sum(jnp.where(latent, (found - end) ** 2, 0.0)) / jnp.sum(latent)
+
+        return jnp.mean(jax.vmap(one)(*rows))
+
+
+def distill(
+    model: Generative,
+    sims: Mapping[str, Any],
+    *,
+    given: Iterable[str] | Mapping[str, Any],
+    of: Iterable[str] | None = None,
+    net: AbstractArchitecture | None = None,
+    evaluations: int = 1,
+    steps: int = 10_000,
+    batch_size: int = 512,
+    learning_rate: float = 2e-3,
+    solver: AbstractSolver | None = None,
+    observations: int = 10,
+    draws: int = 5_000,
+    bar: float = BAR,
+    key: Key,
+    progress: bool = True,
+) -> tuple[Student, History]:
+    """A student of a trained model for one family of questions, with proof of how near it came, and its history.
+
+    Args:
+        sims: simulations `{name: (n, *shape)}`, at least 50: what is given comes from them, nine tenths to learn from,
+            the rest to judge by.
+        given: names of what is known; or a mapping from name to booleans `shape`, the elements that are.
+        of: names of what is asked; by default all that `given` does not name.
+        net: the student's network, by default a residual MLP of a quarter of the usual work.
+        evaluations: of the network for every draw.
+        solver: of the teacher, without noise of its own.
+        observations, draws: what the classifier sees.
+
+    Raises:
+        DataError: simulations of the wrong names or shapes, or too few.
+        QueryError: a question that this model cannot answer, or a solver that cannot follow its path.
+
+    Warns:
+        DistillationWarning: the student did not pass; `student.proof` says by how much.
+    """
+    if not isinstance(model, Generative) or model.layout.functions or model.embedded:
+        raise QueryError("only models of `rd.joint` and its relatives, without functions or embeddings, have students")
+    if evaluations < 1:
+        raise QueryError(f"a student needs at least one evaluation, got {evaluations}")
+    teacher, keys = solver or SAMPLER, jr.split(as_key(key), 7)
+    tokens = tokens_of(model, sims)
+    held = max(observations, len(tokens) // 10)
+    if held > len(tokens) // 2:
+        raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
+    roles = _roles(model, tokens[:1], given, of)
+    pupil = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
+    student = Student(pupil, tuple(roles.tolist()), evaluations, Proof((), bar))
+    for one in (teacher, student.solver):
+        if reason := one.refusal(model.path):
+            raise QueryError(reason)
+    z = np.asarray(model.scaling.of_rows(tokens))
+    core = silent(model).core()
+
+    def pairs(rows: np.ndarray, n: int, key: PRNGKeyArray) -> Any:
+        some = jnp.asarray(rows[np.asarray(jr.randint(key, (n,), 0, len(rows)))])
+        where = jnp.broadcast_to(jnp.asarray(roles), some.shape)
+        return (some, where, *ends_of(core, teacher, some, where, jr.fold_in(key, 1)))
+
+    weights, form = eqx.partition(pupil.net, eqx.is_inexact_array)
+    loss = StudentLoss(dataclasses.replace(pupil.core(), net=form), student.solver)
+    pace = Pace(steps, batch_size, learning_rate)
+    trainer = Trainer(weights, loss, pairs(z[held:], PAIRS, keys[1]), pairs(z[:held], JUDGES, keys[2]), pace)
+    found, history = trainer.run(keys[3], keys[4], patience=steps, shown=progress, what="student")
+    pupil = dataclasses.replace(pupil, net=eqx.combine(found, pupil.net))
+    student = dataclasses.replace(student, model=pupil)
+    told = _judged(silent(model), teacher, student, tokens[:observations], draws, keys[5:])
+    student = dataclasses.replace(student, proof=Proof(told, bar))
+    if not student.proof.ok:
+        warnings.warn(
+            f"the student did not pass: its draws are told from the teacher's at {student.proof.mean:.3f}, the bar is "
+            f"{bar}; allow more steps, a larger network or another evaluation",
+            DistillationWarning,
+            stacklevel=2,
+        )
+    return student, history
+
+
+def _roles(model: Generative, tokens: np.ndarray, given: Any, of: Iterable[str] | None) -> np.ndarray:
+    """The roles `(d,)` of the family of questions."""
+    known = known_of(model, given, unflatten(model.layout, tokens, model.layout.names))
+    asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
+    return np.asarray(ask(model.layout, known, asked).roles[0])
+
+
+def _judged(
+    teacher: Generative, solver: AbstractSolver, student: Student, tokens: np.ndarray, draws: int, keys: Array
+) -> tuple[float, ...]:
+    """C2ST of draws by both, one for every row of tokens."""
+    asked, known = student.elements(LATENT), np.where(np.array(student.roles) == GIVEN, tokens, np.nan)
+    given = Batch(unflatten(teacher.layout, known, list(student.elements(GIVEN))))
+    theirs = teacher.sample(draws, given=given, of=asked, solver=solver, key=keys[0])
+    its = student.sample(draws, given=given, key=keys[1])
+
+    def there(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+        return {name: values[name][i].reshape(draws, -1)[:, np.ravel(mask)] for name, mask in asked.items()}
+
+    return tuple(float(c2st(there(theirs, i), there(its, i))) for i in range(len(tokens)))

@@ -1,0 +1,128 @@
+"""Students: they land where their teacher's fine solver does, answer what they were taught, and bring proof."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+from retrodict import distillation
+from retrodict.estimators import Proof
+from retrodict.estimators._rows import ends_of
+
+
+@pytest.fixture(scope="module")
+def sims():
+    problem = rd.Problem({"mu": dist.Normal(0.0, 1.0)}, lambda key, mu: {"y": mu + 0.5 * jax.random.normal(key, (2,))})
+    return rd.simulate(problem, 1000, key=0)
+
+
+@pytest.fixture(scope="module")
+def teacher(sims):
+    return rd.fit(rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=0, steps=500, progress=False)[0]
+
+
+@pytest.fixture(scope="module")
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distillation, "PAIRS", 8192)
+        patch.setattr(distillation, "JUDGES", 512)
+        patch.setattr(distillation, "c2st", lambda one, other: 0.51)
+        yield
+
+
+HOW = {"net": rd.nets.ResMLP(32, 2), "steps": 1500, "observations": 3, "draws": 200, "progress": False, "key": 0}
+
+
+@pytest.fixture(scope="module")
+def student(teacher, sims, quick):
+    return rd.distill(teacher, sims, given=["y"], **HOW)[0]
+
+
+def test_it_lands_where_its_teacher_does(teacher, sims, student):
+    """The same noise, within .05 standard deviations in the mean over what was not learned from."""
+    fresh = rd.simulate(sims.problem, 256, key=1)
+    z = teacher.scaling.of_rows(distillation.tokens_of(teacher, fresh))
+    roles = np.tile(np.array(student.roles), (256, 1))
+    ends = [
+        np.asarray(ends_of(model.core(), solver, z, roles, jax.random.key(0))[1])[:, 0]
+        for model, solver in ((teacher, rd.estimators.SAMPLER), (student.model, student.solver))
+    ]
+    assert np.abs(ends[0] - ends[1]).mean() < 0.05
+    assert ends[0].std() > 0.5
+
+
+def test_its_draws_are_its_teachers(teacher, student):
+    """5 standard errors of 4,000 draws, and what the student is off by."""
+    for y in ([0.5, 1.0], [-1.0, 0.2]):
+        given = {"y": np.array(y, np.float32)}
+        pair = [model.sample(4000, given=given, key=k)["mu"] for k, model in enumerate((teacher, student))]
+        sd = pair[0].std()
+        assert abs(pair[0].mean() - pair[1].mean()) < 5.0 * sd * np.sqrt(2 / 4000) + 0.1 * sd
+        assert pair[1].std() == pytest.approx(sd, rel=0.15)
+
+
+def test_batches_and_files(student, tmp_path):
+    given = rd.Batch({"y": np.array([[0.5, 1.0], [-1.0, 0.2]], np.float32)})
+    draws = student.sample(5, given=given, key=0)["mu"]
+    assert draws.shape == (2, 5)
+    loaded = rd.load(rd.save(student, tmp_path / "student.safetensors"))
+    np.testing.assert_array_equal(loaded.sample(5, given=given, key=0)["mu"], draws)
+    assert loaded.proof == student.proof == Proof((0.51, 0.51, 0.51), 0.52)
+    assert loaded.evaluations == student.evaluations == 1
+
+
+def test_another_question_is_refused(student):
+    with pytest.raises(rd.QueryError, match="taught to draw 'mu' given 'y'; ask its teacher"):
+        student.sample(3, given={"mu": 0.3}, of=["y"], key=0)
+
+
+def test_a_question_about_elements(teacher, sims, quick):
+    """y[1] given mu and y[0]."""
+    given = {"mu": np.array(True), "y": np.array([True, False])}
+    short = {**HOW, "steps": 2}
+    student, _ = rd.distill(teacher, sims, given=given, of=["y"], **short)
+    draws = student.sample(4, given={"mu": 0.2, "y": np.array([0.1, np.nan])}, key=0)["y"]
+    assert np.isfinite(draws[:, 1]).all()
+
+
+def test_who_did_not_pass_says_so(teacher, sims, quick, monkeypatch):
+    monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.7)
+    with pytest.warns(rd.DistillationWarning, match=r"told from the teacher's at 0\.700, the bar is 0\.52"):
+        student, _ = rd.distill(teacher, sims, given=["y"], **{**HOW, "steps": 2})
+    assert not student.proof.ok
+
+
+def test_the_classifier_sees_both(teacher, sims, student, monkeypatch):
+    """Equal observations, and the elements that were asked."""
+    seen = []
+    monkeypatch.setattr(distillation, "c2st", lambda one, other: seen.append((one, other)) or 0.5)
+    tokens = distillation.tokens_of(teacher, sims)[:2]
+    keys = jax.random.split(jax.random.key(0))
+    assert distillation._judged(teacher, rd.estimators.SAMPLER, student, tokens, 300, keys) == (0.5, 0.5)
+    for i, (theirs, its) in enumerate(seen):
+        assert theirs["mu"].shape == its["mu"].shape == (300, 1)
+        one = teacher.sample(2000, given={"y": tokens[i, 1:]}, key=3)["mu"]
+        for draws in (theirs["mu"], its["mu"]):
+            assert abs(draws.mean() - one.mean()) < 0.5 * one.std()
+
+
+WRONG = {
+    "no evaluation": ({"evaluations": 0}, rd.QueryError, "at least one evaluation, got 0"),
+    "too many to judge by": ({"observations": 600}, rd.DataError, "need 1200 simulations"),
+    "a solver with noise": ({"solver": rd.solvers.EulerMaruyama()}, rd.QueryError, "draws noise on its way"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_refused(case, teacher, sims):
+    changed, error, words = WRONG[case]
+    with pytest.raises(error, match=words):
+        rd.distill(teacher, sims, given=["y"], **{**HOW, **changed})
+
+
+def test_models_without_students(sims, teacher):
+    with pytest.raises(rd.QueryError, match="without functions or embeddings"):
+        rd.distill(dataclasses.replace(sims, arrays={}), sims, given=["y"], key=0)
