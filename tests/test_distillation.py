@@ -9,8 +9,10 @@ import pytest
 
 import retrodict as rd
 from retrodict import distillation
-from retrodict.estimators import Proof
+from retrodict.estimators import SAMPLER, Family, Head, MixtureDensity, Proof, Sizes
 from retrodict.estimators._rows import ends_of
+from retrodict.roles import GIVEN, LATENT
+from retrodict.scaling import Scaling
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ def test_it_lands_where_its_teacher_does(teacher, sims, student):
     """The same noise, within .05 standard deviations in the mean over what was not learned from."""
     fresh = rd.simulate(sims.problem, 256, key=1)
     z = teacher.scaling.of_rows(distillation.tokens_of(teacher, fresh))
-    roles = np.tile(np.array(student.roles), (256, 1))
+    roles = np.tile(np.array(student.family.roles), (256, 1))
     ends = [
         np.asarray(ends_of(model.core(), solver, z, roles, jax.random.key(0))[1])[:, 0]
-        for model, solver in ((teacher, rd.estimators.SAMPLER), (student.model, student.solver))
+        for model, solver in ((teacher, SAMPLER), (student.model, student.solver))
     ]
     assert np.abs(ends[0] - ends[1]).mean() < 0.05
     assert ends[0].std() > 0.5
@@ -75,7 +77,7 @@ def test_batches_and_files(student, tmp_path):
 
 
 def test_another_question_is_refused(student):
-    with pytest.raises(rd.QueryError, match="taught to draw 'mu' given 'y'; ask its teacher"):
+    with pytest.raises(rd.QueryError, match="what was taught is 'mu' given 'y', and nothing else; ask the teacher"):
         student.sample(3, given={"mu": 0.3}, of=["y"], key=0)
 
 
@@ -99,9 +101,9 @@ def test_the_classifier_sees_both(teacher, sims, student, monkeypatch):
     """Equal observations, and the elements that were asked."""
     seen = []
     monkeypatch.setattr(distillation, "c2st", lambda one, other: seen.append((one, other)) or 0.5)
-    tokens = distillation.tokens_of(teacher, sims)[:2]
-    keys = jax.random.split(jax.random.key(0))
-    assert distillation._judged(teacher, rd.estimators.SAMPLER, student, tokens, 300, keys) == (0.5, 0.5)
+    lesson = distillation._Lesson.of(teacher, sims, ["y"], None, SAMPLER, 2)
+    tokens, keys = lesson.tokens, jax.random.split(jax.random.key(0))
+    assert distillation._judged(lesson, student, 2, 300, keys) == (0.5, 0.5)
     for i, (theirs, its) in enumerate(seen):
         assert theirs["mu"].shape == its["mu"].shape == (300, 1)
         one = teacher.sample(2000, given={"y": tokens[i, 1:]}, key=3)["mu"]
@@ -126,3 +128,48 @@ def test_what_is_refused(case, teacher, sims):
 def test_models_without_students(sims, teacher):
     with pytest.raises(rd.QueryError, match="without functions or embeddings"):
         rd.distill(dataclasses.replace(sims, arrays={}), sims, given=["y"], key=0)
+
+
+@pytest.fixture(scope="module")
+def head(teacher, sims, quick):
+    return rd.distill_density(teacher, sims, given=["y"], width=16, depth=1, steps=600, progress=False, key=0)[0]
+
+
+def test_a_head_says_its_teachers_densities_and_what_it_is_off_by(teacher, sims, head):
+    fresh = rd.simulate(sims.problem, 300, key=2)
+    values, given = {"mu": np.asarray(fresh["mu"])}, rd.Batch({"y": np.asarray(fresh["y"])})
+    gap = teacher.log_prob(values, given=given) - head.log_prob(values, given=given)
+    assert abs(gap.mean()) < 0.05
+    assert head.kl == pytest.approx(0.0, abs=0.03)
+    assert 0.0 < head.spread < 0.3
+
+
+def test_the_density_of_a_head_integrates_to_one_and_has_slopes(head):
+    grid, y = np.linspace(-6.0, 6.0, 2001), np.array([0.5, 1.0], np.float32)
+    density = np.exp(head.log_prob({"mu": grid}, given={"y": y}))
+    assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-3)
+    row = np.array([0.3, *y], np.float32)
+    slope = jax.grad(head.log_density)(row)
+    step = np.array([1e-2, 0.0, 0.0], np.float32)
+    numeric = (float(head.log_density(row + step)) - float(head.log_density(row - step))) / 2e-2
+    assert float(slope[0]) == pytest.approx(numeric, abs=2e-2)
+
+
+def test_a_head_in_a_file_and_asked_something_else(head, tmp_path):
+    loaded = rd.load(rd.save(head, tmp_path / "head.safetensors"))
+    values, given = {"mu": np.array([0.1, 0.2])}, {"y": np.zeros(2)}
+    np.testing.assert_array_equal(loaded.log_prob(values, given=given), head.log_prob(values, given=given))
+    assert (loaded.kl, loaded.spread) == (head.kl, head.spread)
+    with pytest.raises(rd.QueryError, match="what was taught is 'mu' given 'y'"):
+        head.log_prob({"y": np.zeros((1, 2))}, given={"mu": 0.0})
+
+
+def test_no_density_outside_the_support():
+    problem = rd.Problem({"a": dist.Uniform(0.0, 1.0)}, lambda key, a: {"x": a + 0.1 * jax.random.normal(key)})
+    layout = problem.layout
+    sizes = Sizes(1, 1, 1, width=4, depth=1)
+    mixture = MixtureDensity.blank(sizes, key=jax.random.key(0))
+    family = Family(layout, tuple(np.where(layout.is_parameter, LATENT, GIVEN).tolist()))
+    head = Head(family, 0.0, 0.0, Scaling.identity(layout), mixture)
+    found = head.log_prob({"a": np.array([-0.1, 0.5, 1.1])}, given={"x": 0.2})
+    assert np.isfinite(found).tolist() == [False, True, False]

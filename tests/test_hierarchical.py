@@ -425,7 +425,7 @@ def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monk
     site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
-    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(300), key=0, **how)
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(150), key=0, **how)
     pairs, data = found.pairs(tokens), [name for name in layout.names if name in layout.data]
     y, n = (np.asarray(pairs.y)[:, data.index(name)] for name in ("y", "n"))
     np.testing.assert_allclose(y, sets.scaled(site, rows)[:, layout.slices["y"]][:, 0], rtol=1e-5)

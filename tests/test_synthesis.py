@@ -54,6 +54,7 @@ def unlike(key, theta):
 UNLIKE = rd.Dependencies({"x[0]": ["theta[0]"], "x[1]": ["theta[1]"], "count": ["theta[0]"]})
 
 
+@pytest.mark.slow
 def test_parts_that_differ_keep_their_own_laws():
     """Means and standard deviations given the parameters, of 5,000 rows each: the bars are those of a small net."""
     prior = {"theta": dist.Uniform(-1.0, 1.0).expand([3]).to_event(1)}
@@ -90,6 +91,7 @@ def test_counts_of_parts_that_are_alike_are_looked_at_alike():
     assert (np.diff(whole.evened(rows + np.array([-0.5, 0.0, 0.5])[:, None, None]), axis=0)[:, :, 1:3] > 0).all()
 
 
+@pytest.mark.slow
 def test_a_count_that_follows_from_a_count():
     """Mostly zero, and what comes after tells zero from one: drawn counts are seen as rows have them."""
 

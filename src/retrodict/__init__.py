@@ -39,6 +39,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.dependencies import Dependencies as Dependencies
     from retrodict.distillation import DistillationWarning as DistillationWarning
     from retrodict.distillation import distill as distill
+    from retrodict.distillation import distill_density as distill_density
     from retrodict.estimators import CalibrationWarning as CalibrationWarning
     from retrodict.estimators import GuidanceWarning as GuidanceWarning
     from retrodict.estimators import SolverWarning as SolverWarning
@@ -69,7 +70,7 @@ _NAMES = {
     "constraints": ("Interval",),
     "datatree": ("to_datatree",),
     "dependencies": ("Dependencies",),
-    "distillation": ("DistillationWarning", "distill"),
+    "distillation": ("DistillationWarning", "distill", "distill_density"),
     "estimators": (
         "CalibrationWarning", "GuidanceWarning", "SolverWarning", "hierarchical", "joint", "likelihood", "posterior",
         "repaint", "unconditional",

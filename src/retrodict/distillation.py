@@ -5,13 +5,13 @@
 
 (Luhman and Luhman 2021, arXiv 2101.02388, who take one step.) Nothing is simulated: what is given comes from
 simulations, and pairs of noise and end are made by the teacher, once. A strict classifier has the last word: draws of
-student and teacher that it tells apart better than `bar` are no pass.
+student and teacher that it tells apart better than `bar` are no pass. Densities are taught apart, by the same ends.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -23,13 +23,25 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, Scalar, as_key
 from retrodict.diagnostics import c2st
-from retrodict.estimators import SAMPLER, Generative, Proof, Record, Student
+from retrodict.estimators import (
+    SAMPLER,
+    Family,
+    Generative,
+    Head,
+    MixtureDensity,
+    Pairs,
+    Proof,
+    Record,
+    Sizes,
+    Student,
+)
 from retrodict.estimators._rows import ends_of
 from retrodict.nets import AbstractArchitecture, ResMLP
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.tokens import Batch, ask, unflatten
-from retrodict.training._loop import History, Pace, Trainer
+from retrodict.training import History, Pace, fit_mixture
+from retrodict.training._loop import Trainer
 from retrodict.trust import known_of, silent, tokens_of
 
 
@@ -98,37 +110,21 @@ def distill(
     Warns:
         DistillationWarning: the student did not pass; `student.proof` says by how much.
     """
-    if not isinstance(model, Generative) or model.layout.functions or model.embedded:
-        raise QueryError("only models of `rd.joint` and its relatives, without functions or embeddings, have students")
     if evaluations < 1:
         raise QueryError(f"a student needs at least one evaluation, got {evaluations}")
-    teacher, keys = solver or SAMPLER, jr.split(as_key(key), 7)
-    tokens = tokens_of(model, sims)
-    held = max(observations, len(tokens) // 10)
-    if held > len(tokens) // 2:
-        raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
-    roles = _roles(model, tokens[:1], given, of)
+    keys = jr.split(as_key(key), 7)
+    lesson = _Lesson.of(model, sims, given, of, solver or SAMPLER, observations)
     pupil = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
-    student = Student(pupil, tuple(roles.tolist()), evaluations, Proof((), bar))
-    for one in (teacher, student.solver):
-        if reason := one.refusal(model.path):
-            raise QueryError(reason)
-    z = np.asarray(model.scaling.of_rows(tokens))
-    core = silent(model).core()
-
-    def pairs(rows: np.ndarray, n: int, key: PRNGKeyArray) -> Any:
-        some = jnp.asarray(rows[np.asarray(jr.randint(key, (n,), 0, len(rows)))])
-        where = jnp.broadcast_to(jnp.asarray(roles), some.shape)
-        return (some, where, *ends_of(core, teacher, some, where, jr.fold_in(key, 1)))
-
+    student = Student(pupil, lesson.family, evaluations, Proof((), bar))
     weights, form = eqx.partition(pupil.net, eqx.is_inexact_array)
     loss = StudentLoss(dataclasses.replace(pupil.core(), net=form), student.solver)
     pace = Pace(steps, batch_size, learning_rate)
-    trainer = Trainer(weights, loss, pairs(z[held:], PAIRS, keys[1]), pairs(z[:held], JUDGES, keys[2]), pace)
+    train, judge = (lesson.pairs(*part) for part in lesson.parts(keys[1:3]))
+    trainer = Trainer(weights, loss, train, judge, pace)
     found, history = trainer.run(keys[3], keys[4], patience=steps, shown=progress, what="student")
     pupil = dataclasses.replace(pupil, net=eqx.combine(found, pupil.net))
     student = dataclasses.replace(student, model=pupil)
-    told = _judged(silent(model), teacher, student, tokens[:observations], draws, keys[5:])
+    told = _judged(lesson, student, observations, draws, keys[5:])
     student = dataclasses.replace(student, proof=Proof(told, bar))
     if not student.proof.ok:
         warnings.warn(
@@ -140,23 +136,114 @@ def distill(
     return student, history
 
 
-def _roles(model: Generative, tokens: np.ndarray, given: Any, of: Iterable[str] | None) -> np.ndarray:
-    """The roles `(d,)` of the family of questions."""
-    known = known_of(model, given, unflatten(model.layout, tokens, model.layout.names))
-    asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
-    return np.asarray(ask(model.layout, known, asked).roles[0])
+def distill_density(
+    model: Generative,
+    sims: Mapping[str, Any],
+    *,
+    given: Iterable[str] | Mapping[str, Any],
+    of: Iterable[str] | None = None,
+    components: int = 8,
+    width: int = 128,
+    depth: int = 3,
+    steps: int = 10_000,
+    solver: AbstractSolver | None = None,
+    observations: int = 200,
+    key: Key,
+    progress: bool = True,
+) -> tuple[Head, History]:
+    """Densities of one family of questions for whoever needs a million of them (MCMC, evidence), and their history.
+
+    A `MixtureDensity` learns by maximum likelihood what the model draws, and is compared with the model's own exact
+    density at one draw for each of some held-out observations: `head.kl` and `head.spread`, in nats.
+
+    Args:
+        components: Gaussians of a number given those before.
+        width, depth: of the network.
+        observations: whose draws are compared.
+
+    Other arguments and errors are those of `distill`.
+    """
+    keys = jr.split(as_key(key), 6)
+    lesson = _Lesson.of(model, sims, given, of, solver or SAMPLER, observations)
+    latent, known = lesson.family.where(LATENT), lesson.family.where(GIVEN)
+
+    def rows(pairs: Any) -> Pairs:
+        z, _, _, ends = pairs
+        y = jnp.asarray(ends)[:, latent[model.kept]]
+        return Pairs(z[:, known], jnp.zeros(len(z), jnp.int32), y, y, y)
+
+    train, judge = (rows(lesson.pairs(part, n, k)) for part, n, k in lesson.parts(keys[:2]))
+    sizes = Sizes(1, int(known.sum()), int(latent.sum()), components=components, width=width, depth=depth)
+    start = MixtureDensity.blank(sizes, key=keys[2]).beside(train)
+    mixture, history = fit_mixture(start, train, judge, Pace(steps), key=keys[3], patience=steps, progress=progress)
+    head = Head(lesson.family, 0.0, 0.0, model.scaling, mixture)
+    held = lesson.tokens[:observations]
+    observed, asked = lesson.observed(held), lesson.family.elements(LATENT)
+    draws = silent(model).sample(1, given=observed, of=asked, solver=lesson.teacher, key=keys[4])
+    values = {name: found[:, 0] for name, found in draws.items()}
+    gaps = silent(model).log_prob(values, given=observed) - head.log_prob(values, given=observed)
+    return dataclasses.replace(head, kl=float(gaps.mean()), spread=float(gaps.std())), history
 
 
-def _judged(
-    teacher: Generative, solver: AbstractSolver, student: Student, tokens: np.ndarray, draws: int, keys: Array
-) -> tuple[float, ...]:
-    """C2ST of draws by both, one for every row of tokens."""
-    asked, known = student.elements(LATENT), np.where(np.array(student.roles) == GIVEN, tokens, np.nan)
-    given = Batch(unflatten(teacher.layout, known, list(student.elements(GIVEN))))
-    theirs = teacher.sample(draws, given=given, of=asked, solver=solver, key=keys[0])
+class _Lesson(NamedTuple):
+    """What a teacher teaches: one family of questions about simulations, of which the first `held` judge."""
+
+    model: Generative
+    family: Family
+    teacher: AbstractSolver
+    tokens: np.ndarray
+    held: int
+
+    @classmethod
+    def of(
+        cls,
+        model: Generative,
+        sims: Mapping[str, Any],
+        given: Iterable[str] | Mapping[str, Any],
+        of: Iterable[str] | None,
+        teacher: AbstractSolver,
+        observations: int,
+    ) -> "_Lesson":
+        """Raises what `distill` says."""
+        if not isinstance(model, Generative) or model.layout.functions or model.embedded:
+            raise QueryError(
+                "only models of `rd.joint` and its relatives, without functions or embeddings, have students"
+            )
+        if reason := teacher.refusal(model.path):
+            raise QueryError(reason)
+        tokens = tokens_of(model, sims)
+        held = max(observations, len(tokens) // 10)
+        if held > len(tokens) // 2:
+            raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
+        known = known_of(model, given, unflatten(model.layout, tokens[:1], model.layout.names))
+        asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
+        roles = ask(model.layout, known, asked).roles[0]
+        return cls(model, Family(model.layout, tuple(roles.tolist())), teacher, tokens, held)
+
+    def parts(self, keys: Array) -> tuple[tuple[np.ndarray, int, PRNGKeyArray], ...]:
+        """Simulations to learn from and to judge by, and how many pairs are made of each."""
+        return (self.tokens[self.held :], PAIRS, keys[0]), (self.tokens[: self.held], JUDGES, keys[1])
+
+    def pairs(self, tokens: np.ndarray, n: int, key: PRNGKeyArray) -> tuple[Array, ...]:
+        """Scaled rows, roles, noise, and where the teacher carries it."""
+        core, z = silent(self.model).core(), self.model.scaling.of_rows(tokens)
+        some = jnp.asarray(z[np.asarray(jr.randint(key, (n,), 0, len(z)))])
+        where = jnp.broadcast_to(jnp.asarray(self.family.roles), some.shape)
+        return (some, where, *ends_of(core, self.teacher, some, where, jr.fold_in(key, 1)))
+
+    def observed(self, tokens: np.ndarray) -> Batch:
+        """What is given of rows."""
+        known = np.where(self.family.where(GIVEN), tokens, np.nan)
+        return Batch(unflatten(self.family.layout, known, list(self.family.elements(GIVEN))))
+
+
+def _judged(lesson: _Lesson, student: Student, observations: int, draws: int, keys: Array) -> tuple[float, ...]:
+    """C2ST of draws by both, one for every observation."""
+    given, asked = lesson.observed(lesson.tokens[:observations]), lesson.family.elements(LATENT)
+    theirs = silent(lesson.model).sample(draws, given=given, of=asked, solver=lesson.teacher, key=keys[0])
     its = student.sample(draws, given=given, key=keys[1])
 
     def there(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
         return {name: values[name][i].reshape(draws, -1)[:, np.ravel(mask)] for name, mask in asked.items()}
 
-    return tuple(float(c2st(there(theirs, i), there(its, i))) for i in range(len(tokens)))
+    return tuple(float(c2st(there(theirs, i), there(its, i))) for i in range(observations))

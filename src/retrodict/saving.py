@@ -10,7 +10,7 @@ import json
 import os
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -22,20 +22,22 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Generative, Hierarchical, Proof, Record, Student
+from retrodict.estimators import Family, Generative, Head, Hierarchical, Proof, Record, Student
 from retrodict.files import write_whole
 from retrodict.nets import PlateTransformer, architecture_from_json
 from retrodict.roles import Observed, law_from_json
+from retrodict.scaling import Scaling
 from retrodict.variables import Layout
 
 
+Model: TypeAlias = Generative | Hierarchical | Student | Head
 SCHEMA = 1
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
-def save(model: Generative | Hierarchical | Student, file: str | os.PathLike[str]) -> Path:
+def save(model: Model, file: str | os.PathLike[str]) -> Path:
     """Writes a model to one file, all or nothing, and returns its path.
 
     Raises:
@@ -76,15 +78,26 @@ def load(file: str | os.PathLike[str]) -> Any:
     return eqx.combine(jax.tree_util.tree_unflatten(tree, found), model)
 
 
-def _manifest(model: Generative | Hierarchical | Student) -> dict[str, Any]:
+def _manifest(model: Model) -> dict[str, Any]:
     if isinstance(model, Student):
         return {
             "schema": SCHEMA,
             "kind": "student",
             "model": _manifest(model.model),
-            "roles": list(model.roles),
+            "roles": list(model.family.roles),
             "evaluations": model.evaluations,
             "proof": model.proof._asdict(),
+            "versions": {name: version(name) for name in PACKAGES},
+        }
+    if isinstance(model, Head):
+        return {
+            "schema": SCHEMA,
+            "kind": "head",
+            "layout": model.layout.to_json(),
+            "roles": list(model.family.roles),
+            "sizes": model.mixture.sizes._asdict(),
+            "kl": model.kl,
+            "spread": model.spread,
             "versions": {name: version(name) for name in PACKAGES},
         }
     if isinstance(model, Hierarchical):
@@ -115,12 +128,19 @@ def _manifest(model: Generative | Hierarchical | Student) -> dict[str, Any]:
     }
 
 
-def _skeleton(manifest: dict[str, Any]) -> Generative | Hierarchical | Student:
+def _skeleton(manifest: dict[str, Any]) -> Model:
     """A model with the right shapes; its numbers are still to be read."""
     if manifest.get("kind") == "student":
         inner: Any = _skeleton(manifest["model"])
         proof = Proof(tuple(manifest["proof"]["c2st"]), manifest["proof"]["bar"])
-        return Student(inner, tuple(manifest["roles"]), manifest["evaluations"], proof)
+        return Student(inner, Family(inner.layout, tuple(manifest["roles"])), manifest["evaluations"], proof)
+    if manifest.get("kind") == "head":
+        layout, sizes = Layout.from_json(manifest["layout"]), estimators.Sizes(**manifest["sizes"])
+        family, mixture = (
+            Family(layout, tuple(manifest["roles"])),
+            estimators.MixtureDensity.blank(sizes, key=as_key(0)),
+        )
+        return Head(family, manifest["kl"], manifest["spread"], Scaling.identity(layout), mixture)
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
         if not isinstance(settings, PlateTransformer):

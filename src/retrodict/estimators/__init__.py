@@ -26,6 +26,8 @@ from retrodict.estimators._record import Record as Record
 from retrodict.estimators._record import fingerprint as fingerprint
 from retrodict.estimators._record import loneliness as loneliness
 from retrodict.estimators._record import shares_of as shares_of
+from retrodict.estimators._student import Family as Family
+from retrodict.estimators._student import Head as Head
 from retrodict.estimators._student import Proof as Proof
 from retrodict.estimators._student import Student as Student
 from retrodict.estimators._surrogate import SiteMixture as SiteMixture

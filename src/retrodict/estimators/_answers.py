@@ -4,7 +4,7 @@ What a `Generative` promises in its methods is done here; what is compiled is in
 first given the slots it needs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -123,9 +123,10 @@ def draw(model: Any, question: Question, n: int, solver: AbstractSolver, key: PR
 
 
 def pairs(
-    model: Any, values: Mapping[str, Any], given: Mapping[str, Any] | None
+    model: Any, values: Mapping[str, Any], given: Mapping[str, Any] | None, by: Callable[..., Question] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens of values and givens, roles, `(n, d)` each, and which tokens are asked, `(d,)`, of a density."""
+    """Tokens of values and givens, roles, `(n, d)` each, and which tokens are asked, `(d,)`, of a density; `by` is
+    `questioned`, or whatever else turns a question in names into one in tokens."""
     if not isinstance(values, Mapping) or not values:
         raise QueryError("`values` must map at least one name to its values")
     for name in values:
@@ -135,7 +136,7 @@ def pairs(
     asked = ~np.isnan(tokens)
     if (asked != asked[0]).any():
         raise DataError("`values` has NaN in some rows only; NaN leaves an element out, in every row or in none")
-    question = questioned(model, given, unflatten(model.layout, asked[0], values))
+    question = (by or questioned)(model, given, unflatten(model.layout, asked[0], values))
     if isinstance(given, Batch) and len(question.roles) != len(tokens):
         raise DataError(
             f"`values` has {len(tokens)} rows and the Batch {len(question.roles)} observations; "

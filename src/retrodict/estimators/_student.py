@@ -1,6 +1,7 @@
-"""A student: draws of one family of questions by one or two evaluations of a network.
+"""Students: one family of questions, answered fast by a small network that was taught by a model (`distillation`).
 
-    x1 = Euler_k(x0) along the straight lines from noise to data, where its teacher's fine solver ends (`distillation`)
+    Student    draws,    x1 = Euler_k(x0) along the straight lines from noise to data, where its teacher's solver ends
+    Head       densities of what its teacher draws, a `MixtureDensity` in its teacher's coordinates
 
 Where a student is on its way means nothing: it has no densities, no score, and no answer to any other question.
 """
@@ -9,16 +10,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 from retrodict._errors import QueryError, listed
-from retrodict._types import Key, as_key
+from retrodict._types import Key, Scalar, as_key
 from retrodict.estimators import _answers
 from retrodict.estimators._generative import Generative
+from retrodict.estimators._mixture import MixtureDensity, Pairs
 from retrodict.paths import Uniform
 from retrodict.roles import GIVEN, LATENT
+from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, Euler, Straightened
-from retrodict.tokens import Batch, unflatten
+from retrodict.tokens import Batch, ask, unflatten
+from retrodict.variables import Layout
+
+
+AT_ONCE = 16_384  # densities
 
 
 class Proof(NamedTuple):
@@ -39,11 +49,37 @@ class Proof(NamedTuple):
         return self.mean <= self.bar
 
 
+class Family(NamedTuple):
+    """The questions that are answered: the role of every element `(d,)`."""
+
+    layout: Layout
+    roles: tuple[int, ...]
+
+    def where(self, role: int) -> np.ndarray:
+        """Which elements have a role, `(d,)`."""
+        return np.array(self.roles) == role
+
+    def elements(self, role: int) -> dict[str, np.ndarray]:
+        """Variables that have a role, and which of their elements."""
+        held = unflatten(self.layout, self.where(role), self.layout.names)
+        return {name: elements for name, elements in held.items() if np.any(elements)}
+
+    def check(self, roles: np.ndarray) -> None:
+        """Refuses roles `(n, d)` of other questions.
+
+        Raises:
+            QueryError: they are.
+        """
+        if (roles != np.array(self.roles)).any():
+            taught = [listed(self.elements(role)) for role in (LATENT, GIVEN)]
+            raise QueryError(f"what was taught is {taught[0]} given {taught[1]}, and nothing else; ask the teacher")
+
+
 class Student(eqx.Module):
     """What `rd.distill` gives: the teacher's variables and coordinates, a network of its own, and the proof."""
 
     model: Generative
-    roles: tuple[int, ...] = eqx.field(static=True)
+    family: Family = eqx.field(static=True)
     evaluations: int = eqx.field(static=True)
     proof: Proof = eqx.field(static=True)
 
@@ -51,12 +87,6 @@ class Student(eqx.Module):
     def solver(self) -> AbstractSolver:
         """The only way from noise to draws that it knows."""
         return Straightened(Euler(self.evaluations, Uniform()))
-
-    def elements(self, role: int) -> dict[str, np.ndarray]:
-        """Variables that had a role in what it was taught, and which of their elements."""
-        layout = self.model.layout
-        held = unflatten(layout, np.array(self.roles) == role, layout.names)
-        return {name: elements for name, elements in held.items() if np.any(elements)}
 
     def sample(
         self,
@@ -75,10 +105,59 @@ class Student(eqx.Module):
             DataError: a value of the wrong shape or type, or outside its support.
         """
         count = _answers.count(n)
-        question = _answers.questioned(self.model, given, self.elements(LATENT) if of is None else of)
-        if (question.roles != np.array(self.roles)).any():
-            taught = [listed(self.elements(role)) for role in (LATENT, GIVEN)]
-            raise QueryError(f"this student was taught to draw {taught[0]} given {taught[1]}; ask its teacher")
+        question = _answers.questioned(self.model, given, self.family.elements(LATENT) if of is None else of)
+        self.family.check(question.roles)
         draws = _answers.draw(self.model, question, count, self.solver, as_key(key))
         draws = draws.reshape(-1, count, self.model.modeled.size) if isinstance(given, Batch) else draws
         return unflatten(self.model.modeled, draws, question.of)
+
+
+class Head(eqx.Module):
+    """What `rd.distill_density` gives: densities of one family of questions, and what they are off by.
+
+    `kl` is the mean of log p(teacher) - log p(head) over held-out draws of the teacher, in nats, an estimate of their
+    Kullback-Leibler divergence; `spread` the standard deviation of the same.
+    """
+
+    family: Family = eqx.field(static=True)
+    kl: float = eqx.field(static=True)
+    spread: float = eqx.field(static=True)
+    scaling: Scaling
+    mixture: MixtureDensity
+
+    def log_prob(self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Log density `(n,)` of values `(n, *shape)` as `Generative.log_prob` gives it.
+
+        Raises:
+            QueryError: a question of another family than it was taught.
+            DataError: a value of the wrong shape or type.
+        """
+        tokens, roles, _ = _answers.pairs(self, values, given, lambda head, *question: ask(head.layout, *question))
+        self.family.check(roles)
+        found = []
+        for start in range(0, len(tokens), AT_ONCE):
+            block = tokens[start : start + AT_ONCE]
+            padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
+            found.append(np.asarray(_densities(self, jnp.asarray(padded)))[: len(block)])
+        return np.concatenate(found)
+
+    def log_density(self, tokens: Float[Array, " d"]) -> Scalar:
+        """The same of one row of all elements, in the user's units and the layout's order: a function for JAX, with
+        gradients, for MCMC."""
+        latent, given = self.family.where(LATENT), self.family.where(GIVEN)
+        z = self.scaling.forward(tokens)
+        y = z[latent]
+        density = self.mixture.log_prob(Pairs(z[given], jnp.zeros((), int), y, y, y))
+        low, high = (end.astype(np.float32) for end in self.layout.ends)
+        inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
+        return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)
+
+    @property
+    def layout(self) -> Layout:
+        """The variables of its teacher."""
+        return self.family.layout
+
+
+@eqx.filter_jit
+def _densities(head: Head, tokens: Array) -> Array:
+    return jax.vmap(head.log_density)(tokens)
