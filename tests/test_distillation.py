@@ -132,7 +132,7 @@ def test_models_without_students(sims, teacher):
 
 @pytest.fixture(scope="module")
 def head(teacher, sims, quick):
-    return rd.distill_density(teacher, sims, given=["y"], width=16, depth=1, steps=600, progress=False, key=0)[0]
+    return rd.distill_density(teacher, sims, given=["y"], width=16, depth=1, steps=300, progress=False, key=0)[0]
 
 
 def test_a_head_says_its_teachers_densities_and_what_it_is_off_by(teacher, sims, head):

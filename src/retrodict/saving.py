@@ -22,7 +22,7 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Family, Generative, Head, Hierarchical, Proof, Record, Student
+from retrodict.estimators import Family, Generative, Head, Hierarchical, MixtureDensity, Proof, Record, Student
 from retrodict.files import write_whole
 from retrodict.nets import PlateTransformer, architecture_from_json
 from retrodict.roles import Observed, law_from_json
@@ -136,10 +136,7 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
         return Student(inner, Family(inner.layout, tuple(manifest["roles"])), manifest["evaluations"], proof)
     if manifest.get("kind") == "head":
         layout, sizes = Layout.from_json(manifest["layout"]), estimators.Sizes(**manifest["sizes"])
-        family, mixture = (
-            Family(layout, tuple(manifest["roles"])),
-            estimators.MixtureDensity.blank(sizes, key=as_key(0)),
-        )
+        mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
         return Head(family, manifest["kl"], manifest["spread"], Scaling.identity(layout), mixture)
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])

@@ -33,7 +33,8 @@ from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.estimators import _answers
 from retrodict.estimators._composed import compose
-from retrodict.estimators._generative import Generative, Record, joint
+from retrodict.estimators._generative import Generative, Record
+from retrodict.estimators._kinds import joint
 from retrodict.estimators._narrow import Narrow, narrow_of
 from retrodict.estimators._sites import SiteQuestion, site_question
 from retrodict.estimators._surrogate import SiteMixture, Surrogate, surrogate_of

@@ -18,7 +18,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.estimators._generative import Generative, posterior
+from retrodict.estimators._generative import Generative
+from retrodict.estimators._kinds import posterior
 from retrodict.nets import ResMLP
 from retrodict.nets._plate import BROADEST, FARTHEST
 from retrodict.paths import Path

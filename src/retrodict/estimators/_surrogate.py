@@ -24,7 +24,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.estimators import _answers
-from retrodict.estimators._generative import Generative, likelihood
+from retrodict.estimators._generative import Generative
+from retrodict.estimators._kinds import likelihood
 from retrodict.estimators._mixture import MixtureDensity, Pairs, Sizes, Whole, told
 from retrodict.estimators._rows import solve_rows
 from retrodict.functions import slots
