@@ -17,7 +17,7 @@ from retrodict.scaling import Scaling
 
 @pytest.fixture(scope="module")
 def sims():
-    problem = rd.Problem({"mu": dist.Normal(0.0, 1.0)}, lambda key, mu: {"y": mu + 0.5 * jax.random.normal(key, (2,))})
+    problem = rd.Problem({"mu": dist.Normal(0.0, 2.0)}, lambda key, mu: {"y": mu + 0.5 * jax.random.normal(key, (2,))})
     return rd.simulate(problem, 1000, key=0)
 
 
@@ -145,7 +145,7 @@ def test_a_head_says_its_teachers_densities_and_what_it_is_off_by(teacher, sims,
 
 
 def test_the_density_of_a_head_integrates_to_one_and_has_slopes(head):
-    grid, y = np.linspace(-6.0, 6.0, 2001), np.array([0.5, 1.0], np.float32)
+    grid, y = np.linspace(-8.0, 8.0, 2001), np.array([0.5, 1.0], np.float32)
     density = np.exp(head.log_prob({"mu": grid}, given={"y": y}))
     assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-3)
     row = np.array([0.3, *y], np.float32)

@@ -399,6 +399,12 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     model = dataclasses.replace(model, site=site, surrogate=found)
     assert isinstance(found, SiteMixture)
     assert dependence(model, sims, rows).ok
+    assert found.mixture.is_alone
+    # what stands alone is the regression of the simulations, and is not shifted by the noise of its own draws
+    pairs = found.pairs(tokens)
+    design, y = np.insert(np.asarray(pairs.known, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)
+    line = np.linalg.lstsq(design, (y - y.mean()) / y.std(), rcond=None)[0]
+    np.testing.assert_allclose(found.mixture.frame.trend[0], line, atol=1e-4)
 
     rd.save(model, tmp_path / "model.safetensors")
     loaded = rd.load(tmp_path / "model.safetensors").surrogate
