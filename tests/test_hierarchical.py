@@ -395,7 +395,7 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
-    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(300), key=0, **how)
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(100), key=0, **how)
     model = dataclasses.replace(model, site=site, surrogate=found)
     assert isinstance(found, SiteMixture)
     assert dependence(model, sims, rows).ok

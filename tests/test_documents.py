@@ -1,0 +1,54 @@
+"""The pages for users, run as they stand: all blocks of Python in their order, with little to simulate and learn.
+
+What a page says in words about its figures is shown elsewhere; here its code runs, and its names are those of today.
+"""
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+
+import retrodict as rd
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGES = ("getting_started", "questions")
+ROWS, STEPS, DRAWS = 400, 20, 60
+
+
+def blocks(page):
+    """Each behind as many empty lines as stand before it: errors name the true line."""
+    text = page.read_text()
+    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Fewer rows, steps and draws than the page asks for; everything else is the real thing."""
+    fit, simulate, joint, check = rd.fit, rd.simulate, rd.joint, rd.check
+    net = rd.nets.ResMLP(8, 1)
+    monkeypatch.setattr(rd, "fit", lambda *a, **k: fit(*a, **{**k, "steps": STEPS, "progress": False}))
+    monkeypatch.setattr(rd, "simulate", lambda problem, n, **k: simulate(problem, min(n, ROWS), **k))
+    monkeypatch.setattr(rd, "joint", lambda layout, **k: joint(layout, **{"net": net, **k}))
+    monkeypatch.setattr(rd, "check", lambda *a, **k: check(*a, **{**k, "observations": 50, "draws": DRAWS}))
+
+
+@pytest.mark.filterwarnings("ignore::retrodict.CalibrationWarning")  # twenty steps teach nothing
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_runs(name, small, tmp_path):
+    page, names = DOCS / f"{name}.md", {"__name__": name}
+    found = list(blocks(page))
+    assert found
+    with contextlib.chdir(tmp_path):
+        for block in found:
+            exec(compile(block, page, "exec"), names)
+
+
+def test_links_of_pages_lead_somewhere():
+    """To files of this repository, and from every page."""
+    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
