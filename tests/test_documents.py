@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 import retrodict as rd
+from retrodict import distillation
 
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("getting_started", "questions")
+LONG = ("functions", "choices")  # minutes of compilation
 ROWS, STEPS, DRAWS = 400, 20, 60
 
 
@@ -27,16 +29,25 @@ def blocks(page):
 @pytest.fixture
 def small(monkeypatch):
     """Fewer rows, steps and draws than the page asks for; everything else is the real thing."""
-    fit, simulate, joint, check = rd.fit, rd.simulate, rd.joint, rd.check
-    net = rd.nets.ResMLP(8, 1)
-    monkeypatch.setattr(rd, "fit", lambda *a, **k: fit(*a, **{**k, "steps": STEPS, "progress": False}))
+    fit, simulate, joint, check, distill, density = (
+        getattr(rd, name) for name in ("fit", "simulate", "joint", "check", "distill", "distill_density")
+    )
+    mlp, few = rd.nets.ResMLP(8, 1), {"steps": STEPS, "progress": False}
+    transformer = rd.nets.Simformer(heads=1, head_size=4, depth=1)
+    monkeypatch.setattr(distillation, "PAIRS", 1024)
+    monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
+    monkeypatch.setattr(rd, "fit", lambda *a, **k: fit(*a, **{**k, **few}))
+    monkeypatch.setattr(rd, "distill", lambda *a, **k: distill(*a, **{**k, **few, "observations": 2, "draws": DRAWS}))
+    monkeypatch.setattr(rd, "distill_density", lambda *a, **k: density(*a, **{**k, **few, "observations": 20}))
     monkeypatch.setattr(rd, "simulate", lambda problem, n, **k: simulate(problem, min(n, ROWS), **k))
-    monkeypatch.setattr(rd, "joint", lambda layout, **k: joint(layout, **{"net": net, **k}))
+    monkeypatch.setattr(
+        rd, "joint", lambda layout, **k: joint(layout, **{"net": transformer if layout.functions else mlp, **k})
+    )
     monkeypatch.setattr(rd, "check", lambda *a, **k: check(*a, **{**k, "observations": 50, "draws": DRAWS}))
 
 
 @pytest.mark.filterwarnings("ignore::retrodict.CalibrationWarning")  # twenty steps teach nothing
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [*PAGES, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
 def test_a_page_runs(name, small, tmp_path):
     page, names = DOCS / f"{name}.md", {"__name__": name}
     found = list(blocks(page))
