@@ -113,6 +113,7 @@ def test_the_classifier_sees_both(teacher, sims, student, monkeypatch):
 
 WRONG = {
     "no evaluation": ({"evaluations": 0}, rd.QueryError, "at least one evaluation, got 0"),
+    "nothing given": ({"given": []}, rd.QueryError, "`given` names nothing"),
     "too many to judge by": ({"observations": 600}, rd.DataError, "need 1200 simulations"),
     "a solver with noise": ({"solver": rd.solvers.EulerMaruyama()}, rd.QueryError, "draws noise on its way"),
 }
@@ -122,7 +123,7 @@ WRONG = {
 def test_what_is_refused(case, teacher, sims):
     changed, error, words = WRONG[case]
     with pytest.raises(error, match=words):
-        rd.distill(teacher, sims, given=["y"], **{**HOW, **changed})
+        rd.distill(teacher, sims, **{"given": ["y"], **HOW, **changed})
 
 
 def test_models_without_students(sims, teacher):
@@ -142,6 +143,22 @@ def test_a_head_says_its_teachers_densities_and_what_it_is_off_by(teacher, sims,
     assert abs(gap.mean()) < 0.05
     assert head.kl == pytest.approx(0.0, abs=0.03)
     assert 0.0 < head.spread < 0.3
+
+
+def test_a_head_that_is_far_too_wide_says_so(teacher, sims, quick, monkeypatch):
+    """log 10 - .495 nats more than the Gaussian of the same variance, at the same draws; their mean square is
+    one, and known to .5 from 300 of them, as this teacher has heavy tails."""
+
+    def told(stretch):
+        def fit(start, *rows, **how):
+            mixture = start.alone()
+            frame = mixture.frame._replace(left=mixture.frame.left + np.log(stretch))
+            return dataclasses.replace(mixture, frame=frame), None
+
+        monkeypatch.setattr(distillation, "fit_mixture", fit)
+        return rd.distill_density(teacher, sims, given=["y"], observations=300, key=0)[0].kl
+
+    assert told(10.0) - told(1.0) == pytest.approx(np.log(10.0) - 0.495, abs=0.3)
 
 
 def test_the_density_of_a_head_integrates_to_one_and_has_slopes(head):

@@ -172,7 +172,7 @@ def distill_density(
         y = jnp.asarray(ends)[:, latent[model.kept]]
         return Pairs(z[:, known], jnp.zeros(len(z), jnp.int32), y, y, y)
 
-    train, judge = (rows(lesson.pairs(part, n, k)) for part, n, k in lesson.parts(keys[:2]))
+    train, judge = (rows(lesson.pairs(*part)) for part in lesson.parts(keys[:2]))
     sizes = Sizes(1, int(known.sum()), int(latent.sum()), components=components, width=width, depth=depth)
     start = MixtureDensity.blank(sizes, key=keys[2]).beside(train)
     mixture, history = fit_mixture(start, train, judge, Pace(steps), key=keys[3], patience=steps, progress=progress)
@@ -216,6 +216,10 @@ class _Lesson(NamedTuple):
         if held > len(tokens) // 2:
             raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
         known = known_of(model, given, unflatten(model.layout, tokens[:1], model.layout.names))
+        if not known:
+            raise QueryError(
+                "`given` names nothing; what is taught are answers to what was observed, such as given=['y']"
+            )
         asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
         roles = ask(model.layout, known, asked).roles[0]
         return cls(model, Family(model.layout, tuple(roles.tolist())), teacher, tokens, held)

@@ -79,30 +79,30 @@ def load(file: str | os.PathLike[str]) -> Any:
 
 
 def _manifest(model: Model) -> dict[str, Any]:
+    return {"schema": SCHEMA, **_described(model), "versions": {name: version(name) for name in PACKAGES}}
+
+
+def _described(model: Model) -> dict[str, Any]:
+    """Everything about a model that is no array."""
     if isinstance(model, Student):
         return {
-            "schema": SCHEMA,
             "kind": "student",
             "model": _manifest(model.model),
             "roles": list(model.family.roles),
             "evaluations": model.evaluations,
             "proof": model.proof._asdict(),
-            "versions": {name: version(name) for name in PACKAGES},
         }
     if isinstance(model, Head):
         return {
-            "schema": SCHEMA,
             "kind": "head",
             "layout": model.layout.to_json(),
             "roles": list(model.family.roles),
             "sizes": model.mixture.sizes._asdict(),
             "kl": model.kl,
             "spread": model.spread,
-            "versions": {name: version(name) for name in PACKAGES},
         }
     if isinstance(model, Hierarchical):
         return {
-            "schema": SCHEMA,
             "kind": "hierarchical",
             "layout": model.layout.to_json(),
             "net": model.settings.to_json(),
@@ -113,10 +113,8 @@ def _manifest(model: Model) -> dict[str, Any]:
             "own": None if model.own is None else _manifest(model.own.flow),
             "surrogate": _surrogate_to_json(model.surrogate),
             "shared": _manifest(model.shared),
-            "versions": {name: version(name) for name in PACKAGES},
         }
     return {
-        "schema": SCHEMA,
         "layout": model.layout.to_json(),
         "net": model.architecture.to_json(),
         "path": _path_to_json(model.path),
@@ -124,7 +122,6 @@ def _manifest(model: Model) -> dict[str, Any]:
         "balanced": model.balanced,
         "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
         "record": model.calibration.to_json(),
-        "versions": {name: version(name) for name in PACKAGES},
     }
 
 
