@@ -278,3 +278,41 @@ def test_draws_with_random_solvers_do_not_repeat(model, sims):
     one, two = (model.sample(200, given=given, solver=solver, key=key)["rate"] for key in (0, 1))
     assert len(np.unique(np.concatenate([one, two]))) == 400
     np.testing.assert_array_equal(one, model.sample(200, given=given, solver=solver, key=0)["rate"])
+
+
+@pytest.fixture(scope="module")
+def one_question(sims):
+    return rd.fit(rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=0, steps=20, progress=False)[0]
+
+
+def test_a_model_of_one_question_marginalizes_by_drawing_all(one_question, sims):
+    """It never learned what to do without one of its parameters: a part of its answer is a part of its draws."""
+    given = {"counts": sims["counts"][0]}
+    whole = one_question.sample(50, given=given, key=0)
+    part = one_question.sample(50, given=given, of=["noise"], key=0)
+    assert list(part) == ["noise"]
+    np.testing.assert_array_equal(part["noise"], whole["noise"])
+
+
+def test_a_model_of_one_question_says_what_it_does_not_know(one_question, sims):
+    given = {"counts": sims["counts"][0]}
+    holes = np.where(np.arange(len(given["counts"])) == 1, np.nan, given["counts"])
+    with pytest.raises(rd.QueryError, match="one question, 'rate', 'noise' given 'counts', and knows no other"):
+        one_question.sample(5, given={"counts": holes}, key=0)
+    for other in ({}, {**given, "rate": 1.0}):
+        with pytest.raises(rd.QueryError, match=r"ask a model of `rd\.joint`"):
+            one_question.sample(5, given=other, key=0)
+    with pytest.raises(rd.QueryError, match="of all that it draws but not of a part"):
+        one_question.log_prob({"noise": np.ones(3)}, given=given)
+    with pytest.raises(rd.QueryError, match="one question"):
+        one_question.sample(5, given=given, strength=2.0, key=0)
+    with pytest.raises(rd.QueryError, match="given nothing, and knows no other"):
+        rd.unconditional(sims.layout, net=rd.nets.ResMLP(8, 1)).sample(5, given=given, key=0)
+
+
+def test_a_constraint_on_a_part_of_one_question(one_question, sims):
+    """The other parameter is drawn, and not shown."""
+    given = {"counts": sims["counts"][0], "noise": rd.Interval(0.6, 1.4)}
+    found = one_question.sample(50, given=given, of=["noise"], key=0)
+    assert list(found) == ["noise"]
+    assert ((found["noise"] >= 0.6) & (found["noise"] <= 1.4)).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict.roles import ABSENT, GIVEN, LATENT, law_from_json
+from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES, Known, Observed, law_from_json
 
 
 N = 20_000
@@ -116,3 +116,27 @@ def test_a_law_survives_json(law):
 def test_weights_must_add_up():
     with pytest.raises(rd.DataError, match=r"weights that add up to 1, got \(0.5, 0.6\)"):
         rd.roles.Mixture((rd.roles.Posterior(), rd.roles.Likelihood()), (0.5, 0.6))
+
+
+LAWS = {
+    "posterior": (rd.roles.Posterior(), [1, 1, 1, 2, 2, 2]),
+    "likelihood": (rd.roles.Likelihood(), [2, 2, 2, 1, 1, 1]),
+    "unconditional": (rd.roles.Unconditional(), [1] * 6),
+    "query": (rd.roles.Query((0, 1, 2, 2, 2, 1)), [0, 1, 2, 2, 2, 1]),
+    "partial": (rd.roles.Partial(), [VARIES] * 6),
+    "random": (rd.roles.random_roles(), [VARIES] * 6),
+    "of one kind": (rd.roles.Mixture((rd.roles.Posterior(), rd.roles.Query((1, 1, 0, 2, 2, 2))), (0.5, 0.5)), None),
+    "embedded whole": (Observed(rd.roles.Posterior(), ("c",), (0,)), [1, 1, 1, 2, 2, 2]),
+    "embedded in parts": (Observed(rd.roles.Posterior(), ("c",), (1,)), [1, 1, 1] + [VARIES] * 3),
+    "known": (Known(rd.roles.Unconditional(), ("c",)), [1, 1, 1, 2, 2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_what_a_law_always_draws(name, gaussian_layout):
+    """Said without drawing, and true of 500 draws; of what varies they show two roles or more."""
+    law, expected = LAWS[name]
+    told, found = law.fixed(gaussian_layout), draws(law, gaussian_layout, 500)
+    assert told.tolist() == (expected or [1, 1, VARIES, 2, 2, 2])
+    assert ((found == told) | (told == VARIES)).all()
+    assert (found.min(axis=0) < found.max(axis=0))[told == VARIES].all()

@@ -35,6 +35,7 @@ from retrodict.estimators import (
     Sizes,
     Student,
 )
+from retrodict.estimators._answers import completed
 from retrodict.estimators._rows import ends_of
 from retrodict.nets import AbstractArchitecture, ResMLP
 from retrodict.roles import GIVEN, LATENT
@@ -221,7 +222,10 @@ class _Lesson(NamedTuple):
                 "`given` names nothing; what is taught are answers to what was observed, such as given=['y']"
             )
         asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
-        roles = ask(model.layout, known, asked).roles[0]
+        question = ask(model.layout, known, asked).roles
+        roles = completed(model, question)[0]
+        if (roles != question).any():
+            raise QueryError("this model was trained for one question; leave `of` out, to teach all of it")
         return cls(model, Family(model.layout, tuple(roles.tolist())), teacher, tokens, held)
 
     def parts(self, keys: Array) -> tuple[tuple[np.ndarray, int, PRNGKeyArray], ...]:

@@ -28,6 +28,7 @@ from retrodict.variables import Layout
 
 
 ABSENT, LATENT, GIVEN = 0, 1, 2
+VARIES = -1  # the role of a token that a law gives several
 
 
 class AbstractRoleLaw(abc.ABC):
@@ -36,6 +37,10 @@ class AbstractRoleLaw(abc.ABC):
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
         """One assignment of roles, `(d,)` integers."""
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        """The roles `(d,)` of tokens that have the same one in every draw, `VARIES` of the others."""
+        return np.full(layout.size, VARIES)
 
     def to_json(self) -> dict[str, Any]:
         """Name and settings, for the model file."""
@@ -47,7 +52,10 @@ class Posterior(AbstractRoleLaw):
     """Data given, parameters latent."""
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        return jnp.where(layout.is_parameter, LATENT, GIVEN)
+        return jnp.asarray(self.fixed(layout))
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        return np.where(layout.is_parameter, LATENT, GIVEN)
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,10 @@ class Likelihood(AbstractRoleLaw):
     """Parameters given, data latent."""
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        return jnp.where(layout.is_parameter, GIVEN, LATENT)
+        return jnp.asarray(self.fixed(layout))
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        return np.where(layout.is_parameter, GIVEN, LATENT)
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,10 @@ class Unconditional(AbstractRoleLaw):
     """Everything latent."""
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        return jnp.full(layout.size, LATENT)
+        return jnp.asarray(self.fixed(layout))
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        return np.full(layout.size, LATENT)
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,9 @@ class Query(AbstractRoleLaw):
             raise DataError(f"the query has roles for {len(self.roles)} elements; this layout has {layout.size}")
         return jnp.asarray(self.roles)
 
+    def fixed(self, layout: Layout) -> np.ndarray:
+        return np.array(self.roles)
+
 
 @dataclass(frozen=True)
 class Observed(AbstractRoleLaw):
@@ -152,6 +169,14 @@ class Observed(AbstractRoleLaw):
             given = (roles[block.start] == GIVEN) & shown
             roles = roles.at[block].set(jnp.where(given, GIVEN, ABSENT))
         return jnp.where(others & ~jnp.any(roles == LATENT), LATENT, roles)
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        roles = self.law.fixed(layout)
+        for name, axes in zip(self.names, self.pieces, strict=True):
+            block = layout.slices[name]
+            first = roles[block.start]
+            roles[block] = VARIES if axes or first == VARIES else GIVEN if first == GIVEN else ABSENT
+        return roles
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -210,6 +235,10 @@ class Known(AbstractRoleLaw):
         inner = layout.without(self.names)
         return jnp.pad(self.law.draw(key, inner), (0, layout.size - inner.size), constant_values=GIVEN)
 
+    def fixed(self, layout: Layout) -> np.ndarray:
+        inner = layout.without(self.names)
+        return np.pad(self.law.fixed(inner), (0, layout.size - inner.size), constant_values=GIVEN)
+
     def to_json(self) -> dict[str, Any]:
         return {"name": "Known", "law": self.law.to_json(), "names": list(self.names)}
 
@@ -232,6 +261,10 @@ class Mixture(AbstractRoleLaw):
         which = jr.choice(key_which, len(self.laws), p=jnp.asarray(self.weights))
         # all laws draw from the same key: only one of the draws is used
         return jnp.stack([law.draw(key_roles, layout) for law in self.laws])[which]
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        each = np.stack([law.fixed(layout) for law in self.laws])
+        return np.where((each == each[0]).all(axis=0), each[0], VARIES)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "Mixture", "laws": [law.to_json() for law in self.laws], "weights": list(self.weights)}

@@ -24,8 +24,9 @@ from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
 from retrodict.estimators import Family, Generative, Head, Hierarchical, MixtureDensity, Proof, Record, Student
 from retrodict.files import write_whole
+from retrodict.frame import Frame
 from retrodict.nets import PlateTransformer, architecture_from_json
-from retrodict.roles import Observed, law_from_json
+from retrodict.roles import LATENT, Observed, law_from_json
 from retrodict.scaling import Scaling
 from retrodict.variables import Layout
 
@@ -98,6 +99,7 @@ def _described(model: Model) -> dict[str, Any]:
             "layout": model.layout.to_json(),
             "roles": list(model.family.roles),
             "sizes": model.mixture.sizes._asdict(),
+            "framed": model.scaling.frame is not None,
             "kl": model.kl,
             "spread": model.spread,
         }
@@ -120,6 +122,7 @@ def _described(model: Model) -> dict[str, Any]:
         "path": _path_to_json(model.path),
         "roles": model.law.to_json(),
         "balanced": model.balanced,
+        "framed": model.scaling.frame is not None,
         "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
         "record": model.calibration.to_json(),
     }
@@ -134,7 +137,9 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
     if manifest.get("kind") == "head":
         layout, sizes = Layout.from_json(manifest["layout"]), estimators.Sizes(**manifest["sizes"])
         mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
-        return Head(family, manifest["kl"], manifest["spread"], Scaling.identity(layout), mixture)
+        frame = Frame.blank(family.where(LATENT)) if manifest.get("framed") else None
+        scaling = dataclasses.replace(Scaling.identity(layout), frame=frame)
+        return Head(family, manifest["kl"], manifest["spread"], scaling, mixture)
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
         if not isinstance(settings, PlateTransformer):
@@ -156,6 +161,7 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
         roles=law.law if isinstance(law, Observed) else law,  # `joint` wraps it again
         dependencies=None if dependencies is None else Dependencies.from_json(dependencies),
         balanced=manifest["balanced"],
+        framed=manifest.get("framed", False),
     )
     return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
 

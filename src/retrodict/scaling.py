@@ -5,11 +5,14 @@
     z = (v - m) / s                            zero mean, unit variance over the training rows, or less: none of them
                                                is further than 12 from zero
 
+and, of a model for one question, in the `Frame` of what is given.
+
 c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed
 them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the Gaussian with the same
 interquartile range. The log-determinant of the whole chain turns a density of z into a density of x.
 """
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterable
@@ -22,6 +25,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from retrodict import supports
 from retrodict._errors import DataError
+from retrodict.frame import Frame
 from retrodict.variables import Layout, Variable
 
 
@@ -46,6 +50,7 @@ class Scaling(eqx.Module):
     heavy: Bool[Array, " d"]
     mean: Float[Array, " d"]
     std: Float[Array, " d"]
+    frame: Frame | None = None
 
     @classmethod
     def identity(cls, layout: Layout) -> "Scaling":
@@ -57,15 +62,25 @@ class Scaling(eqx.Module):
         """The scaling of some of the variables."""
         if layout is self.layout or layout == self.layout:
             return self
-        where = self.layout.tokens_of(layout.names)
-        parts = (self.center, self.width, self.heavy, self.mean, self.std)
-        return Scaling(layout, *(part[where] for part in parts))
+        return self._of(layout, self.layout.tokens_of(layout.names))
 
     def resized(self, layout: Layout) -> "Scaling":
         """The scaling of a layout that has other numbers of points, all of which share a scale."""
-        which = self.layout.spread(layout)
-        parts = (self.center, self.width, self.heavy, self.mean, self.std)
-        return Scaling(layout, *(part[which] for part in parts))
+        return self._of(layout, self.layout.spread(layout))
+
+    def _of(self, layout: Layout, which: np.ndarray) -> "Scaling":
+        if self.frame is not None:
+            raise DataError("a frame belongs to all variables of its layout together; use a model without one")
+        return self._made(layout, (part[which] for part in self._numbers))
+
+    @property
+    def _numbers(self) -> tuple[Array, ...]:
+        return self.center, self.width, self.heavy, self.mean, self.std
+
+    @classmethod
+    def _made(cls, layout: Layout, numbers: Iterable[Array]) -> "Scaling":
+        center, width, heavy, mean, std = numbers
+        return cls(layout, center, width, heavy, mean, std)
 
     @classmethod
     def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":
@@ -113,15 +128,21 @@ class Scaling(eqx.Module):
             sample = rows[:: max(1, rows[:, block].size // SAMPLE), block].reshape(-1, 1)
             sample = sample[np.isfinite(sample[:, 0])]  # a function has no value where it has no point
             one = cls.fit(Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),)), sample)
-            parts = (one.center, one.width, one.heavy, one.mean, one.std)
-            scalings.append(cls(Layout((v,)), *(jnp.broadcast_to(part, v.size) for part in parts)))
-        names = ("center", "width", "heavy", "mean", "std")
-        return cls(layout, *(jnp.concatenate([getattr(s, name) for s in scalings]) for name in names))
+            scalings.append(cls._made(Layout((v,)), (jnp.broadcast_to(part, v.size) for part in one._numbers)))
+        return cls._made(layout, map(jnp.concatenate, zip(*(s._numbers for s in scalings), strict=True)))
 
     def forward(self, x: ArrayLike) -> Float[Array, "*n d"]:
         """Tokens `(*n, d)` in the user's units to scaled ones."""
         plain = (supports.unconstrain(x, *self.layout.ends) - self.center) / self.width
-        return (jnp.where(self.heavy, jnp.arcsinh(plain), plain) - self.mean) / self.std
+        z = (jnp.where(self.heavy, jnp.arcsinh(plain), plain) - self.mean) / self.std
+        return z if self.frame is None else self.frame.enter(z)
+
+    def framed(self, rows: np.ndarray) -> "Scaling":
+        """The same, in the frame that training rows `(n, d)` in the user's units tell, if it has one."""
+        if self.frame is None:
+            return self
+        plain = dataclasses.replace(self, frame=None)
+        return dataclasses.replace(self, frame=self.frame.fit(plain.of_rows(rows)))
 
     def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
         """`forward` of any number of rows `(n, d)`, by the same compiled code."""
@@ -143,7 +164,7 @@ class Scaling(eqx.Module):
 
     def unscale(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Scaled tokens `(*n, d)` to the real line before `constrain`."""
-        v = jnp.asarray(z) * self.std + self.mean
+        v = self._standard(z) * self.std + self.mean
         plain = jnp.where(self.heavy, jnp.sinh(jnp.where(self.heavy, v, 0.0)), v)
         return plain * self.width + self.center
 
@@ -153,10 +174,14 @@ class Scaling(eqx.Module):
 
     def log_slope(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """`log |dx/dz|` per token, so that log p(x) = log p(z) - the sum over what is asked."""
-        v = jnp.asarray(z) * self.std + self.mean
+        v = self._standard(z) * self.std + self.mean
         bend = jnp.where(self.heavy, jnp.log(jnp.cosh(jnp.where(self.heavy, v, 0.0))), 0.0)
         slope = supports.log_slope(self.unscale(z), *self.layout.ends)
-        return slope + bend + jnp.log(self.width * self.std)
+        own = slope + bend + jnp.log(self.width * self.std)
+        return own if self.frame is None else own + self.frame.log_slope
+
+    def _standard(self, z: ArrayLike) -> Float[Array, "*n d"]:
+        return jnp.asarray(z) if self.frame is None else self.frame.leave(z)
 
 
 @eqx.filter_jit

@@ -86,6 +86,12 @@ def unflatten(layout: Layout, tokens: Any, names: Iterable[str]) -> dict[str, An
     return {name: tokens[..., layout.slices[name]].reshape((*batch, *layout[name].shape)) for name in names}
 
 
+def elements(layout: Layout, which: np.ndarray) -> dict[str, np.ndarray]:
+    """Variables with an element in a mask `(d,)`, and which of theirs are, `shape` each."""
+    held = unflatten(layout, which, layout.names)
+    return {name: some for name, some in held.items() if np.any(some)}
+
+
 def ask(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Question:
     """A question in names as roles and values per token.
 

@@ -23,7 +23,7 @@ from retrodict.functions import Slots, slots
 from retrodict.progress import Progress
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
-from retrodict.tokens import Batch, Question, as_numbers, ask, flatten, unflatten
+from retrodict.tokens import Batch, Question, as_numbers, ask, elements, flatten, unflatten
 from retrodict.variables import At
 
 
@@ -101,11 +101,32 @@ def questioned(model: Any, given: Mapping[str, Any] | None, of: Iterable[str] | 
     return question
 
 
+def completed(model: Any, roles: np.ndarray) -> np.ndarray:
+    """The roles `(m, d)` of the question that a model was trained for and whose answer holds that of the one asked: one
+    that always draws all parameters draws those that are not asked, too.
+
+    Raises:
+        QueryError: there is none.
+    """
+    fixed = model.law.fixed(model.layout)
+    if (((fixed == GIVEN) & (roles != GIVEN)) | ((fixed == LATENT) & (roles == GIVEN))).any():
+        known, asked = (listed(elements(model.layout, fixed == role)) for role in (GIVEN, LATENT))
+        raise QueryError(
+            f"this model was trained for one question, {asked} given {known or 'nothing'}, and knows no other; "
+            "give all of it, or ask a model of `rd.joint`"
+        )
+    return np.where(fixed == LATENT, LATENT, roles)
+
+
 def draw(model: Any, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
-    """`n` draws for each of m questions one after the other, `(m n, k)` tokens in the user's units, NaN if absent."""
+    """`n` draws for each of m questions one after the other, `(m n, k)` tokens in the user's units, NaN if absent.
+
+    Raises:
+        QueryError: a question that the model was not trained for.
+    """
     m = len(question.roles)
     size = min(ROWS, 1 << (m * n - 1).bit_length())
-    z, where = model.scaling.forward(question.values), jnp.asarray(question.roles)
+    z, where = model.scaling.forward(question.values), jnp.asarray(completed(model, question.roles))
     parts, core = [], model.core()
     count = min(m, (size - 1) // n + 2)  # questions that one block can touch
     with Progress("drawing", m * n, shown=m * n > MANY) as progress:
@@ -141,6 +162,11 @@ def pairs(
         raise DataError(
             f"`values` has {len(tokens)} rows and the Batch {len(question.roles)} observations; "
             "they are paired row by row"
+        )
+    if by is None and (completed(model, question.roles) != question.roles).any():
+        raise QueryError(
+            "this model was trained for one question, and knows the density of all that it draws but not of a part; "
+            "give all of it in `values`, or ask a model of `rd.joint`"
         )
     roles = np.broadcast_to(question.roles, tokens.shape)
     return np.where(roles == LATENT, tokens, question.values), roles, question.roles[0] == LATENT

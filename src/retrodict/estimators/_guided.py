@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 from retrodict._errors import QueryError, unknown
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint, Between, Interval, Units, View
-from retrodict.estimators._answers import questioned
+from retrodict.estimators._answers import completed, questioned
 from retrodict.estimators._auto import chosen
 from retrodict.estimators._guided_rows import raw_rows, weighted_rows
 from retrodict.guidance import (
@@ -232,12 +232,19 @@ class _Asked:
             raise QueryError(ONE)
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
+        if model.scaling.frame is not None:
+            raise QueryError(
+                "constraints speak of elements one by one, and this model was made with framed=True, which mixes them; "
+                "ask one without it, or of `rd.joint`"
+            )
         self.model, self.intervals = model, _intervals(given)
         between = [Between(self.intervals)] if self.intervals else []
         constraints = [c for c in (*between, *guide) if any(mask.any() for mask in c.masks(model.modeled).values())]
         self.question, self.of = _question(model, given, constraints, of)
         self.solver = chosen(model, self.question, solver)  # by the flow that guidance bends
-        roles = self.question.roles[0]
+        roles = completed(model, self.question.roles)[0]
+        if strength != 1.0:
+            completed(model, np.where(self.question.roles == GIVEN, ABSENT, self.question.roles))
         self.z, self.roles = model.scaling.forward(self.question.values)[0], jnp.asarray(roles)
         self.directions = jnp.eye(model.modeled.size)[roles[model.kept] == LATENT]
         self.strength = None if strength == 1.0 else jnp.asarray(strength, float)
@@ -288,8 +295,8 @@ class _Asked:
 
     def named(self, z: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Rows of tokens by name, in the user's units; those that count do not leave an interval by rounding."""
-        modeled, units, roles = self.model.modeled, self.units, np.asarray(self.roles)[self.model.kept]
-        x = np.asarray(units.scaling.inverse(z))
+        modeled, roles = self.model.modeled, self.question.roles[0, self.model.kept]
+        x = np.asarray(self.units.scaling.inverse(z))
         x = np.where(roles == GIVEN, self.question.values[0, self.model.kept], np.where(roles == LATENT, x, np.nan))
         found = unflatten(modeled, x, self.of)
         for name in set(self.intervals) & set(found):

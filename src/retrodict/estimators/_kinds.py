@@ -1,15 +1,21 @@
 """The kinds of model that a layout has: one class, `Generative`, under four laws of roles."""
 
+import dataclasses
 from functools import partial
 
-from retrodict._errors import DataError
+import numpy as np
+
+from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
 from retrodict.estimators._generative import Generative, built
 from retrodict.estimators._record import Record
+from retrodict.frame import Frame
 from retrodict.nets import AbstractArchitecture, ResMLP, Simformer
 from retrodict.paths import Path, flow_matching
 from retrodict.roles import (
+    GIVEN,
+    LATENT,
     AbstractRoleLaw,
     Likelihood,
     Observed,
@@ -30,6 +36,7 @@ def joint(
     roles: AbstractRoleLaw | None = None,
     dependencies: Dependencies | None = None,
     balanced: bool = False,
+    framed: bool = False,
     key: Key = 0,
 ) -> Generative:
     """A model of the joint distribution that answers every question, untrained.
@@ -43,11 +50,14 @@ def joint(
             that are shuffled in training.
         balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4). Off: on SLCP the
             negative log posterior of held-out pairs was 3.71 with it (8,000 steps) and 3.66 without (10,000).
+        framed: learn in coordinates that follow a line in what is given, see `rd.frame`; for a law of roles with one
+            question, such as that of `posterior`, whose answer is much narrower than the prior. It then knows no
+            constraints.
         key: seed of the first weights.
 
     Raises:
         DataError: `layout` is no layout, or net or dependencies do not fit it.
-        QueryError: the network cannot be trained under this law of roles.
+        QueryError: the network cannot be trained under this law of roles, or the law has no one question to frame.
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
@@ -60,6 +70,9 @@ def joint(
         dependencies.adjacency(
             layout.without(layout.places)
         )  # says what is wrong with them, whether or not the network looks at edges
+    scaling = Scaling.identity(layout)
+    if framed:
+        scaling = dataclasses.replace(scaling, frame=_frame(layout, architecture, law))
     return Generative(
         layout=layout,
         architecture=architecture,
@@ -68,9 +81,19 @@ def joint(
         balanced=balanced,
         dependencies=dependencies,
         path=path or flow_matching(),
-        scaling=Scaling.identity(layout),
+        scaling=scaling,
         net=built(architecture, layout, law, dependencies, as_key(key)),
     )
+
+
+def _frame(layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw) -> Frame:
+    roles = law.fixed(layout)
+    if architecture.embedded or not np.isin(roles, (LATENT, GIVEN)).all():
+        raise QueryError(
+            "a frame needs one question about all elements, and no embedding; use `rd.posterior` or `rd.likelihood`, "
+            "or leave `framed` out"
+        )
+    return Frame.blank(roles == LATENT)
 
 
 posterior = partial(joint, roles=Posterior())

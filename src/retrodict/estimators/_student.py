@@ -24,7 +24,7 @@ from retrodict.paths import Uniform
 from retrodict.roles import GIVEN, LATENT
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, Euler, Straightened
-from retrodict.tokens import Batch, ask, unflatten
+from retrodict.tokens import Batch, ask, elements, unflatten
 from retrodict.variables import Layout
 
 
@@ -61,8 +61,7 @@ class Family(NamedTuple):
 
     def elements(self, role: int) -> dict[str, np.ndarray]:
         """Variables that have a role, and which of their elements."""
-        held = unflatten(self.layout, self.where(role), self.layout.names)
-        return {name: elements for name, elements in held.items() if np.any(elements)}
+        return elements(self.layout, self.where(role))
 
     def check(self, roles: np.ndarray) -> None:
         """Refuses roles `(n, d)` of other questions.

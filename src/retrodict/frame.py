@@ -1,0 +1,65 @@
+"""Frames: coordinates that follow what is given.
+
+    u = L^-1 (z - b - A g)            of what is asked, z; what is given, g, stays as it is
+
+b + A g is the line of least squares, and L the lower triangular root of the covariance of what it leaves. Where z and g
+are jointly normal u is standard normal whatever g, and a flow from noise to u has nothing to learn. Elsewhere it has
+less to learn: of a posterior that is a hundred times narrower than the prior, the line has found the place already, and
+neither the network nor the steps of a solver must tell it.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+
+class Frame(eqx.Module):
+    """The map of the module's first lines, of rows of all elements: `asked` ones are latent, all others given."""
+
+    asked: tuple[bool, ...] = eqx.field(static=True)
+    line: Float[Array, "q k"]  # on one and what is given
+    root: Float[Array, "k k"]
+
+    @classmethod
+    def blank(cls, asked: Bool[np.ndarray, " d"]) -> "Frame":
+        """The one that changes nothing."""
+        k = int(asked.sum())
+        return cls(tuple(asked.tolist()), jnp.zeros((1 + len(asked) - k, k)), jnp.eye(k))
+
+    def fit(self, rows: Float[np.ndarray, "n d"]) -> "Frame":
+        """The frame of scaled rows; slopes are shrunk as if by one row without any for each element that is given."""
+        asked = self._asked
+        given, z = np.asarray(rows[:, ~asked], np.float64), np.asarray(rows[:, asked], np.float64)
+        middle, center = given.mean(axis=0), z.mean(axis=0)
+        given, z, q = given - middle, z - center, given.shape[1]
+        slopes = np.linalg.solve(given.T @ given + q * np.eye(q), given.T @ z) if q else np.zeros((0, z.shape[1]))
+        left = z - given @ slopes
+        root = np.linalg.cholesky(left.T @ left / len(left) + 1e-12 * np.eye(z.shape[1]))
+        line = np.concatenate([(center - middle @ slopes)[None], slopes])
+        return Frame(self.asked, jnp.asarray(line, jnp.float32), jnp.asarray(root, jnp.float32))
+
+    def enter(self, z: ArrayLike) -> Float[Array, "*n d"]:
+        """Scaled rows in this frame."""
+        z, asked = jnp.asarray(z), self._asked
+        left = z[..., asked] - self._on_line(z)
+        flat = left.reshape(-1, left.shape[-1]).T
+        return z.at[..., asked].set(solve_triangular(self.root, flat, lower=True).T.reshape(left.shape))
+
+    def leave(self, u: ArrayLike) -> Float[Array, "*n d"]:
+        """The inverse of `enter`."""
+        u, asked = jnp.asarray(u), self._asked
+        return u.at[..., asked].set(self._on_line(u) + u[..., asked] @ self.root.T)
+
+    @property
+    def log_slope(self) -> Float[Array, " d"]:
+        """Numbers that add up to log |dz/du| over what is asked, zero elsewhere."""
+        return jnp.zeros(len(self.asked)).at[self._asked].set(jnp.log(jnp.diag(self.root)))
+
+    @property
+    def _asked(self) -> Bool[np.ndarray, " d"]:
+        return np.array(self.asked)
+
+    def _on_line(self, rows: Array) -> Array:
+        return self.line[0] + rows[..., ~self._asked] @ self.line[1:]

@@ -1,0 +1,139 @@
+"""Frames: where all is linear and Gaussian they are the answer; elsewhere they change coordinates and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+from retrodict.frame import Frame
+from retrodict.scaling import Scaling
+
+
+NOISE = 0.05
+ASKED = np.array([True, False, True, False, False])
+
+
+@pytest.fixture(scope="module")
+def rows():
+    mix = np.random.default_rng(0).normal(size=(5, 5))
+    return np.random.default_rng(1).normal(size=(20_000, 5)) @ mix + [1.0, -2.0, 0.5, 0.0, 3.0]
+
+
+@pytest.fixture(scope="module")
+def frame(rows):
+    return Frame.blank(ASKED).fit(rows[:10_000])
+
+
+def test_what_is_left_is_standard_normal_whatever_is_given(frame, rows):
+    """5 standard errors of 10,000 rows that were not fitted, and of the 10,000 that were."""
+    u = np.asarray(frame.enter(rows[10_000:].astype(np.float32)))
+    np.testing.assert_array_equal(u[:, ~ASKED], rows[10_000:, ~ASKED].astype(np.float32))
+    left, given = u[:, ASKED], rows[10_000:, ~ASKED]
+    off = 5.0 * np.sqrt(2 / 10_000)
+    np.testing.assert_allclose(left.mean(axis=0), 0.0, atol=off)
+    np.testing.assert_allclose(np.cov(left.T), np.eye(2), atol=np.sqrt(2.0) * off)
+    np.testing.assert_allclose(np.corrcoef(left.T, given.T)[:2, 2:], 0.0, atol=off)
+
+
+def test_the_way_back_and_its_slope(frame, rows):
+    z = rows[:50].astype(np.float32)
+    np.testing.assert_allclose(frame.leave(frame.enter(z)), z, atol=1e-4)
+    row = jnp.asarray(z[0])
+    whole = jnp.linalg.slogdet(jax.jacobian(frame.leave)(row))[1]
+    assert float(jnp.sum(frame.log_slope)) == pytest.approx(float(whole), abs=1e-4)
+    assert not np.asarray(frame.log_slope)[~ASKED].any()
+
+
+@pytest.fixture(scope="module")
+def sims():
+    """Two parameters that the data know twenty times better than the prior, and correlated."""
+
+    def simulate(key, theta):
+        noise = NOISE * jax.random.normal(key, (2,))
+        return {"x": jnp.stack([theta[0] + theta[1], theta[0] - 0.5 * theta[1]]) + noise}
+
+    return rd.simulate(rd.Problem({"theta": dist.Normal(jnp.zeros(2), 1.0).to_event(1)}, simulate), 4000, key=0)
+
+
+@pytest.fixture(scope="module")
+def model(sims):
+    """One step: the network has said next to nothing."""
+    net = rd.nets.ResMLP(16, 1)
+    return rd.fit(rd.posterior(sims.layout, net=net, framed=True), sims, key=0, steps=1, progress=False)[0]
+
+
+X = np.array([0.7, -0.4], np.float32)
+
+
+def exact():
+    design = np.array([[1.0, 1.0], [1.0, -0.5]])
+    cov = np.linalg.inv(np.eye(2) + design.T @ design / NOISE**2)
+    return cov @ design.T @ X / NOISE**2, cov
+
+
+def test_a_linear_gaussian_needs_no_training(model):
+    """5 standard errors of 10,000 draws and of a line through 3,800 rows."""
+    mean, cov = exact()
+    draws = model.sample(10_000, given={"x": X}, key=1)["theta"]
+    sd = np.sqrt(np.diag(cov))
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.15 * sd.max())
+    np.testing.assert_allclose(np.cov(draws.T), cov, atol=0.1 * cov.diagonal().max())
+    density = model.log_prob({"theta": draws[:200]}, given={"x": X})
+    left = draws[:200] - mean
+    true = -0.5 * np.einsum("ni,ij,nj->n", left, np.linalg.inv(cov), left) - 0.5 * np.linalg.slogdet(2 * np.pi * cov)[1]
+    np.testing.assert_allclose(density, true, atol=0.6)  # four nats down
+    assert abs((density - true).mean()) < 0.05
+
+
+def test_without_a_frame_it_does(sims):
+    plain = rd.fit(rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=0, steps=1, progress=False)[0]
+    assert plain.sample(2000, given={"x": X}, key=1)["theta"].std() > 0.5
+
+
+def test_densities_integrate_to_one_where_a_support_ends():
+    """A scale, seen through noise: the frame lives behind the bend of the support."""
+
+    def simulate(key, s):
+        return {"x": s * jnp.exp(0.3 * jax.random.normal(key))}
+
+    sims = rd.simulate(rd.Problem({"s": dist.LogNormal(0.0, 1.0)}, simulate), 1000, key=0)
+    untrained = rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1), framed=True)
+    model = rd.fit(untrained, sims, key=0, steps=100, progress=False)[0]
+    grid = np.linspace(1e-3, 6.0, 3000)
+    density = np.exp(model.log_prob({"s": grid}, given={"x": 1.3}))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_file_keeps_it(model, tmp_path):
+    rd.save(model, tmp_path / "model")
+    again = rd.load(tmp_path / "model")
+    np.testing.assert_array_equal(*(one.sample(5, given={"x": X}, key=0)["theta"] for one in (model, again)))
+
+
+def test_it_goes_on_in_its_frame(model, sims):
+    """Training more leaves the coordinates as they are."""
+    more = rd.fit(model, sims, key=1, steps=1, progress=False)[0]
+    np.testing.assert_array_equal(more.scaling.frame.line, model.scaling.frame.line)
+
+
+def test_a_likelihood_has_one_too(sims):
+    model = rd.likelihood(sims.layout, net=rd.nets.ResMLP(16, 1), framed=True)
+    model = rd.fit(model, sims, key=0, steps=1, progress=False)[0]
+    draws = model.sample(4000, given={"theta": [0.5, 0.2]}, key=0)["x"]
+    np.testing.assert_allclose(draws.mean(axis=0), [0.7, 0.4], atol=0.3 * NOISE)
+    np.testing.assert_allclose(draws.std(axis=0), NOISE, rtol=0.1)
+
+
+def test_what_is_refused(model, sims):
+    with pytest.raises(rd.QueryError, match="one question about all elements"):
+        rd.joint(sims.layout, framed=True)
+    with pytest.raises(rd.QueryError, match="framed=True, which mixes them"):
+        model.sample(3, given={"x": X, "theta": rd.Interval([0.0, 0.0], [1.0, 1.0])}, key=0)
+    with pytest.raises(rd.DataError, match="all variables of its layout together"):
+        model.scaling.only(sims.layout.without(["x"]))
+
+
+def test_a_scaling_without_one_has_none(sims):
+    assert Scaling.identity(sims.layout).framed(np.zeros((3, 4))).frame is None
