@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint types format bench clean
+.PHONY: help demo test test-slow lint types format bench site clean
 
 help:  ## show these words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -39,5 +39,13 @@ bench: $(VENV)/installed  ## the ten tasks of the benchmark at 10,000 simulation
 	$(BIN)/retrodict bench --out runs/bench.jsonl
 	$(BIN)/retrodict bench --out runs/bench.jsonl --table --page runs/bench.html
 
+# mkdocs says on every build that it may change one day; warnings that end a build are others
+site: $(VENV)/site-installed  ## these documents as pages: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(VENV)/site-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 clean:  ## remove what was installed and written
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -14,9 +14,36 @@ from retrodict import distillation
 
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("getting_started", "questions")
-LONG = ("functions", "choices")  # minutes of compilation
+PAGES = ("../README", "getting_started", "questions", "clusters", "campaigns", "trust")
+LONG = ("functions", "choices", "coming_from", "hierarchies")  # minutes of compilation
+ELSEWHERE = ("extending",)  # in tests/test_extending.py
 ROWS, STEPS, DRAWS = 400, 20, 60
+BEFORE = {  # what the reader of a page has already
+    "campaigns": """
+import numpy as np, numpyro.distributions as dist, retrodict as rd
+
+@rd.numpy_simulator
+def simulate(rng, rate):
+    if rate > 3.0:
+        raise ValueError("too fast")
+    return {"counts": rng.poisson(rate, 3)}
+
+problem = rd.Problem({"rate": dist.LogNormal(0.0, 0.7)}, simulate)
+rates = np.array([0.5, 4.0])
+""",
+    "hierarchies": """
+import jax, numpy as np, numpyro.distributions as dist, retrodict as rd
+y = np.linspace(-1.0, 1.0, 5)
+""",
+    "trust": """
+import jax, numpy as np, numpyro.distributions as dist, retrodict as rd
+problem = rd.Problem({"rate": dist.LogNormal(0.0, 0.5)},
+                     lambda key, rate: {"counts": rate + 0.3 * jax.random.normal(key, (3,))})
+sims = rd.simulate(problem, 400, key=0)
+model, history = rd.fit(rd.joint(sims.layout), sims, key=1)
+observed = np.array([1.0, 1.2, 0.9])
+""",
+}
 
 
 def blocks(page):
@@ -29,14 +56,17 @@ def blocks(page):
 @pytest.fixture
 def small(monkeypatch):
     """Fewer rows, steps and draws than the page asks for; everything else is the real thing."""
-    fit, simulate, joint, check, distill, density = (
-        getattr(rd, name) for name in ("fit", "simulate", "joint", "check", "distill", "distill_density")
+    fit, simulate, joint, hierarchical, check, distill, density = (
+        getattr(rd, name)
+        for name in ("fit", "simulate", "joint", "hierarchical", "check", "distill", "distill_density")
     )
     mlp, few = rd.nets.ResMLP(8, 1), {"steps": STEPS, "progress": False}
     transformer = rd.nets.Simformer(heads=1, head_size=4, depth=1)
+    plate = rd.nets.PlateTransformer(heads=1, head_size=4, depth=1)
     monkeypatch.setattr(distillation, "PAIRS", 1024)
     monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
     monkeypatch.setattr(rd, "fit", lambda *a, **k: fit(*a, **{**k, **few}))
+    monkeypatch.setattr(rd, "hierarchical", lambda layout, **k: hierarchical(layout, **{"net": plate, **k}))
     monkeypatch.setattr(rd, "distill", lambda *a, **k: distill(*a, **{**k, **few, "observations": 2, "draws": DRAWS}))
     monkeypatch.setattr(rd, "distill_density", lambda *a, **k: density(*a, **{**k, **few, "observations": 20}))
     monkeypatch.setattr(rd, "simulate", lambda problem, n, **k: simulate(problem, min(n, ROWS), **k))
@@ -53,8 +83,23 @@ def test_a_page_runs(name, small, tmp_path):
     found = list(blocks(page))
     assert found
     with contextlib.chdir(tmp_path):
-        for block in found:
+        for block in (BEFORE.get(name, ""), *found):
             exec(compile(block, page, "exec"), names)
+
+
+def test_every_page_with_code_is_run():
+    """But for blocks with a title, which say what they need."""
+    run = {(DOCS / f"{name}.md").resolve() for name in (*PAGES, *LONG, *ELSEWHERE)}
+    assert run == {page.resolve() for page in [*DOCS.glob("*.md"), DOCS / "../README.md"] if list(blocks(page))}
+
+
+def test_the_reference_has_every_public_name():
+    """Rooms that are public have a part of their own there."""
+    told = re.findall(r"^::: retrodict\.(\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
+    last, rooms = {name.split(".")[-1] for name in told}, {name.split(".")[0] for name in told}
+    missing = {name for names in rd._NAMES.values() for name in names} | (set(rd._ROOMS) - rooms)
+    missing -= {*last, "posterior", "likelihood", "unconditional"}  # which stand with `joint`
+    assert not [name for name in missing if not name.endswith("Warning")]
 
 
 def test_links_of_pages_lead_somewhere():

@@ -92,3 +92,13 @@ def test_runs_that_failed_leave_one_way(small):
     sims = rd.simulate(broken, 300, key=0)
     _, account = rd.learn_posterior(sims, failed="given", key=1, progress=False)  # warnings are errors here
     assert list(account.losses) == ["direct"]
+
+
+def test_the_direct_way_must_be_better_by_two_standard_errors():
+    """A loss of one of 100 rows that is .2 higher: in the mean .002, with a standard error of .002."""
+    losses = np.zeros(100)
+    one = losses + 0.2 * (np.arange(100) == 3)
+    assert recipe._better({"direct": losses, "synthetic": one}) == "synthetic"
+    assert recipe._better({"direct": losses, "synthetic": losses + 0.01 + one}) == "direct"
+    assert recipe._better({"direct": one, "synthetic": losses}) == "synthetic"
+    assert recipe._better({"direct": losses}) == "direct"

@@ -102,7 +102,8 @@ def distill(
         net: the student's network, by default a residual MLP of a quarter of the usual work.
         evaluations: of the network for every draw.
         solver: of the teacher, without noise of its own.
-        observations, draws: what the classifier sees.
+        observations: about so many the classifier is asked.
+        draws: of each, for either side.
 
     Raises:
         DataError: simulations of the wrong names or shapes, or too few.
@@ -159,7 +160,8 @@ def distill_density(
 
     Args:
         components: Gaussians of a number given those before.
-        width, depth: of the network.
+        width: of the network.
+        depth: of the network, in blocks.
         observations: whose draws are compared.
 
     Other arguments and errors are those of `distill`.

@@ -6,8 +6,9 @@
                  surrogate learns from every part
 
 Which of them is better depends on which way the simulator is simpler, and nobody knows before. So both run a heat, and
-the one under which parameters of held-out simulations are the likelier given their data runs on. The settings of each
-step are constants of this file; `RULE` counts the versions of the whole.
+the one under which parameters of held-out simulations are the likelier given their data runs on; the second, if the
+difference is less than two standard errors, as it has more to learn from. The settings of each step are constants of
+this file; `RULE` counts the versions of the whole.
 """
 
 import dataclasses
@@ -38,6 +39,7 @@ LONGEST = 16  # numbers in one part: where there are more, the last are learned 
 NET = ResMLP(256, 3)
 SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
 HEAT, FINAL = 2_000, 20_000  # steps
+ERRORS = 2.0  # standard errors by which the direct way must be better
 MADE = 200_000  # synthetic simulations
 
 
@@ -90,12 +92,13 @@ def learn_posterior(
     models, losses = {}, {}
     for way, (start, rows) in ways.items():
         models[way], histories[way] = fit(start, rows, key=key_heat, steps=HEAT, failed=failed, **how)
-        losses[way] = _loss(models[way], held)
-    chosen = min(losses, key=losses.__getitem__)
+        losses[way] = _losses(models[way], held)
+    chosen = _better(losses)
     # there is no end of synthetic simulations to learn by heart: the last weights are the best
     more: dict[str, Any] = {"steps": FINAL, "patience": FINAL if chosen == "synthetic" else None, "failed": failed}
     model, histories["final"] = fit(models[chosen], ways[chosen][1], key=key_final, **more, **how)
-    return model, Account(chosen, losses, histories, time.monotonic() - begun)
+    means = {way: float(loss.mean()) for way, loss in losses.items()}
+    return model, Account(chosen, means, histories, time.monotonic() - begun)
 
 
 def _split(sims: Simulations, key: Any) -> tuple[Simulations, dict[str, np.ndarray]]:
@@ -124,7 +127,14 @@ def _parts(layout: Layout, dependencies: Dependencies | None) -> tuple[bool, Dep
     return int((~layout.is_parameter).sum()) <= LONGEST, None
 
 
-def _loss(model: Generative, held: Mapping[str, np.ndarray]) -> float:
+def _losses(model: Generative, held: Mapping[str, np.ndarray]) -> np.ndarray:
     layout = model.layout
     values, given = ({name: held[name] for name in names} for names in (layout.parameters, layout.data))
-    return -float(np.mean(model.log_prob(values, given=Batch(given))))
+    return -model.log_prob(values, given=Batch(given))
+
+
+def _better(losses: Mapping[str, np.ndarray]) -> str:
+    if "synthetic" not in losses:
+        return "direct"
+    gain = losses["synthetic"] - losses["direct"]
+    return "direct" if gain.mean() > ERRORS * gain.std() / len(gain) ** 0.5 else "synthetic"

@@ -73,7 +73,8 @@ def surrogate(
     Args:
         dependencies: what tells the parts; without them all data are one.
         components: Gaussians of a number given those before.
-        width, depth: of the network.
+        width: of the network.
+        depth: of the network, in blocks.
         validation: other simulations that only validate; by default a twentieth of `sims`. Parts of one simulation do
             not stand on both sides.
 

@@ -58,7 +58,7 @@ class Guess(eqx.Module):
 class Path(eqx.Module):
     """A schedule, what the network predicts, and how often each time is trained; what solvers do unless told otherwise.
 
-    Args:
+    Attributes:
         span: the times a solver runs between, short of where the two equations cannot be solved.
         weighting: what a squared error of the prediction counts in training.
         source: the law of the noise, a numpyro distribution of single numbers; `None` is the standard normal.

@@ -41,7 +41,7 @@ class Auto(AbstractSolver):
     The choice belongs to the weights and to the roles of a question. It is the same for every key, and made once in a
     process. Where nothing reaches `error` the best there is draws, with a `SolverWarning`.
 
-    Args:
+    Attributes:
         error: at most so much, above 0.
         candidates: solvers whose number of steps is open, compared at equal numbers of evaluations.
 
