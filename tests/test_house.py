@@ -65,6 +65,38 @@ def test_every_arrow_points_down():
     assert not up, f"arrows that point up: {up}"
 
 
+def test_no_circle_of_files():
+    """Of what is imported when a file is: a file in a circle works only in one order of imports."""
+    arrows = {}
+    for file in SOURCE.rglob("*.py"):
+        parts = file.relative_to(SOURCE.parent).with_suffix("").parts
+        here = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found = arrows.setdefault(here, set())
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("retrodict."):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                files = {name for name in inner if (SOURCE.parent / (name.replace(".", "/") + ".py")).exists()}
+                found |= files or {node.module}
+    left = dict(arrows)
+    while ends := [here for here, there in left.items() if not there & set(left)]:
+        for here in ends:
+            del left[here]
+    assert not left
+
+
+LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+LONG = {"fit": "one door for every kind of model: what its arguments mean takes forty lines"}
+
+
+def test_nothing_is_too_long_to_be_read():
+    for file in SOURCE.rglob("*.py"):
+        text = file.read_text()
+        assert text.count("\n") <= LONGEST_FILE, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in LONG:
+                assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} in {file.name}"
+
+
 def test_diagnostics_never_draw():
     for room, file, _ in imports():
         if room == "diagnostics":

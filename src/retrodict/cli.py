@@ -328,11 +328,7 @@ def bench(
         _league(out, page)
         return
     methods: Mapping[str, Any] = rd.paths.METHODS
-    known: Mapping[str, Any] = {
-        **rd.solvers.SOLVERS,
-        "default": lambda: benchmark.SAMPLER,
-        "auto": rd.solvers.Auto,
-    }
+    known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER, "auto": rd.solvers.Auto}
     rule = benchmark.BY_RULE
     routes = {p: None if p == rule else methods[p]() for p in chosen_of("--paths", paths, methods, besides=[rule])}
     named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])

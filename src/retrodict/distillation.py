@@ -124,10 +124,8 @@ def distill(
     train, judge = (lesson.pairs(*part) for part in lesson.parts(keys[1:3]))
     trainer = Trainer(weights, loss, train, judge, pace)
     found, history = trainer.run(keys[3], keys[4], patience=steps, shown=progress, what="student")
-    pupil = dataclasses.replace(pupil, net=eqx.combine(found, pupil.net))
-    student = dataclasses.replace(student, model=pupil)
-    told = _judged(lesson, student, observations, draws, keys[5:])
-    student = dataclasses.replace(student, proof=Proof(told, bar))
+    student = dataclasses.replace(student, model=dataclasses.replace(pupil, net=eqx.combine(found, pupil.net)))
+    student = dataclasses.replace(student, proof=Proof(_judged(lesson, student, observations, draws, keys[5:]), bar))
     if not student.proof.ok:
         warnings.warn(
             f"the student did not pass: its draws are told from the teacher's at {student.proof.mean:.3f}, the bar is "

@@ -34,13 +34,7 @@ from retrodict.estimators._guided import Guided, ask_guided, is_guided, sample_g
 from retrodict.estimators._record import CalibrationWarning, Record, concerns, fingerprint
 from retrodict.nets import AbstractArchitecture, AbstractNet
 from retrodict.paths import Flow, Guess, Path
-from retrodict.roles import (
-    ABSENT,
-    GIVEN,
-    LATENT,
-    AbstractRoleLaw,
-    Unconditional,
-)
+from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver
 from retrodict.tokens import Batch, flatten, unflatten
