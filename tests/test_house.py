@@ -7,9 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
 import pytest
 
 import retrodict
+from retrodict.estimators import SAMPLER
 
 
 SOURCE = Path(__file__).parent.parent / "src" / "retrodict"
@@ -82,6 +86,33 @@ def test_no_circle_of_files():
         for here in ends:
             del left[here]
     assert not left
+
+
+def test_the_idea_is_short():
+    """Lines of code that run, each counted once, for the loss of a row (roles, path, loss) and a draw (flow, solver):
+    all of the package but the network itself, which may be any."""
+    problem = retrodict.Problem({"a": dist.Normal(0.0, 1.0)}, lambda key, a: {"y": a + jax.random.normal(key, (2,))})
+    model = retrodict.joint(problem.layout, net=retrodict.nets.ResMLP(8, 1))
+    z, roles, seen = jnp.array([0.1, 0.2, 0.3]), jnp.array([1, 2, 2]), set()
+
+    def called(frame, event, arg):
+        file = frame.f_code.co_filename
+        return line if file.startswith(str(SOURCE)) and "/nets/" not in file else None
+
+    def line(frame, event, arg):
+        if event == "line":
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+        return line
+
+    before = sys.gettrace()
+    with jax.disable_jit():
+        sys.settrace(called)
+        try:
+            model.loss(z, jax.random.key(0), jnp.array(0.4))
+            SAMPLER(model.flow(z, roles), jnp.array([0.3, 0.0, 0.0]), *model.path.span)
+        finally:
+            sys.settrace(before)
+    assert 80 < len(seen) <= 120
 
 
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
