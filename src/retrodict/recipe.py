@@ -1,6 +1,6 @@
 """The best posterior that a fixed number of simulations gives, by ONE rule that looks at held-out simulations alone.
 
-    direct       the joint model of parameters and data, trained on the simulations as they are
+    direct       a posterior, trained on the simulations as they are
     synthetic    a posterior in the frame of the data, trained on data sets that a surrogate of p(data | parameters)
                  makes without end; where the data fall into parts that are independent given the parameters, the
                  surrogate learns from every part
@@ -23,7 +23,7 @@ from retrodict import synthesis
 from retrodict._errors import DataError
 from retrodict._types import Key, as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Generative, joint, posterior
+from retrodict.estimators import Generative, posterior
 from retrodict.nets import ResMLP
 from retrodict.rows import Simulations
 from retrodict.tokens import Batch
@@ -31,8 +31,8 @@ from retrodict.training import History, fit
 from retrodict.variables import Layout
 
 
-# 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian, 3 trained both ways to the end, 4 a
-# synthetic posterior without a frame of its own, and for 8,000 steps
+# 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian, 3 trained both ways to the end; in
+# 4 the direct way was the joint model, the synthetic posterior had no frame of its own, and the last steps were 8,000
 RULE = 5
 HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
 LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
@@ -81,7 +81,7 @@ def learn_posterior(
     key_split, key_direct, key_surrogate, key_made, key_synthetic, key_heat, key_final = jr.split(as_key(key), 7)
     train, held = _split(sims, key_split)
     how: dict[str, Any] = {"validation": held, "progress": progress}
-    ways = {"direct": (joint(layout, net=NET, dependencies=dependencies, key=key_direct), train)}
+    ways = {"direct": (posterior(layout, net=NET, dependencies=dependencies, key=key_direct), train)}
     histories: dict[str, History] = {}
     possible, structure = _parts(layout, dependencies)
     if possible and sims.problem is not None and not sims.n_failed:

@@ -20,14 +20,16 @@ from retrodict.densities import AbstractTrace, check
 from retrodict.estimators._auto import chosen
 from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
+from retrodict.paths import LogSNR
 from retrodict.progress import Progress
 from retrodict.roles import GIVEN, LATENT
-from retrodict.solvers import AbstractSolver, AdamsBashforth, Midpoint, Straightened
+from retrodict.solvers import AbstractSolver, DPMSolver, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, as_numbers, ask, elements, flatten, unflatten
 from retrodict.variables import At
 
 
-SAMPLER = Straightened(AdamsBashforth(steps=16))
+# sds within 1.5 %, also of posteriors thirty times narrower than the prior, where AdamsBashforth(16) had 5 % too little
+SAMPLER = Straightened(DPMSolver(20, LogSNR()))
 # errs by .03 nats in the mean (median .02) on two moons, less than the model; Midpoint(48) for a tenth of that
 INTEGRATOR = Midpoint(steps=16)
 MANY = 100_000  # draws that take long enough to be watched
