@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -197,3 +198,10 @@ def test_what_is_imported_later_is_what_type_checkers_see():
     assert set(told) == {*retrodict._ROOMS, *retrodict._HOMES} <= set(dir(retrodict))
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         retrodict.fitt  # noqa: B018
+
+
+def test_one_version_everywhere():
+    root = SOURCE.parent.parent
+    version = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (root / "CITATION.cff").read_text()
+    assert f"\n## {version} " in (root / "CHANGELOG.md").read_text()
