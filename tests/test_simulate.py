@@ -42,6 +42,14 @@ def test_failures_are_counted_and_their_parameters_kept():
     assert "failed" in repr(sims)
 
 
+def test_a_numpy_simulator_called_by_hand():
+    """With a generator of one's own, or with a key as any simulator."""
+    simulator = rd.numpy_simulator(lambda rng, a: {"y": a + rng.normal(size=2)})
+    by_hand = simulator(np.random.default_rng(3), a=1.0)["y"]
+    np.testing.assert_array_equal(by_hand, 1.0 + np.random.default_rng(3).normal(size=2))
+    np.testing.assert_array_equal(simulator(5, a=1.0)["y"], simulator(jax.random.key(5), a=1.0)["y"])
+
+
 def test_numpy_simulators_have_a_stream_per_row():
     problem = rd.Problem({"a": dist.Normal(0.0, 1.0)}, rd.numpy_simulator(lambda rng, a: {"y": a + rng.normal(size=2)}))
     sims, again = rd.simulate(problem, 50, key=0), rd.simulate(problem, 20, key=0)

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed, unknown
+from retrodict._types import Key, as_key
 from retrodict.functions import recorded, variables_of
 from retrodict.variables import At, Layout, Variable, bounds_of
 
@@ -228,15 +229,19 @@ def _parents(entry: Any) -> list[str]:
 
 
 class NumpySimulator:
-    """A simulator in plain NumPy, `f(rng, **parameters) -> {name: array}`, run one row after the other."""
+    """A simulator in plain NumPy, `f(rng, **parameters) -> {name: array}`, run one row after the other.
+
+    Called by hand it takes a key, as any simulator, or a generator.
+    """
 
     def __init__(self, function: Callable[..., Mapping[str, Any]]) -> None:
         self.function = function
 
-    def __call__(self, key: PRNGKeyArray, **parameters: Array) -> dict[str, Any]:
+    def __call__(self, key: Key | np.random.Generator, **parameters: Any) -> dict[str, Any]:
         # every row's generator comes from the row's own key, so that no two rows ever share a stream
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        values = self.function(rng, **{name: np.asarray(value) for name, value in parameters.items()})
+        if not isinstance(key, np.random.Generator):
+            key = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
+        values = self.function(key, **{name: np.asarray(value) for name, value in parameters.items()})
         return {name: value if isinstance(value, At) else np.asarray(value) for name, value in values.items()}
 
 
