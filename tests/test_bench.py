@@ -154,8 +154,7 @@ def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatc
 def little(monkeypatch):
     """A rule that trains networks that learn next to nothing."""
     monkeypatch.setattr(recipe, "NET", rd.nets.ResMLP(8, 1))
-    monkeypatch.setattr(recipe, "HEAT", 1)
-    monkeypatch.setattr(recipe, "FINAL", 2)
+    monkeypatch.setattr(recipe, "STEPS", 2)
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
     monkeypatch.setattr(recipe, "MADE", 100)
 
@@ -163,7 +162,7 @@ def little(monkeypatch):
 def test_the_rule_and_the_default_solver(classifiers, little):
     """Without the oracle: training both ways, drawing, densities and times."""
     row = bench.run("two_moons", simulations=50, observations=[3], progress=False)
-    assert (row.path, row.solver, row.draws, row.evaluations) == ("rule", "default", 10_000, 17)
+    assert (row.path, row.solver, row.draws, row.evaluations) == ("rule", "default", 10_000, 20)
     assert row.refused is None
     assert min(row.train_seconds, row.sample_seconds, row.log_prob_seconds) > 0.0
     assert row.settings["net"]["width"] == 8
@@ -278,7 +277,7 @@ def test_a_table_keeps_apart_what_differs_in_more_than_the_seed(oracle, classifi
     assert {row[-1] for row in rows} == {
         "flow_matching, Heun, 6, 40, 2",
         "flow_matching, Heun, 12, 40, 2",
-        "flow_matching, default, 17, 40, 2",
-        "flow_matching, default, 17, 40, 1",
+        "flow_matching, default, 20, 40, 2",
+        "flow_matching, default, 20, 40, 1",
     }
     assert all(len(row) == len(columns) for row in rows)

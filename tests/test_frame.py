@@ -44,9 +44,25 @@ def test_the_way_back_and_its_slope(frame, rows):
     z = rows[:50].astype(np.float32)
     np.testing.assert_allclose(frame.leave(frame.enter(z)), z, atol=1e-4)
     row = jnp.asarray(z[0])
-    whole = jnp.linalg.slogdet(jax.jacobian(frame.leave)(row))[1]
-    assert float(jnp.sum(frame.log_slope)) == pytest.approx(float(whole), abs=1e-4)
-    assert not np.asarray(frame.log_slope)[~ASKED].any()
+    whole, slope = jnp.linalg.slogdet(jax.jacobian(frame.leave)(row))[1], np.asarray(frame.log_slope(row))
+    assert slope.sum() == pytest.approx(float(whole), abs=1e-4)
+    assert not slope[~ASKED].any()
+
+
+def test_what_is_wide_now_and_narrow_then_is_tamed():
+    """A line, and noise that is a hundredth as wide in half of the rows: within 3 of zero, and there and back."""
+    rng = np.random.default_rng(0)
+    given, narrow = rng.normal(size=20_000), rng.random(20_000) < 0.5
+    asked = given + 0.1 * rng.normal(size=20_000) * np.where(narrow, 0.01, 1.0)
+    rows = np.stack([asked, given], axis=1).astype(np.float32)
+    fitted = Frame.blank(np.array([True, False])).fit(rows)
+    u = np.asarray(fitted.enter(rows))
+    assert bool(fitted.tails.heavy[0])
+    assert u[narrow, 0].std() > 0.05  # .014 untamed
+    np.testing.assert_allclose(fitted.leave(u), rows, atol=1e-5)
+    row = jnp.asarray(u[0])
+    slope = jnp.linalg.slogdet(jax.jacobian(fitted.leave)(row))[1]
+    assert float(jnp.sum(fitted.log_slope(row))) == pytest.approx(float(slope), abs=1e-4)
 
 
 def test_a_line_that_leaves_too_much_is_none():

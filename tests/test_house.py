@@ -30,7 +30,7 @@ WALLS = {  # room -> rooms that it must not know (DESIGN: mathematics knows no w
 FLOORS = {
     **dict.fromkeys(["_types", "_errors", "_compiled"], 1),
     **dict.fromkeys(["variables", "paths", "diagnostics", "supports", "summary", "progress", "datatree", "files"], 2),
-    **dict.fromkeys(["frame"], 2),
+    **dict.fromkeys(["tails", "frame"], 2),
     **dict.fromkeys(["tokens", "functions", "scaling", "roles", "solvers", "densities", "guidance"], 3),
     **dict.fromkeys(["problem", "numpyro_priors", "command", "rows", "store", "simulate", "tasks", "dependencies"], 3),
     **dict.fromkeys(["nets", "constraints"], 4),

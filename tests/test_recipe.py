@@ -24,8 +24,7 @@ def problem(noise=NOISE):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(recipe, "NET", rd.nets.ResMLP(32, 2))
-    monkeypatch.setattr(recipe, "HEAT", 150)
-    monkeypatch.setattr(recipe, "FINAL", 300)
+    monkeypatch.setattr(recipe, "STEPS", 400)
     monkeypatch.setattr(recipe, "SURROGATE", SURROGATE)
     monkeypatch.setattr(recipe, "MADE", 5000)
 
@@ -37,8 +36,8 @@ def test_a_posterior_from_few_simulations(small):
     model, account = rd.learn_posterior(sims, dependencies=structure, key=1, progress=False)
     assert account.chosen == "synthetic"
     assert account.losses["synthetic"] < account.losses["direct"] - 0.05
-    assert set(account.histories) == {"direct", "surrogate", "synthetic", "final"}
-    assert account.histories["final"].step[-1] == 300
+    assert set(account.histories) == {"direct", "surrogate", "synthetic"}
+    assert account.histories["synthetic"].step[-1] == 400
     x = np.array([0.5, -1.0, 0.2], np.float32)
     theta = model.sample(2000, given={"x": x}, key=2)["theta"]
     slope, sd = 1.0 / (1.0 + NOISE**2), NOISE / np.sqrt(1.0 + NOISE**2)

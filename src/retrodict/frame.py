@@ -1,11 +1,12 @@
 """Frames: coordinates that follow what is given.
 
-    u = L^-1 (z - b - A g)            of what is asked, z; what is given, g, stays as it is
+    u = tame(L^-1 (z - b - A g))            of what is asked, z; what is given, g, stays as it is
 
 b + A g is the line of least squares, and L the lower triangular root of the covariance of what it leaves. Where z and g
-are jointly normal u is standard normal whatever g, and a flow from noise to u has nothing to learn. Of a posterior that
-is a hundred times narrower than the prior, the line may have found the place already; neither the network nor the steps
-of a solver must tell it. Where a line leaves more than `NARROW` of the width, A is zero: then what bends is worth more
+are jointly normal u is standard normal whatever g, and a flow from noise to u has nothing to learn. What a line leaves
+may be wide now and narrow then; its tails are tamed (`Tails`), so that both are of order one. Of a posterior that is a
+hundred times narrower than the prior, the line may have found the place already; neither the network nor the steps of a
+solver must tell it. Where a line leaves more than `NARROW` of the width, A is zero: then what bends is worth more
 than what is straight.
 """
 
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, ArrayLike, Bool, Float
+
+from retrodict.tails import Tails
 
 
 NARROW = 0.25  # SIR, where lines leave .40 and .75: C2ST .530 without, .543 with; the Gaussian mixture, .12: .516, .508
@@ -25,12 +28,13 @@ class Frame(eqx.Module):
     asked: tuple[bool, ...] = eqx.field(static=True)
     line: Float[Array, "q k"]  # on one and what is given
     root: Float[Array, "k k"]
+    tails: Tails
 
     @classmethod
     def blank(cls, asked: Bool[np.ndarray, " d"]) -> "Frame":
         """The one that changes nothing."""
         k = int(asked.sum())
-        return cls(tuple(asked.tolist()), jnp.zeros((1 + len(asked) - k, k)), jnp.eye(k))
+        return cls(tuple(asked.tolist()), jnp.zeros((1 + len(asked) - k, k)), jnp.eye(k), Tails.identity(k))
 
     def fit(self, rows: Float[np.ndarray, "n d"]) -> "Frame":
         """The frame of scaled rows; slopes are shrunk as if by one row without any for each element that is given."""
@@ -43,24 +47,28 @@ class Frame(eqx.Module):
         left = z - given @ slopes
         root = np.linalg.cholesky(left.T @ left / len(left) + 1e-12 * np.eye(z.shape[1]))
         line = np.concatenate([(center - middle @ slopes)[None], slopes])
-        return Frame(self.asked, jnp.asarray(line, jnp.float32), jnp.asarray(root, jnp.float32))
+        tails = Tails.fit(np.linalg.solve(root, left.T).T)
+        return Frame(self.asked, jnp.asarray(line, jnp.float32), jnp.asarray(root, jnp.float32), tails)
 
     def enter(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Scaled rows in this frame."""
         z, asked = jnp.asarray(z), self._asked
         left = z[..., asked] - self._on_line(z)
         flat = left.reshape(-1, left.shape[-1]).T
-        return z.at[..., asked].set(solve_triangular(self.root, flat, lower=True).T.reshape(left.shape))
+        return z.at[..., asked].set(
+            self.tails.tame(solve_triangular(self.root, flat, lower=True).T.reshape(left.shape))
+        )
 
     def leave(self, u: ArrayLike) -> Float[Array, "*n d"]:
         """The inverse of `enter`."""
         u, asked = jnp.asarray(u), self._asked
-        return u.at[..., asked].set(self._on_line(u) + u[..., asked] @ self.root.T)
+        return u.at[..., asked].set(self._on_line(u) + self.tails.free(u[..., asked]) @ self.root.T)
 
-    @property
-    def log_slope(self) -> Float[Array, " d"]:
+    def log_slope(self, u: ArrayLike) -> Float[Array, "*n d"]:
         """Numbers that add up to log |dz/du| over what is asked, zero elsewhere."""
-        return jnp.zeros(len(self.asked)).at[self._asked].set(jnp.log(jnp.diag(self.root)))
+        u, asked = jnp.asarray(u), self._asked
+        own = jnp.log(jnp.diag(self.root)) + self.tails.log_slope(u[..., asked])
+        return jnp.zeros_like(u).at[..., asked].set(own)
 
     @property
     def _asked(self) -> Bool[np.ndarray, " d"]:

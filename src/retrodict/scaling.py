@@ -1,19 +1,13 @@
 """Scaling: from the user's units to numbers of order one, and back.
 
-    u = unconstrain(x)                         off the support, onto the real line
-    v = arcsinh((u - c) / w)                   only where the tails are heavy; v = (u - c) / w elsewhere
-    z = (v - m) / s                            zero mean, unit variance over the training rows, or less: none of them
-                                               is further than 12 from zero
+    u = unconstrain(x)         off the support, onto the real line
+    z = tame(u)                zero mean, unit variance over the training rows, heavy tails folded (`Tails`)
 
-and, of a model for one question, in the `Frame` of what is given.
-
-c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed
-them. A token has heavy tails when its central 99.8 % is more than twice as wide as that of the Gaussian with the same
-interquartile range. The log-determinant of the whole chain turns a density of z into a density of x.
+and, of a model for one question, in the `Frame` of what is given. The log-determinant of the whole chain turns a
+density of z into a density of x.
 """
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Iterable
 
@@ -21,18 +15,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from retrodict import supports
 from retrodict._errors import DataError
 from retrodict.frame import Frame
+from retrodict.tails import Tails
 from retrodict.variables import Layout, Variable
 
 
-GAUSSIAN_IQR = 1.349
-GAUSSIAN_RANGE = 6.18  # the central 99.8 % of a Gaussian, in standard deviations
-HEAVY = 2.0
-FURTHEST = 12.0  # of a training row, in standard deviations: a count that is 1 once in 10,000 rows would lie at 100
 AT_ONCE = 8192  # rows that are scaled together, at most
 NUMBERS = 2**21  # in these rows, at most: a few rows of images are not padded to gigabytes
 SAMPLE = 1_000_000  # numbers that tell the scale of a variable whose elements share it
@@ -45,18 +36,13 @@ class Scaling(eqx.Module):
     """
 
     layout: Layout = eqx.field(static=True)
-    center: Float[Array, " d"]
-    width: Float[Array, " d"]
-    heavy: Bool[Array, " d"]
-    mean: Float[Array, " d"]
-    std: Float[Array, " d"]
+    tails: Tails
     frame: Frame | None = None
 
     @classmethod
     def identity(cls, layout: Layout) -> "Scaling":
         """No scaling but the supports."""
-        zero, one = jnp.zeros(layout.size), jnp.ones(layout.size)
-        return cls(layout, zero, one, jnp.zeros(layout.size, bool), zero, one)
+        return cls(layout, Tails.identity(layout.size))
 
     def only(self, layout: Layout) -> "Scaling":
         """The scaling of some of the variables."""
@@ -71,16 +57,7 @@ class Scaling(eqx.Module):
     def _of(self, layout: Layout, which: np.ndarray) -> "Scaling":
         if self.frame is not None:
             raise DataError("a frame belongs to all variables of its layout together; use a model without one")
-        return self._made(layout, (part[which] for part in self._numbers))
-
-    @property
-    def _numbers(self) -> tuple[Array, ...]:
-        return self.center, self.width, self.heavy, self.mean, self.std
-
-    @classmethod
-    def _made(cls, layout: Layout, numbers: Iterable[Array]) -> "Scaling":
-        center, width, heavy, mean, std = numbers
-        return cls(layout, center, width, heavy, mean, std)
+        return Scaling(layout, jax.tree.map(lambda part: part[which], self.tails))
 
     @classmethod
     def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":
@@ -99,22 +76,10 @@ class Scaling(eqx.Module):
         if shared:
             return cls._shared(layout, rows, shared)
         u = np.asarray(cls.identity(layout).of_rows(rows), np.float64)
-        low, quarter, center, three, high = np.quantile(u, [0.001, 0.25, 0.5, 0.75, 0.999], axis=0)
-        width = (three - quarter) / GAUSSIAN_IQR
-        # more than half of the rows alike (a count that is mostly zero): fall back on the plain standard deviation
-        width = np.where(width > 0, width, u.std(axis=0))
-        if not width.all():
-            _constant(layout, np.flatnonzero(width == 0), len(rows))
-            width = np.where(width > 0, width, np.where(center == 0, 1.0, abs(center)))
-        heavy = (high - low) / width > HEAVY * GAUSSIAN_RANGE
-        plain = (u - center) / width
-        v = np.where(heavy, np.arcsinh(plain), plain)
-        mean = v.mean(axis=0)
-        std = np.maximum(v.std(axis=0), abs(v - mean).max(axis=0) / FURTHEST)
-        single = functools.partial(jnp.asarray, dtype=jnp.float32)
-        return cls(
-            layout, single(center), single(width), jnp.asarray(heavy), single(mean), single(np.where(std > 0, std, 1.0))
-        )
+        still = np.flatnonzero(u.std(axis=0) == 0)
+        if still.size:
+            _constant(layout, still, len(rows))
+        return cls(layout, Tails.fit(u))
 
     @classmethod
     def _shared(cls, layout: Layout, rows: np.ndarray, shared: list[slice]) -> "Scaling":
@@ -128,13 +93,14 @@ class Scaling(eqx.Module):
             sample = rows[:: max(1, rows[:, block].size // SAMPLE), block].reshape(-1, 1)
             sample = sample[np.isfinite(sample[:, 0])]  # a function has no value where it has no point
             one = cls.fit(Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),)), sample)
-            scalings.append(cls._made(Layout((v,)), (jnp.broadcast_to(part, v.size) for part in one._numbers)))
-        return cls._made(layout, map(jnp.concatenate, zip(*(s._numbers for s in scalings), strict=True)))
+            scalings.append(
+                cls(Layout((v,)), jax.tree.map(lambda part, v=v: jnp.broadcast_to(part, v.size), one.tails))
+            )
+        return cls(layout, jax.tree.map(lambda *parts: jnp.concatenate(parts), *(own.tails for own in scalings)))
 
     def forward(self, x: ArrayLike) -> Float[Array, "*n d"]:
         """Tokens `(*n, d)` in the user's units to scaled ones."""
-        plain = (supports.unconstrain(x, *self.layout.ends) - self.center) / self.width
-        z = (jnp.where(self.heavy, jnp.arcsinh(plain), plain) - self.mean) / self.std
+        z = self.tails.tame(supports.unconstrain(x, *self.layout.ends))
         return z if self.frame is None else self.frame.enter(z)
 
     def framed(self, rows: np.ndarray) -> "Scaling":
@@ -164,9 +130,7 @@ class Scaling(eqx.Module):
 
     def unscale(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Scaled tokens `(*n, d)` to the real line before `constrain`."""
-        v = self._standard(z) * self.std + self.mean
-        plain = jnp.where(self.heavy, jnp.sinh(jnp.where(self.heavy, v, 0.0)), v)
-        return plain * self.width + self.center
+        return self.tails.free(self._out_of_frame(z))
 
     def inverse(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Scaled tokens `(*n, d)` back to the user's units, always inside the supports."""
@@ -174,13 +138,11 @@ class Scaling(eqx.Module):
 
     def log_slope(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """`log |dx/dz|` per token, so that log p(x) = log p(z) - the sum over what is asked."""
-        v = self._standard(z) * self.std + self.mean
-        bend = jnp.where(self.heavy, jnp.log(jnp.cosh(jnp.where(self.heavy, v, 0.0))), 0.0)
         slope = supports.log_slope(self.unscale(z), *self.layout.ends)
-        own = slope + bend + jnp.log(self.width * self.std)
-        return own if self.frame is None else own + self.frame.log_slope
+        own = slope + self.tails.log_slope(self._out_of_frame(z))
+        return own if self.frame is None else own + self.frame.log_slope(z)
 
-    def _standard(self, z: ArrayLike) -> Float[Array, "*n d"]:
+    def _out_of_frame(self, z: ArrayLike) -> Float[Array, "*n d"]:
         return jnp.asarray(z) if self.frame is None else self.frame.leave(z)
 
 

@@ -219,7 +219,7 @@ def _train(exam: Exam, sims: Any, path: Path | None, *, progress: bool) -> _Trai
             model, account = learn_posterior(
                 sims, dependencies=structure, failed="given", key=exam.seed, progress=progress
             )
-            return model, account.histories["final"], account
+            return model, account.histories[account.chosen], account
         untrained = joint(sims.layout, path=path, key=exam.seed)
         return *fit(untrained, sims, key=exam.seed + 1, failed="given", progress=progress), None
 

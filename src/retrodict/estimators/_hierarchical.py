@@ -87,12 +87,10 @@ class Hierarchical(eqx.Module):
         z = self.site.scaling.resized(question.layout).only(layout).forward(question.values)
         roles = jnp.pad(jnp.asarray(question.roles), pad, constant_values=ABSENT)
         found = _read(self._reader(question.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
-        k, own = len(found.center), self.shared.scaling
-        scaling = dataclasses.replace(
-            own,
-            mean=own.mean.at[:k].add(found.center * own.std[:k]),
-            std=own.std.at[:k].multiply(found.width),
-        )
+        k, own = len(found.center), self.shared.scaling.tails
+        mean, std = own.mean.at[:k].add(found.center * own.std[:k]), own.std.at[:k].multiply(found.width)
+        tails = dataclasses.replace(own, mean=mean, std=std)
+        scaling = dataclasses.replace(self.shared.scaling, tails=tails)
         return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(found.features)}
 
     def _reader(self, layout: Layout) -> SiteReader:

@@ -240,9 +240,8 @@ def _scaled(model: Hierarchical, site: Generative) -> Generative:
     """The model of what is shared, in the scale of the simulations."""
     own = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
     k, scaling = own.layout.size, Scaling.identity(model.shared.layout)
-    parts = ("center", "width", "heavy", "mean", "std")
-    changed = {name: getattr(scaling, name).at[:k].set(getattr(own, name)) for name in parts}
-    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, **changed))
+    tails = jax.tree.map(lambda plain, ours: plain.at[:k].set(ours), scaling.tails, own.tails)
+    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, tails=tails))
 
 
 def _of_rows(pace: Pace) -> Pace:
