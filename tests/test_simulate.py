@@ -50,6 +50,21 @@ def test_a_numpy_simulator_called_by_hand():
     np.testing.assert_array_equal(simulator(5, a=1.0)["y"], simulator(jax.random.key(5), a=1.0)["y"])
 
 
+def test_a_row_that_raises_has_failed():
+    """In memory as in a store; where none ends well, its own words say why."""
+
+    def refuse(rng, a, most=1.0):
+        if a > most:
+            raise ValueError("too far")
+        return {"y": np.array([a, rng.normal()])}
+
+    sims = rd.simulate(rd.Problem({"a": dist.Normal(0.0, 1.0)}, rd.numpy_simulator(refuse)), 500, key=0)
+    assert (sims["a"] <= 1.0).all()
+    assert (sims.failed["a"] > 1.0).all()
+    assert abs(sims.n_failed / 500 - 0.1587) < 5 * np.sqrt(0.1587 * 0.8413 / 500)
+    assert f"{sims.n_failed} failed (ValueError: too far)" in repr(sims)
+
+
 def test_numpy_simulators_have_a_stream_per_row():
     problem = rd.Problem({"a": dist.Normal(0.0, 1.0)}, rd.numpy_simulator(lambda rng, a: {"y": a + rng.normal(size=2)}))
     sims, again = rd.simulate(problem, 50, key=0), rd.simulate(problem, 20, key=0)

@@ -22,7 +22,8 @@ BATCH = 4096  # rows that a simulator in JAX runs at once, at most
 class Simulations(Mapping[str, np.ndarray]):
     """A mapping name -> array `(n, *shape)` of the rows that ended well, with the layout and the count of the others.
 
-    `failed` holds the parameters of the rows whose data were not finite. With `sites` above zero, what a site has for
+    `failed` holds the parameters of the rows whose data were not finite or whose run raised, and `error` what the first
+    of the latter said. With `sites` above zero, what a site has for
     itself comes as `(n, sites, *shape)`, NaN at sites that a row does not have; `layout` is that of one site. `problem`
     is what was simulated, if that is known. Rows of a store are read when they are asked for, and with `growing` there
     may be more of them later.
@@ -34,6 +35,7 @@ class Simulations(Mapping[str, np.ndarray]):
     sites: int = 0
     problem: Problem | None = None
     growing: bool = False
+    error: str = ""
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.arrays[name]
@@ -66,7 +68,8 @@ class Simulations(Mapping[str, np.ndarray]):
         sites = (self.sites,) if self.sites else ()
         own = {v.name: (*(sites if v.plate else ()), *v.shape) for v in self.layout.variables}
         shapes = ", ".join(f"{name}: {(self.kept, *shape)}" for name, shape in own.items())
-        return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed; {shapes})"
+        said = f" ({self.error})" if self.error else ""
+        return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed{said}; {shapes})"
 
 
 def _count(arrays: Mapping[str, np.ndarray]) -> int:

@@ -91,11 +91,15 @@ def _in_memory(problem: Problem, n: int, root: jax.Array, sites: int | np.ndarra
         raise DataError("`sites` counts the sites of a plate, and this problem has none; write one: rd.Plate")
     if counts.dtype.kind not in "iu" or counts.shape not in ((), (n,)) or counts.min() < (1 if counts.ndim else 0):
         raise DataError(f"`sites` must be a whole number, or one for each of the {n} rows, at least 1 each")
-    run = _run_rows if isinstance(problem.simulator, NumpySimulator) else _run_batches
-    values = run(problem, n, root, int(counts.max()))
+    errors: list[str] = []
+    if isinstance(problem.simulator, NumpySimulator):
+        values = _run_rows(problem, n, root, int(counts.max()), errors)
+    else:
+        values = _run_batches(problem, n, root, int(counts.max()))
     well = ended_well(values, layout)
     if not well.any():
-        raise RetrodictError(f"none of {n} simulations ended with finite data: check the simulator on one draw")
+        said = f" ({errors[0]})" if errors else ""
+        raise RetrodictError(f"none of {n} simulations ended with finite data{said}: check the simulator on one draw")
     if counts.ndim:
         beyond = np.arange(counts.max()) >= counts[:, None]
         for name in layout.own:
@@ -103,7 +107,7 @@ def _in_memory(problem: Problem, n: int, root: jax.Array, sites: int | np.ndarra
             values[name][beyond] = np.nan
     kept = {name: values[name][well] for name in layout.names}
     failed = {name: values[name][~well] for name in layout.parameters} if not well.all() else {}
-    return Simulations(kept, layout, failed, int(counts.max()), problem)
+    return Simulations(kept, layout, failed, int(counts.max()), problem, error=errors[0] if errors else "")
 
 
 def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[str, np.ndarray]:
@@ -126,13 +130,19 @@ def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[
     return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
 
 
-def _run_rows(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[str, np.ndarray]:
+def _run_rows(problem: Problem, n: int, root: jax.Array, sites: int, errors: list[str]) -> dict[str, np.ndarray]:
+    """Rows one after the other; one that raises has no data, and what it says goes to `errors`."""
     draw, draw_own = jax.jit(problem.prior.draw), jax.jit(problem.prior.draw_own)
+    nothing = {v.name: np.full(v.shape, np.nan) for v in problem.layout.variables if v.kind != "parameter"}
 
     def run(key_prior: jax.Array, key_run: jax.Array, parameters: dict[str, jax.Array]) -> dict[str, Any]:
         parameters = jax.device_get(parameters)
         seen = jax.device_get(problem.prior.recorded(key_prior, parameters))
-        return {**seen, **recorded(problem.simulator(key_run, **parameters))}
+        try:
+            return {**seen, **recorded(problem.simulator(key_run, **parameters))}
+        except Exception as error:
+            errors.append(f"{type(error).__name__}: {error}")
+            return {**seen, **nothing}
 
     rows = []
     for row in range(n):
