@@ -1,5 +1,7 @@
 """Frames: where all is linear and Gaussian they are the answer; elsewhere they change coordinates and nothing else."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,19 @@ def test_it_goes_on_in_its_frame(model, sims):
     """Training more leaves the coordinates as they are."""
     more = rd.fit(model, sims, key=1, steps=1, progress=False)[0]
     np.testing.assert_array_equal(more.scaling.frame.line, model.scaling.frame.line)
+
+
+def test_what_is_interchangeable_is_shuffled_before_the_frame_sees_it(sims, model, monkeypatch):
+    """With a line that treats the two data unlike: the same loss as of a row that came in the other order."""
+    structure = rd.Dependencies({"x": ["theta"]}, exchangeable={"x": 2})
+    model = dataclasses.replace(model, dependencies=structure)
+    swap = np.array([0, 1, 3, 2])
+    z = jnp.array([0.3, -0.2, 0.5, 0.1])
+    for order, row in ((swap, z), (np.arange(4), z[swap])):
+        monkeypatch.setattr(rd.Dependencies, "shuffle", lambda self, layout, order=order: lambda key: order)
+        loss = float(model.loss(model.scaling.frame.enter(row), jax.random.key(0), jnp.array(0.3)))
+        first = loss if order is swap else first
+    assert loss == pytest.approx(first, rel=1e-5)
 
 
 def test_a_likelihood_has_one_too(sims):
