@@ -155,6 +155,7 @@ def little(monkeypatch):
     """A rule that trains networks that learn next to nothing."""
     monkeypatch.setattr(recipe, "NET", rd.nets.ResMLP(8, 1))
     monkeypatch.setattr(recipe, "STEPS", 2)
+    monkeypatch.setattr(recipe, "TUNING", {"steps": 2})
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
     monkeypatch.setattr(recipe, "MADE", 100)
 

@@ -25,6 +25,7 @@ def problem(noise=NOISE):
 def small(monkeypatch):
     monkeypatch.setattr(recipe, "NET", rd.nets.ResMLP(32, 2))
     monkeypatch.setattr(recipe, "STEPS", 400)
+    monkeypatch.setattr(recipe, "TUNING", {"steps": 50, "learning_rate": 3e-4})
     monkeypatch.setattr(recipe, "SURROGATE", SURROGATE)
     monkeypatch.setattr(recipe, "MADE", 5000)
 
@@ -34,9 +35,9 @@ def test_a_posterior_from_few_simulations(small):
     structure = rd.Dependencies({f"x[{i}]": [f"theta[{i}]"] for i in range(3)})
     sims = rd.simulate(problem(), 200, key=0)
     model, account = rd.learn_posterior(sims, dependencies=structure, key=1, progress=False)
-    assert account.chosen == "synthetic"
+    assert account.chosen in ("synthetic", "tuned")
     assert account.losses["synthetic"] < account.losses["direct"] - 0.05
-    assert set(account.histories) == {"direct", "surrogate", "synthetic"}
+    assert set(account.histories) == {"direct", "surrogate", "synthetic", "tuned"}
     assert account.histories["synthetic"].step[-1] == 400
     x = np.array([0.5, -1.0, 0.2], np.float32)
     theta = model.sample(2000, given={"x": x}, key=2)["theta"]
@@ -101,3 +102,5 @@ def test_the_direct_way_must_be_better_by_two_standard_errors():
     assert recipe._better({"direct": losses, "synthetic": losses + 0.01 + one}) == "direct"
     assert recipe._better({"direct": one, "synthetic": losses}) == "synthetic"
     assert recipe._better({"direct": losses}) == "direct"
+    assert recipe._better({"direct": one, "synthetic": losses, "tuned": losses - 0.1}) == "tuned"
+    assert recipe._better({"direct": one, "synthetic": losses, "tuned": losses + 0.1}) == "synthetic"
