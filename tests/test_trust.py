@@ -71,6 +71,13 @@ def test_a_right_model_passes_and_carries_the_outcome(exact, checked):
 
 
 @pytest.mark.slow
+def test_an_outcome_is_told_in_a_line(checked):
+    """As it is printed: thousands of ranks tell nobody anything."""
+    found = checked[1]
+    assert repr(found).startswith(f"Check(passed, p = {found.p_value:.2g} at a level of 0.05 (sbc")
+    assert len(repr(found)) < 200
+
+
 def test_false_alarms_of_the_whole_check_are_as_stated(exact):
     """12 checks at a level of 20 %: more than 8 failures have a probability of 6e-5 at that rate."""
     failed = sum(

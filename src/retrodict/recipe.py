@@ -42,7 +42,7 @@ LONGEST = 16  # numbers in one part: where there are more, the last are learned 
 NET = ResMLP(256, 3)
 SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
 STEPS = 12_000
-TUNING: dict[str, Any] = {"steps": 3_000, "learning_rate": 3e-4}
+TUNING: dict[str, Any] = {"steps": 1_000, "learning_rate": 1e-4}
 ERRORS = 2.0  # standard errors by which the direct way must be better
 MADE = 200_000  # synthetic simulations
 

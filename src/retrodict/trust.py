@@ -56,6 +56,16 @@ class Check:
         """Whether all tests passed together, at a rate `calibration.level` of false alarms."""
         return self.calibration.ok
 
+    def tell(self) -> str:
+        """The outcome in one line."""
+        own = self.calibration
+        each = ", ".join(f"{name} {p:.2g}" for name, p in own.p_values)
+        outcome = f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {own.level:g} ({each})"
+        return f"{outcome}; {own.simulations} simulations, {own.draws} draws, {self.seconds:.0f} s"
+
+    def __repr__(self) -> str:
+        return f"Check({self.tell()})"
+
 
 def check(
     model: Generative,
