@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict import distillation
 from retrodict.frame import Frame
-from retrodict.scaling import Scaling
 
 
 NOISE = 0.05
@@ -179,5 +179,14 @@ def test_what_is_refused(model, sims):
         model.scaling.only(sims.layout.without(["x"]))
 
 
-def test_a_scaling_without_one_has_none(sims):
-    assert Scaling.identity(sims.layout).framed(np.zeros((3, 4))).frame is None
+def test_a_head_of_a_framed_model_keeps_it(model, sims, tmp_path, monkeypatch):
+    """Densities of a linear Gaussian in its frame, which the file must hold."""
+    monkeypatch.setattr(distillation, "PAIRS", 2048)
+    monkeypatch.setattr(distillation, "JUDGES", 512)
+    how = {"width": 8, "depth": 1, "components": 1, "steps": 20, "observations": 20, "progress": False, "key": 0}
+    head, _ = rd.distill_density(model, sims, given=["x"], **how)
+    again = rd.load(rd.save(head, tmp_path / "head"))
+    theta = exact()[0][None].astype(np.float32)
+    found = [one.log_prob({"theta": theta}, given={"x": X})[0] for one in (head, again)]
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx(-0.5 * np.linalg.slogdet(2 * np.pi * exact()[1])[1], abs=0.3)

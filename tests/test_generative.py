@@ -306,6 +306,10 @@ def test_a_model_of_one_question_says_what_it_does_not_know(one_question, sims):
         one_question.log_prob({"noise": np.ones(3)}, given=given)
     with pytest.raises(rd.QueryError, match="one question"):
         one_question.sample(5, given=given, strength=2.0, key=0)
+    some = rd.joint(sims.layout, net=rd.nets.ResMLP(8, 1), roles=rd.roles.Query((1, 0, *[2] * (sims.layout.size - 2))))
+    with pytest.raises(rd.QueryError, match="one question, 'rate' given 'counts'"):
+        some.sample(5, given=given, key=0)
+    assert some.sample(5, given=given, of=["rate"], key=0)["rate"].shape == (5,)
     with pytest.raises(rd.QueryError, match="given nothing, and knows no other"):
         rd.unconditional(sims.layout, net=rd.nets.ResMLP(8, 1)).sample(5, given=given, key=0)
 

@@ -103,12 +103,9 @@ class Scaling(eqx.Module):
         z = self.tails.tame(supports.unconstrain(x, *self.layout.ends))
         return z if self.frame is None else self.frame.enter(z)
 
-    def framed(self, rows: np.ndarray) -> "Scaling":
-        """The same, in the frame that training rows `(n, d)` in the user's units tell, if it has one."""
-        if self.frame is None:
-            return self
-        plain = dataclasses.replace(self, frame=None)
-        return dataclasses.replace(self, frame=self.frame.fit(plain.of_rows(rows)))
+    def framed(self, frame: Frame | None, rows: np.ndarray) -> "Scaling":
+        """The same, in a frame fitted to training rows `(n, d)` in the user's units, if there is to be one."""
+        return self if frame is None else dataclasses.replace(self, frame=frame.fit(self.of_rows(rows)))
 
     def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
         """`forward` of any number of rows `(n, d)`, by the same compiled code."""

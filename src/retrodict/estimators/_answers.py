@@ -22,7 +22,7 @@ from retrodict.estimators._rows import density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
 from retrodict.paths import LogSNR
 from retrodict.progress import Progress
-from retrodict.roles import GIVEN, LATENT
+from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES
 from retrodict.solvers import AbstractSolver, DPMSolver, Midpoint, Straightened
 from retrodict.tokens import Batch, Question, as_numbers, ask, elements, flatten, unflatten
 from retrodict.variables import At
@@ -111,13 +111,14 @@ def completed(model: Any, roles: np.ndarray) -> np.ndarray:
         QueryError: there is none.
     """
     fixed = model.law.fixed(model.layout)
-    if (((fixed == GIVEN) & (roles != GIVEN)) | ((fixed == LATENT) & (roles == GIVEN))).any():
+    left_out = (fixed == LATENT) & (roles == ABSENT)
+    if ((fixed != VARIES) & (roles != fixed) & ~left_out).any():
         known, asked = (listed(elements(model.layout, fixed == role)) for role in (GIVEN, LATENT))
         raise QueryError(
             f"this model was trained for one question, {asked} given {known or 'nothing'}, and knows no other; "
             "give all of it, or ask a model of `rd.joint`"
         )
-    return np.where(fixed == LATENT, LATENT, roles)
+    return np.where(left_out, LATENT, roles)
 
 
 def draw(model: Any, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
