@@ -137,6 +137,15 @@ def test_densities_integrate_to_one_where_a_support_ends():
     assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=0.04)  # the integrator errs by .03 nats
 
 
+def test_coordinates_need_all_that_is_given(model):
+    values = {"theta": exact()[0][None], "x": X[None]}
+    back = model.from_coordinates(model.to_coordinates(values))
+    np.testing.assert_allclose(back["theta"], values["theta"], atol=1e-4)
+    for walk in (model.to_coordinates, model.from_coordinates):
+        with pytest.raises(rd.QueryError, match="follow what is given; `values` lacks 'x'"):
+            walk({"theta": values["theta"]})
+
+
 def test_a_file_keeps_it(model, tmp_path):
     rd.save(model, tmp_path / "model")
     again = rd.load(tmp_path / "model")
@@ -177,6 +186,21 @@ def test_what_is_refused(model, sims):
         model.sample(3, given={"x": X, "theta": rd.Interval([0.0, 0.0], [1.0, 1.0])}, key=0)
     with pytest.raises(rd.DataError, match="all variables of its layout together"):
         model.scaling.only(sims.layout.without(["x"]))
+
+
+def test_a_student_of_a_framed_posterior_takes_two_steps(model, sims, tmp_path, monkeypatch):
+    """Hardly trained: two steps leave half of the width, and the frame knows the place."""
+    monkeypatch.setattr(distillation, "PAIRS", 1024)
+    monkeypatch.setattr(distillation, "JUDGES", 256)
+    monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
+    how = {"net": rd.nets.ResMLP(8, 1), "steps": 2, "observations": 2, "draws": 50, "progress": False, "key": 0}
+    student, _ = rd.distill(model, sims, given=["x"], evaluations=2, **how)
+    again = rd.load(rd.save(student, tmp_path / "student"))
+    assert student.evaluations == student.solver.evaluations == again.solver.evaluations == 2
+    draws, loaded = (one.sample(4000, given={"x": X}, key=1)["theta"] for one in (student, again))
+    np.testing.assert_array_equal(draws, loaded)
+    mean, cov = exact()
+    np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.15 * np.sqrt(cov.diagonal().max()))
 
 
 def test_a_head_of_a_framed_model_keeps_it(model, sims, tmp_path, monkeypatch):

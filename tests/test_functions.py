@@ -17,7 +17,7 @@ import retrodict as rd
 from retrodict.estimators._answers import at_points, questioned
 from retrodict.estimators._guided import PROPOSER
 from retrodict.functions import slots
-from retrodict.roles import ABSENT, GIVEN, LATENT, Placed
+from retrodict.roles import ABSENT, GIVEN, LATENT, Known
 from retrodict.scaling import Scaling
 from retrodict.tokens import ask, flatten
 from retrodict.variables import Layout, Variable
@@ -127,7 +127,7 @@ def test_missing_points_cost_nothing(models):
 
 
 def test_where_functions_lie_is_always_given():
-    law = Placed(rd.roles.random_roles())
+    law = Known(rd.roles.random_roles(), tuple(PROBLEM.layout.places))
     roles = np.asarray(jax.vmap(lambda key: law.draw(key, PROBLEM.layout))(jr.split(jr.key(0), 500)))
     places = np.concatenate([np.arange(PROBLEM.layout.size)[PROBLEM.layout.slices[n]] for n in PROBLEM.layout.places])
     assert (roles[:, places] == GIVEN).all()
@@ -224,6 +224,17 @@ def test_a_model_with_functions_survives_a_file(models, tmp_path):
     question = {"given": {"y": rd.At(T, Y)}, "of": {"trend": rd.At([1.0])}, "key": 3}
     again = rd.load(tmp_path / "model.safetensors").sample(5, **question)["trend"]
     np.testing.assert_array_equal(again, model.sample(5, **question)["trend"])
+
+
+def test_a_model_of_one_question_about_functions_answers_that_one_alone(models):
+    """Fewer points are the same question; a function of which it knows nothing, or asks nothing, is another."""
+    given, trend = {"y": rd.At(T, Y), "top": 3.0}, {"trend": rd.At(T)}
+    whole = models["flux"].sample(3, given=given, of={"level": None, **trend}, key=0)
+    part = models["flux"].sample(3, given=given, of=trend, key=0)
+    np.testing.assert_array_equal(part["trend"], whole["trend"])
+    for known, of in ((given, ["level"]), ({"top": 3.0}, trend), ({"y": given["y"]}, trend)):
+        with pytest.raises(rd.QueryError, match="one question, 'level', 'trend' given 'top', 'y'"):
+            models["flux"].sample(3, given=known, of=of, key=0)
 
 
 REFUSED = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES, Known, Observed, law_from_json
+from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES, Composed, Known, Observed, OneSite, law_from_json
 
 
 N = 20_000
@@ -95,6 +95,9 @@ def test_missing_data(gaussian_layout):
     # of a datum: given 1/2, absent 1/4; of a parameter: absent 1/2, but for rows that had nothing left to ask
     assert close(np.mean(some[:, 4] == GIVEN), 1 / 2)
     assert close(np.mean(some[:, 4] == ABSENT), 1 / 4)
+    p, q = np.meshgrid(*[(np.arange(400) + 0.5) / 400] * 2)
+    redrawn = np.mean((q * (p + (1 - p) * q)) ** 3)  # all parameters absent, all data given or absent
+    assert close(np.mean(some[:, 0] == ABSENT), 1 / 2 - redrawn)
     assert (some == LATENT).any(axis=1).all()
 
 
@@ -106,6 +109,10 @@ def test_missing_data(gaussian_layout):
         rd.roles.Missing(0.1, 0.2),
         rd.roles.Query((0, 1, 2, 2, 2, 1)),
         rd.roles.random_roles(0.2, 0.3),
+        Observed(rd.roles.random_roles(), ("c",), (1,)),
+        Known(rd.roles.Missing(), ("c",)),
+        OneSite(0.4),
+        Composed(),
     ],
     ids=lambda law: type(law).__name__,
 )

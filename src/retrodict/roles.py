@@ -188,20 +188,6 @@ class Observed(AbstractRoleLaw):
 
 
 @dataclass(frozen=True)
-class Placed(AbstractRoleLaw):
-    """Another law for a layout with functions: where they lie is always given."""
-
-    law: AbstractRoleLaw
-
-    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        inner = layout.without(layout.places)
-        return jnp.pad(self.law.draw(key, inner), (0, layout.size - inner.size), constant_values=GIVEN)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": "Placed", "law": self.law.to_json()}
-
-
-@dataclass(frozen=True)
 class OneSite(AbstractRoleLaw):
     """Of one site of a plate: what all sites share is given, its own parameters are latent, and so are its data with
     probability `predicted`, else given."""
@@ -305,8 +291,6 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
         return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
     if name == "Known":
         return Known(law_from_json(settings["law"]), tuple(settings["names"]))
-    if name == "Placed":
-        return Placed(law_from_json(settings["law"]))
     if name not in _LAWS:
         raise FileError(f"the file names the law of roles '{name}', which this version does not know")
     return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})

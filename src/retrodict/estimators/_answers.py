@@ -111,8 +111,12 @@ def completed(model: Any, roles: np.ndarray) -> np.ndarray:
         QueryError: there is none.
     """
     fixed = model.law.fixed(model.layout)
-    left_out = (fixed == LATENT) & (roles == ABSENT)
-    if ((fixed != VARIES) & (roles != fixed) & ~left_out).any():
+    left_out, strange = (roles == ABSENT) & (fixed == LATENT), (roles != fixed) & (fixed != VARIES)
+    for name in model.layout.functions:  # fewer points than slots are no other question, but none at all are
+        block = model.layout.slices[name]
+        left_out[:, block] = False
+        strange[:, block] &= (roles[:, block] != ABSENT) | (roles[:, block] == ABSENT).all(axis=1, keepdims=True)
+    if (strange & ~left_out).any():
         known, asked = (listed(elements(model.layout, fixed == role)) for role in (GIVEN, LATENT))
         raise QueryError(
             f"this model was trained for one question, {asked} given {known or 'nothing'}, and knows no other; "
@@ -228,6 +232,14 @@ def field(
         field_rows(model.core(), kind, jnp.asarray(rows[:, kept]), z, jnp.asarray(roles), jnp.asarray(t, float))
     )
     return unflatten(model.modeled, np.where(roles[:, kept] == LATENT, found, np.nan), values)
+
+
+def in_coordinates(model: Any, values: Mapping[str, Any], by: Callable[[Any], Any]) -> dict[str, np.ndarray]:
+    """`Generative.to_coordinates` and its inverse."""
+    absent = [name for name in model.layout.names if name not in values]
+    if model.scaling.frame is not None and absent:
+        raise QueryError(f"the coordinates of a framed model follow what is given; `values` lacks {listed(absent)}")
+    return unflatten(model.layout, np.asarray(by(flatten(model.layout, values, values, where="`values`"))), values)
 
 
 def no_functions(model: Any, what: str) -> None:

@@ -37,7 +37,7 @@ from retrodict.paths import Flow, Guess, Path
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver
-from retrodict.tokens import Batch, flatten, unflatten
+from retrodict.tokens import Batch, unflatten
 from retrodict.variables import Layout, places_of
 
 
@@ -351,14 +351,15 @@ class Generative(eqx.Module):
         return _answers.field(self, "score", values, t, given)
 
     def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Values `(n, *shape)` in the user's units in the model's coordinates: unconstrained and standardized."""
-        tokens = flatten(self.layout, values, values, where="`values`")
-        return unflatten(self.layout, np.asarray(self.scaling.forward(tokens)), values)
+        """Values `(n, *shape)` in the user's units in the model's coordinates: unconstrained and standardized.
+
+        A framed model follows what is given, so that it needs values of all variables; else there is a QueryError.
+        """
+        return _answers.in_coordinates(self, values, self.scaling.forward)
 
     def from_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The inverse of `to_coordinates`."""
-        tokens = flatten(self.layout, values, values, where="`values`")
-        return unflatten(self.layout, np.asarray(self.scaling.inverse(tokens)), values)
+        return _answers.in_coordinates(self, values, self.scaling.inverse)
 
     def seen_at(self, layout: Layout) -> "Generative":
         """The same model for other numbers of points of its functions, as `layout` has them."""

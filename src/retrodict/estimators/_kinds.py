@@ -17,9 +17,9 @@ from retrodict.roles import (
     GIVEN,
     LATENT,
     AbstractRoleLaw,
+    Known,
     Likelihood,
     Observed,
-    Placed,
     Posterior,
     Unconditional,
     random_roles,
@@ -65,11 +65,10 @@ def joint(
     if architecture.embedded:
         law = Observed(law, architecture.embedded, tuple(map(architecture.pieces, architecture.embedded)))
     if layout.functions:
-        law = Placed(law)
+        law = Known(law, tuple(layout.places))
     if dependencies is not None:
-        dependencies.adjacency(
-            layout.without(layout.places)
-        )  # says what is wrong with them, whether or not the network looks at edges
+        # says what is wrong with them, whether or not the network looks at edges
+        dependencies.adjacency(layout.without(layout.places))
     scaling = Scaling.identity(layout)
     if framed:
         scaling = dataclasses.replace(scaling, frame=_frame(layout, architecture, law))

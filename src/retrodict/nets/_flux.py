@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -24,7 +23,7 @@ from retrodict.nets._base import AbstractNet, Constant
 from retrodict.nets._blocks import Parallel, Sequential, TimeEmbedding, attend, normalize
 from retrodict.nets._simformer import OneStream
 from retrodict.nets._tokenizer import AbstractTransformer, Prepared, Tokenizer
-from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw, Likelihood, Observed, Placed, Posterior, Query
+from retrodict.roles import GIVEN, LATENT, VARIES, AbstractRoleLaw
 from retrodict.variables import Layout
 
 
@@ -54,18 +53,14 @@ class Flux1(AbstractTransformer):
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
     ) -> AbstractNet:
-        inner = law
-        while isinstance(inner, Observed | Placed):
-            inner = inner.law
-        if not isinstance(inner, Posterior | Likelihood | Query):
+        roles = law.fixed(layout)
+        if (roles[layout.tokens_of(layout.without(self.embedded).names)] == VARIES).any():
             raise QueryError(
-                "Flux1 keeps what is given and what is asked in two streams, so it serves one fixed question, but "
-                f"{type(inner).__name__} draws a new one for every row; use rd.posterior or rd.likelihood, or "
-                "Flux1Joint"
+                "Flux1 keeps what is given and what is asked in two streams, so it serves one fixed question, but this "
+                f"law of roles ({type(law).__name__}) draws another for every row; use rd.posterior or rd.likelihood, "
+                "or Flux1Joint"
             )
-        with jax.ensure_compile_time_eval():
-            asked = np.asarray(law.draw(jr.key(0), layout)) == LATENT
-        return TwoStreams(self, layout, dependencies, asked, key=key)
+        return TwoStreams(self, layout, dependencies, roles == LATENT, key=key)
 
 
 class TwoStreams(AbstractNet):
