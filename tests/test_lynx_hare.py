@@ -203,8 +203,6 @@ def test_exact_posterior_is_that_of_the_case_study():
         # six standard errors of their run, and the rounding of their print; ours adds a tenth of that
         assert abs(row["mean"] - mean) < 6 * error + 5e-4
         assert abs(row["sd"] - sd) < 0.1 * sd + 5e-4  # their sd has a standard error of 2 %, and three digits
-        assert row["r_hat"] < 1.01
-        assert row["ess"] > 1000
 
 
 def test_exact_answers_have_every_question():
@@ -237,6 +235,11 @@ def test_questions_that_make_no_sense(given, draws, message):
         lynx_hare.exact_posterior(given, 0, draws=draws)
 
 
+def test_data_that_nothing_explains_are_refused():
+    with pytest.raises(rd.QueryError, match="no draw of the prior makes these data possible"):
+        _nuts._next_step(np.full(9, -np.inf), 1.0)
+
+
 def test_convergence_tells_chains_that_disagree():
     chains = np.random.default_rng(0).normal(size=(4, 1000))
     apart = chains + np.arange(4)[:, None]
@@ -246,21 +249,10 @@ def test_convergence_tells_chains_that_disagree():
     assert found["apart"]["r_hat"] > 1.3
 
 
-def questions():
-    """What is given in each of the questions that `exact` answers."""
-    hare, lynx = (np.array(row, np.float32) for row in (lynx_hare.HARE, lynx_hare.LYNX))
-    seen, kept = np.arange(21) < lynx_hare.FORECAST, ~np.isin(np.arange(21), lynx_hare.MISSING)
-    return {
-        "full": {"hare": hare, "lynx": lynx},
-        "forecast": {"hare": np.where(seen, hare, np.nan), "lynx": np.where(seen, lynx, np.nan)},
-        "missing": {"hare": hare, "lynx": np.where(kept, lynx, np.nan)},
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("question", ["full", "forecast", "missing"])
 def test_exact_posterior_can_be_made_again(question):
-    draws = lynx_hare.exact_posterior(questions()[question], 7, draws=4000)
+    draws = lynx_hare.exact_posterior(lynx_hare.questions()[question], 7, draws=4000)
     assert {name: value.shape for name, value in draws.items()} == dict.fromkeys(lynx_hare.PARAMETERS, (4000,))
     for name, row in lynx_hare.exact()[question]["parameters"].items():
         # `exact_posterior` vouches for 1000 independent draws, the table has its ess: |z| < 5, false alarms 8 * 6e-7
@@ -274,7 +266,7 @@ def test_exact_posterior_can_be_made_again(question):
 def test_another_sampler_finds_the_same_posterior_from_the_prior(monkeypatch, question):
     # particles tempered from the whole prior: a second mode that every chain of NUTS had missed would show
     monkeypatch.setattr(_nuts, "MOVES", 50)
-    given = {name: jnp.asarray(value) for name, value in questions()[question].items()}
+    given = {name: jnp.asarray(value) for name, value in lynx_hare.questions()[question].items()}
     prior = lynx_hare.problem().prior
     w = _nuts.tempered(prior, lambda p: lynx_hare.log_likelihood(**given, **p), jax.random.key(5), particles=4000)
     particles = dict(zip(lynx_hare.PARAMETERS, np.exp(np.asarray(w, float)).T, strict=True))

@@ -15,30 +15,17 @@ import jax
 import numpy as np
 
 from retrodict.tasks import lynx_hare
-from retrodict.tasks._nuts import convergence
+from retrodict.tasks._nuts import MAX_R_HAT, MIN_ESS, convergence
 
 
 OUT = Path(lynx_hare.__file__).with_name("lynx_hare_exact.json")
 Asked = dict[str, tuple[int, ...]]
-
-
-def questions() -> dict[str, tuple[dict[str, np.ndarray], Asked]]:
-    """What is given, and the years of each species that are asked for."""
-    counts = {"hare": np.array(lynx_hare.HARE, np.float32), "lynx": np.array(lynx_hare.LYNX, np.float32)}
-    later = tuple(range(lynx_hare.FORECAST, len(lynx_hare.YEARS)))
-    return {
-        "full": (counts, {}),
-        "forecast": ({name: hide(row, later) for name, row in counts.items()}, {"hare": later, "lynx": later}),
-        "missing": (
-            {"hare": counts["hare"], "lynx": hide(counts["lynx"], lynx_hare.MISSING)},
-            {"lynx": lynx_hare.MISSING},
-        ),
-    }
-
-
-def hide(row: np.ndarray, years: tuple[int, ...]) -> np.ndarray:
-    """The row with NaN in these years."""
-    return np.where(np.isin(np.arange(len(row)), years), np.nan, row)
+LATER = tuple(range(lynx_hare.FORECAST, len(lynx_hare.YEARS)))
+ASKED: dict[str, Asked] = {  # the years of each species that a question is about
+    "full": {},
+    "forecast": {"hare": LATER, "lynx": LATER},
+    "missing": {"lynx": lynx_hare.MISSING},
+}
 
 
 def summary(draws: np.ndarray) -> dict[str, Any]:
@@ -58,7 +45,7 @@ def answer(given: dict[str, np.ndarray], asked: Asked, *, seed: int, draws: int)
     found = convergence(chains)
     worst = max(f["r_hat"] for f in found.values()), min(f["ess"] for f in found.values())
     print(f"  {seconds:.0f} s, largest r_hat {worst[0]:.4f}, smallest ess {worst[1]:.0f}", flush=True)
-    if not (worst[0] < lynx_hare.MAX_R_HAT and worst[1] > lynx_hare.MIN_ESS):
+    if not (worst[0] < MAX_R_HAT and worst[1] > MIN_ESS):
         raise SystemExit("not converged: nothing was written")
     flat = {name: chain.ravel() for name, chain in chains.items()}
     row: dict[str, Any] = {
@@ -77,15 +64,15 @@ def main() -> None:
     """Runs the questions asked for and writes their answers into the file, beside those that it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=5000, help="of each of the four chains")
-    parser.add_argument("--only", nargs="+", choices=list(questions()), default=list(questions()))
+    parser.add_argument("--only", nargs="+", choices=list(ASKED), default=list(ASKED))
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     table = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-    for seed, (name, (given, asked)) in enumerate(questions().items()):
+    for seed, (name, given) in enumerate(lynx_hare.questions().items()):
         if name in options.only:
             print(name, flush=True)
-            table[name] = answer(given, asked, seed=seed, draws=options.draws)
-    options.out.write_text(json.dumps({name: table[name] for name in questions() if name in table}, indent=1) + "\n")
+            table[name] = answer(given, ASKED[name], seed=seed, draws=options.draws)
+    options.out.write_text(json.dumps({name: table[name] for name in ASKED if name in table}, indent=1) + "\n")
     print(f"wrote {options.out}")
 
 

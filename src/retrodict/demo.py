@@ -29,7 +29,6 @@ from retrodict import plots, report
 from retrodict.estimators import Generative, joint
 from retrodict.files import make_folder, write_npz, write_whole
 from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
-from retrodict.rows import Simulations
 from retrodict.saving import save
 from retrodict.simulate import simulate
 from retrodict.summary import summarize
@@ -80,7 +79,7 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan: Plan | None = None) -> dict[str, Any]:
+def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True) -> dict[str, Any]:
     """Does the main job, writes everything into `out`, and returns what `summary.json` holds.
 
     Raises:
@@ -88,17 +87,15 @@ def run(out: Path, *, thorough: bool, seed: int = 0, progress: bool = True, plan
     """
     begun = time.perf_counter()
     make_folder(out)
-    plan = plan or (THOROUGH if thorough else QUICK)
+    plan = THOROUGH if thorough else QUICK
     job = train(plan, seed=seed, progress=progress)
     asked = time.perf_counter()
     answers = {name: answer(job, plan.draws, seed, *which) for name, which in ANSWERED_BY.items()}
+    draws = {**answers["focused"], **beside(job, plan.draws, seed, answers["focused"]["posterior"])}
     job.seconds["answers"] = time.perf_counter() - asked
-    draws = answers["focused"]
     summary: dict[str, Any] = {
-        "posterior": summarize(draws["posterior"]),
-        "forecast": _of_years(summarize(draws["forecast"]), lynx_hare.FORECAST),
-        "missing": _missing_only(summarize(draws["missing"])),
-        "one_round": {name: summarize(answers["one_round"][name]) for name in ("posterior", "forecast", "missing")},
+        **summaries(answers["focused"]),
+        "one_round": summaries(answers["one_round"]),
         "comparison": {name: compare(found["posterior"]) for name, found in answers.items()},
         "simulations": job.simulations,
         "truncations": job.truncations,
@@ -121,27 +118,15 @@ WEIGHTS = {  # of random roles, the posterior, missing data, the forecast's coun
     "forecast": (0.25, 0.15, 0.25, 0.25, 0.1, 0.0),
     "focused": (0.0, 0.5, 0.3, 0.0, 0.0, 0.2),
 }
-ANSWERED_BY = {  # which model answers the posterior, missing data and likelihood, and which the forecast
+ANSWERED_BY = {  # which model answers the posterior and missing data, and which the forecast
     "one_round": ("wide", "wide"),
     "focused": ("focused", "forecast"),
 }
 
 
-def questions() -> dict[str, dict[str, np.ndarray]]:
-    """What is given in questions 1 to 3: NaN is not observed."""
-    everything = {"hare": np.asarray(lynx_hare.HARE, np.float32), "lynx": np.asarray(lynx_hare.LYNX, np.float32)}
-    later, hidden = np.arange(len(YEARS)) >= lynx_hare.FORECAST, np.isin(np.arange(len(YEARS)), lynx_hare.MISSING)
-    past = {name: np.where(later, np.nan, counts) for name, counts in everything.items()}
-    return {
-        "posterior": everything,
-        "forecast": past,
-        "missing": {**everything, "lynx": np.where(hidden, np.nan, everything["lynx"])},
-    }
-
-
 def train(plan: Plan, *, seed: int, progress: bool) -> Job:
     """The wide round and the two focused ones."""
-    job, problem, given = Job(), lynx_hare.problem(), questions()
+    job, problem, given = Job(), lynx_hare.problem(), lynx_hare.questions()
     rounds = (("wide", plan.wide, None), ("forecast", plan.forecast, "forecast"), ("focused", plan.focused, "missing"))
     model: Generative | None = None
     for number, (name, budget, focus) in enumerate(rounds):
@@ -151,7 +136,7 @@ def train(plan: Plan, *, seed: int, progress: bool) -> Job:
             prior: Any = here.prior
             job.truncations[name] = {"cut_off": prior.cut_off, "prior_mass": prior.prior_mass}
         sims = simulate(here, budget.simulations, key=seed + number)
-        job.simulations[name] = _counts(sims)
+        job.simulations[name] = sims.counts
         job.seconds[f"{name}: simulating"] = time.perf_counter() - begun
         begun = time.perf_counter()
         untrained = joint(sims.layout, roles=law(sims.layout, name), key=seed + number)
@@ -165,14 +150,14 @@ def train(plan: Plan, *, seed: int, progress: bool) -> Job:
 
 def law(layout: Layout, name: str) -> AbstractRoleLaw:
     """How often a round trains random roles, and how often the questions that will be asked of it."""
-    given = questions()
+    given = lynx_hare.questions()
 
     def query(which: str, of: list[str]) -> Query:
         return Query(tuple(ask(layout, given[which], of).roles[0].tolist()))
 
     laws = (
         random_roles(),
-        query("posterior", PARAMETERS),
+        query("full", PARAMETERS),
         query("missing", [*PARAMETERS, "lynx"]),
         query("forecast", SPECIES),
         query("forecast", PARAMETERS),
@@ -182,21 +167,33 @@ def law(layout: Layout, name: str) -> AbstractRoleLaw:
 
 
 def answer(job: Job, n: int, seed: int, near: str, past: str) -> dict[str, Draws]:
-    """Draws for the five questions: 1, 3 and 4 by the model `near`, 2 by `past`, 5 by the wide one."""
-    given, focused, between = questions(), job.models[near], job.models[past]
-    posterior = focused.sample(n, given=given["posterior"], key=seed + 1)
-    means = {name: np.float32(posterior[name].mean()) for name in PARAMETERS}
-    repeated = {name: np.full(n, value) for name, value in means.items()}
-    problem = lynx_hare.problem()
-    prior = simulate(problem, n, key=seed + 7)
+    """Draws for questions 1 to 3: 1 and 3 by the model `near`, 2 by `past`."""
+    given, focused, between = lynx_hare.questions(), job.models[near], job.models[past]
     return {
-        "posterior": posterior,
+        "posterior": focused.sample(n, given=given["full"], key=seed + 1),
         "forecast": between.sample(n, given=given["forecast"], of=SPECIES, key=seed + 2),
         "missing": focused.sample(n, given=given["missing"], of=[*PARAMETERS, "lynx"], key=seed + 3),
-        "likelihood": focused.sample(n, given=means, key=seed + 4),
-        "simulator": {name: np.asarray(v) for name, v in lynx_hare.pelts(seed + 5, repeated).items()},
+    }
+
+
+def beside(job: Job, n: int, seed: int, posterior: Draws) -> dict[str, Draws]:
+    """Draws for question 4, at the means of a posterior, and 5, each beside the true simulator's."""
+    means = {name: np.float32(posterior[name].mean()) for name in PARAMETERS}
+    pelts = lynx_hare.pelts(seed + 5, {name: np.full(n, value) for name, value in means.items()})
+    return {
+        "likelihood": job.models["focused"].sample(n, given=means, key=seed + 4),
+        "simulator": {name: np.asarray(values) for name, values in pelts.items()},
         "unconditional": job.models["wide"].sample(n, key=seed + 6),
-        "prior": {name: prior[name] for name in prior},
+        "prior": dict(simulate(lynx_hare.problem(), n, key=seed + 7)),
+    }
+
+
+def summaries(answers: Mapping[str, Draws]) -> dict[str, Any]:
+    """Questions 1 to 3 in numbers, of what was asked alone."""
+    return {
+        "posterior": summarize(answers["posterior"]),
+        "forecast": _of_years(summarize(answers["forecast"]), lynx_hare.FORECAST),
+        "missing": _missing_only(summarize(answers["missing"])),
     }
 
 
@@ -216,7 +213,7 @@ def compare(posterior: Draws) -> dict[str, dict[str, float]]:
 
 def draw(job: Job, draws: Mapping[str, Draws], out: Path) -> dict[str, Path]:
     """The figures, as PNG files in `out`."""
-    observed, split = questions()["posterior"], int(YEARS[lynx_hare.FORECAST - 1])
+    observed, split = lynx_hare.questions()["full"], int(YEARS[lynx_hare.FORECAST - 1])
     hidden = list(lynx_hare.MISSING)
     figures = {
         "posterior": plots.corner({"model": draws["posterior"]}, names=PARAMETERS),
@@ -327,10 +324,6 @@ def tell(summary: Mapping[str, Any], out: Path) -> str:
     lines.append(f"{drawn} simulations, {failed} failed; {summary['seconds']['total']:.0f} s")
     lines.append(f"report: {out / 'report.html'}; figures, draws.npz, summary.json and model.safetensors beside it")
     return "\n".join(lines)
-
-
-def _counts(sims: Simulations) -> dict[str, int]:
-    return {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed}
 
 
 def _series(draws: Draws) -> dict[str, np.ndarray]:

@@ -23,10 +23,9 @@ class Simulations(Mapping[str, np.ndarray]):
     """A mapping name -> array `(n, *shape)` of the rows that ended well, with the layout and the count of the others.
 
     `failed` holds the parameters of the rows whose data were not finite or whose run raised, and `error` what the first
-    of the latter said. With `sites` above zero, what a site has for
-    itself comes as `(n, sites, *shape)`, NaN at sites that a row does not have; `layout` is that of one site. `problem`
-    is what was simulated, if that is known. Rows of a store are read when they are asked for, and with `growing` there
-    may be more of them later.
+    of the latter said. With `sites` above zero, what a site has for itself comes as `(n, sites, *shape)`, NaN at sites
+    that a row does not have; `layout` is that of one site. `problem` is what was simulated, if that is known. Rows of a
+    store are read when they are asked for, and with `growing` there may be more of them later.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -57,6 +56,11 @@ class Simulations(Mapping[str, np.ndarray]):
     @property
     def drawn(self) -> int:
         return self.kept + self.n_failed
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows that were drawn, kept and failed, by these names."""
+        return {"drawn": self.drawn, "kept": self.kept, "failed": self.n_failed}
 
     def part(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """The rows from `start` to `stop`; of a store no others are read."""

@@ -33,14 +33,7 @@ EXHIBITS: dict[str, Exhibit] = {
 }
 
 
-def run(
-    out: Path,
-    *,
-    only: Sequence[str] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    budgets: Mapping[str, Budget] | None = None,
-) -> dict[str, Any]:
+def run(out: Path, *, only: Sequence[str] | None = None, seed: int = 0, progress: bool = True) -> dict[str, Any]:
     """Makes the exhibits `only`, by default all, and returns what `gallery.json` holds: findings, budget, time by name.
 
     After each exhibit its figures and the page, with all that were made so far, are written; exhibits that an earlier
@@ -58,15 +51,14 @@ def run(
     found = _earlier(out / "gallery.json")
     for name in names:
         exhibit, begun = EXHIBITS[name], time.perf_counter()
-        budget = (budgets or {}).get(name, exhibit.budget)
-        shown = exhibit.show(budget, seed, progress)
+        shown = exhibit.show(exhibit.budget, seed, progress=progress)
         pictures = [
             {"file": plots.save(figure, out / f"{name}_{which}.png").name, "caption": caption}
             for which, (figure, caption) in shown.figures.items()
         ]
         found[name] = {
             "seed": seed,
-            "budget": asdict(budget),
+            "budget": asdict(exhibit.budget),
             "seconds": time.perf_counter() - begun,
             "findings": shown.findings,
             "notes": list(shown.notes),

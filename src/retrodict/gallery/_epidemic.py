@@ -30,7 +30,7 @@ def fresh(cases: int, seed: int) -> tuple[dict[str, Any], dict[str, At]]:
     return {name: np.asarray(value) for name, value in truth.items()}, seen
 
 
-def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def show(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """The contact rate of one epidemic, and coverage over fresh ones."""
     sims = simulate(sird.problem(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)

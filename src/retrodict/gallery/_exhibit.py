@@ -1,8 +1,8 @@
 """What an exhibit is: one demonstration with a budget, that returns pictures and what they found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -32,14 +32,20 @@ class Shown:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
+class Show(Protocol):
+    """Trains, asks, and compares with what is known."""
+
+    def __call__(self, budget: Budget, seed: int, *, progress: bool) -> Shown: ...
+
+
 @dataclass(frozen=True)
 class Exhibit:
-    """A demonstration: `show(budget, seed, progress)` trains, asks, and compares with what is known."""
+    """A demonstration, with what it may spend and what it does."""
 
     title: str
     lead: str
     budget: Budget
-    show: Callable[[Budget, int, bool], Shown]
+    show: Show
 
 
 def held(truth: np.ndarray, draws: np.ndarray, mass: float = 0.9) -> tuple[float, float]:

@@ -82,7 +82,7 @@ def _off(
     return float(np.max(np.abs(mean - truth[0]) / truth[1])), float(np.max(np.abs(sd / truth[1] - 1)))
 
 
-def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def show(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """Every question, by guidance alone and corrected, beside the exact answer."""
     sims = simulate(problem(), budget.simulations, key=seed)
     model, _ = fit(joint(sims.layout), sims, key=seed + 1, steps=budget.steps, progress=progress)

@@ -40,7 +40,7 @@ def compared(ours: Any, exact: Any) -> dict[str, dict[str, float]]:
     }
 
 
-def constant(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def constant(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """The posterior of the four parameters, beside NUTS."""
     sims = simulate(influenza.problem(), budget.simulations, key=seed)
     model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
@@ -50,7 +50,7 @@ def constant(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT00
     return Shown({"posterior": (figure, "the posterior given all 14 counts")}, compared(ours, exact))
 
 
-def varying(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def varying(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """The contact rate over time and a forecast, from all days or some."""
     sims = simulate(influenza.varying(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.5, ahead=0.5), key=seed)

@@ -16,7 +16,7 @@ X0, LOW, HIGH, PROPOSED = 0.1, -0.1, 0.15, 100_000
 ROLES = np.asarray([1, 1, 2, 1])  # both of theta and x1 asked, x0 given
 
 
-def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def show(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """theta given x0 and an interval of x1, beside exact draws that fall into it."""
     task = two_moons.task()
     sims = simulate(task.problem, budget.simulations, key=seed)

@@ -49,7 +49,7 @@ def train(budget: Budget, given: Any, seed: int, *, progress: bool) -> Generativ
     return model
 
 
-def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def show(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """Energy and voltage statistics of true simulations, with and without the bound."""
     task = hh.task()
     seen = task.observation(1)
@@ -62,7 +62,8 @@ def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - 
     found = model.guided(2 * budget.draws, given={**given, "energy": Interval(None, bound)}, of=of, key=seed + 3)
     thrifty = found.resampled(budget.draws, seed + 4)
     runs["lowest tenth"] = rerun(thrifty, seed + 5)
-    spread = {name: np.nanstd(simulate(task.problem, 2000, key=seed + 6)[name]) for name in STATISTICS}
+    prior = simulate(task.problem, 2000, key=seed + 6)
+    spread = {name: np.nanstd(prior[name]) for name in STATISTICS}
     findings = {}
     for name, run in runs.items():
         errors = {s: float(np.sqrt(np.nanmean((run[s] - seen[s]) ** 2)) / spread[s]) for s in STATISTICS}

@@ -63,7 +63,7 @@ def judge(model: Generative, budget: Budget, count: int, seed: int) -> dict[str,
     return both
 
 
-def show(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def show(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """Rates and bands for one observation, and coverage over fresh cases."""
     sims = simulate(lv.problem(), budget.simulations, key=seed)
     start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)

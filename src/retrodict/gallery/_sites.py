@@ -52,7 +52,7 @@ def seen(model: Any, fresh: Simulations, i: int) -> dict[str, Any]:
     return found
 
 
-def epidemic(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def epidemic(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """Rates that all sites share, and each site's cases through the year from five counts."""
     model, fresh, findings = trained("seir", budget, seed, progress=progress)
     rng, truth, bands = np.random.default_rng(seed), [], []
@@ -83,7 +83,7 @@ def epidemic(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT00
     return Shown(figures, findings)
 
 
-def patients(budget: Budget, seed: int, progress: bool) -> Shown:  # noqa: FBT001 - what every exhibit takes
+def patients(budget: Budget, seed: int, *, progress: bool) -> Shown:
     """What patients share, and the flow in one whose flow was never measured."""
     model, fresh, findings = trained("blood_flow", budget, seed, progress=progress)
     data = seen(model, fresh, 0)

@@ -31,14 +31,6 @@ def random_times(key: PRNGKeyArray, count: int, grid: Float[np.ndarray, " g"]) -
     return jnp.sort(jr.uniform(key, (count,), minval=float(grid[0]), maxval=float(grid[-1])))
 
 
-def gaussian_process(
-    key: PRNGKeyArray, grid: Float[np.ndarray, " g"], *, amplitude: float, length: float
-) -> Float[Array, " g"]:
-    """One draw, on the grid, of a Gaussian process with mean 0 and a covariance that is Gaussian in time."""
-    factor = cholesky(tuple(grid.tolist()), amplitude, length)
-    return jnp.asarray(factor, float) @ jr.normal(key, (len(grid),))
-
-
 @functools.cache
 def cholesky(grid: tuple[float, ...], amplitude: float, length: float) -> Float[np.ndarray, "g g"]:
     """L of the module's first lines, lower triangular; computed when it is asked for the first time."""

@@ -14,6 +14,12 @@ def log_normal(x: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Array:
     return -0.5 * z**2 - jnp.log(sd) - 0.5 * math.log(2 * math.pi)
 
 
+def log_normal_seen(x: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> Array:
+    """The sum of `log_normal` over those elements of `x` that are not NaN; its gradient knows no others, either."""
+    seen = ~jnp.isnan(x)  # first: the gradient of a NaN that `where` drops later is NaN
+    return jnp.sum(jnp.where(seen, log_normal(jnp.where(seen, x, 0.0), mean, sd), 0.0))
+
+
 def log_poisson(count: Array, mean: Array) -> Array:
     """log P(count) of a Poisson law with this mean above 0, element by element."""
     return count * jnp.log(mean) - mean - gammaln(count + 1.0)

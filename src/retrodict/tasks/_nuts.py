@@ -9,6 +9,7 @@ because the parameters of an oscillation trade off against one another; the grad
 of parameters goes through thousands of solver steps.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -17,6 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from retrodict._errors import DataError, QueryError
 from retrodict.problem import Prior
 
 
@@ -24,6 +26,31 @@ LogLikelihood = Callable[[Mapping[str, Array]], Array]
 
 CHAINS, WARMUP = 4, 700
 PARTICLES, MOVES = 1000, 10
+MAX_R_HAT, MIN_ESS, SHORTEST = 1.01, 1000, 1000  # of chains that agree, and how long each is at least
+
+
+def exact_draws(
+    prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, draws: int
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """So many draws `(draws,)` of every parameter, of chains that take turns, and the `convergence` of these.
+
+    Raises:
+        DataError: `draws` is not positive.
+        QueryError: the chains disagree, hold too few independent draws, or the data are impossible.
+    """
+    if draws < 1:
+        raise DataError(f"the number of draws must be positive, got {draws}")
+    length = max(SHORTEST, math.ceil(draws / CHAINS))
+    chains = nuts(prior, log_likelihood, key, draws=length)
+    numbers = convergence(chains)
+    for name, row in numbers.items():
+        if not (row["r_hat"] < MAX_R_HAT and row["ess"] > MIN_ESS):
+            raise QueryError(
+                f"the chains have not converged: '{name}' has an r_hat of {row['r_hat']:.3f} (below {MAX_R_HAT} is "
+                f"good) and {row['ess']:.0f} independent draws (above {MIN_ESS}); use another key or more draws"
+            )
+    rows = np.linspace(0, CHAINS * length - 1, draws).round().astype(int)
+    return {name: chain.T.ravel()[rows] for name, chain in chains.items()}, numbers
 
 
 def nuts(prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, draws: int) -> dict[str, np.ndarray]:
@@ -87,6 +114,8 @@ def tempered(
 
 def _next_step(data: np.ndarray, longest: float) -> float:
     """The longest step of b that leaves half of the particles effective, to within a fifth."""
+    if not np.isfinite(data.max()):
+        raise QueryError("no draw of the prior makes these data possible: check them")
     step = longest
     while True:
         weight = np.exp(step * (data - data.max()))

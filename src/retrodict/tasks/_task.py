@@ -25,6 +25,8 @@ Rows = Mapping[str, np.ndarray]
 Conditional = Callable[[Any, Any, int, Key], np.ndarray]
 LogJoint = Callable[[Mapping[str, Any]], Array]
 
+OBSERVATIONS = 10  # of a task that is simulated
+
 
 @dataclass(frozen=True)
 class Task:
@@ -95,24 +97,29 @@ class Task:
         return joined({name: rows[k - 1] for name, rows in read().items()})
 
 
-def simulated_task(name: str, problem: Problem, *, count: int, seed: int, nuisances: int) -> Task:
-    """A task whose observations are simulated from its prior and a fixed seed, and whose posterior nobody knows."""
+def simulated_task(
+    name: str, problem: Problem, *, seed: int, nuisances: int = 0, log_likelihood: Callable[..., Array] | None = None
+) -> Task:
+    """A task whose ten observations are drawn from its prior and a fixed seed, and whose posterior nobody knows: its
+    likelihood is an integral over so many `nuisances`, or has the formula `log_likelihood`."""
 
     @functools.cache
     def drawn() -> tuple[Rows, Rows]:
         key_parameters, key_data = jr.split(jr.key(seed))
-        truths = jax.vmap(problem.prior.draw)(jr.split(key_parameters, count))
-        data = jax.jit(jax.vmap(problem.run))(jr.split(key_data, count), truths)
+        truths = jax.vmap(problem.prior.draw)(jr.split(key_parameters, OBSERVATIONS))
+        data = jax.jit(jax.vmap(problem.run))(jr.split(key_data, OBSERVATIONS), truths)
         observed, true = ({k: frozen(np.array(v, np.float32)) for k, v in rows.items()} for rows in (data, truths))
         return observed, true
 
     def no_references() -> Rows:
+        some = f"{nuisances} nuisance{'s' * (nuisances != 1)}"
+        why = "there is `task.log_likelihood`" if log_likelihood else f"its likelihood is an integral over {some}"
         raise DataError(
-            f"'{name}' has no reference posterior: its likelihood is an integral over {nuisances} nuisances; check a "
-            "posterior with `retrodict.diagnostics`, against the true parameters of many simulations"
+            f"'{name}' has no reference posterior: {why}; check a posterior with `retrodict.diagnostics`, against the "
+            "true parameters of many simulations"
         )
 
-    return Task(name, problem, lambda: drawn()[0], lambda: drawn()[1], no_references)
+    return Task(name, problem, lambda: drawn()[0], lambda: drawn()[1], no_references, log_likelihood)
 
 
 def frozen(array: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ DURATION = SAMPLES / RATE
 LOW = (25.0, 35.0)
 MERGER = (3.5, 3.7)  # seconds
 LOUDNESS = (10.0, 30.0)
-OBSERVATIONS, SEED = 10, 58
+SEED = 58
 
 BINS = np.arange(round(LOW[0] * DURATION), SAMPLES // 2)  # what is heard: LOW to just below the Nyquist frequency
 FREQUENCIES = BINS / DURATION
@@ -209,4 +209,4 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """`m1` and `m2`, `strain` (8192, 2); ten observations, drawn from the prior and a fixed seed when asked for."""
-    return simulated_task("gravitational_waves", problem(), count=OBSERVATIONS, seed=SEED, nuisances=7)
+    return simulated_task("gravitational_waves", problem(), seed=SEED, nuisances=7)

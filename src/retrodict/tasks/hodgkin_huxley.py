@@ -52,7 +52,7 @@ PRICE = 50e3 / (3 * 96485.33)  # uJ for a uC
 # Noise is drawn and the voltage summarized a block at a time: no row ever holds its 5000 voltages.
 BLOCK = 50
 BEFORE, DURING, AFTER = (round(time / DT) // BLOCK for time in (ON, OFF - ON, END - OFF))
-OBSERVATIONS, SEED = 10, 52
+SEED = 52
 
 
 class Neuron(NamedTuple):
@@ -201,4 +201,4 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """Seven parameters and eight numbers; ten observations, drawn from the prior and a fixed seed when asked for."""
-    return simulated_task("hodgkin_huxley", problem(), count=OBSERVATIONS, seed=SEED, nuisances=STEPS)
+    return simulated_task("hodgkin_huxley", problem(), seed=SEED, nuisances=STEPS)

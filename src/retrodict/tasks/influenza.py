@@ -36,12 +36,12 @@ import numpy as np
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import DataError, QueryError
+from retrodict._errors import DataError
 from retrodict._types import Key, as_key
 from retrodict.problem import Function, Prior, Problem
 from retrodict.tasks._epidemic import epidemic
 from retrodict.tasks._functions import cholesky
-from retrodict.tasks._nuts import CHAINS, convergence, nuts
+from retrodict.tasks._nuts import exact_draws
 from retrodict.tasks._task import Rows, Task, frozen
 
 
@@ -57,7 +57,6 @@ POINTS = 14  # of beta(t) in a row, at random times
 LEFT_OUT = 1e-4  # of the variance of f, where NUTS needs it as a sum of few waves
 
 FEWEST = 1e-6  # boys: the mean of a count is not below, where its logarithm would be lost
-MAX_R_HAT, MIN_ESS, MIN_CHAIN = 1.01, 1000, 1000
 REFERENCE, SEED = 10_000, 78
 
 
@@ -167,8 +166,6 @@ def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000, varies: bool = 
         DataError: the counts have another shape or are negative, or `draws` is not positive.
         QueryError: the chains disagree (r_hat of 1.01 or more), or hold fewer than 1000 independent draws.
     """
-    if draws < 1:
-        raise DataError(f"the number of draws must be positive, got {draws}")
     counts = np.asarray(in_bed, np.float32)
     if counts.shape != (DAYS,):
         raise DataError(f"'in_bed' has one count for each of {DAYS} days, got the shape {counts.shape}")
@@ -178,23 +175,14 @@ def exact_posterior(in_bed: Any, key: Key, *, draws: int = 4000, varies: bool = 
     waves = _waves() if varies else np.zeros((0, len(GRID)))
     loads = [f"load {i}" for i in range(len(waves))]
 
-    def contact(values: Mapping[str, Array]) -> Array:
+    def contact(values: Mapping[str, Any]) -> Array:
         f = jnp.stack([values[name] for name in loads]) @ jnp.asarray(waves, float) if varies else 0.0
         return constant_contact(values["r0"], values["period"]) * jnp.exp(f)
 
     def score(values: Mapping[str, Array]) -> Array:
         return log_likelihood(in_bed=given, contact=contact(values), **{name: values[name] for name in PARAMETERS})
 
-    length = max(MIN_CHAIN, math.ceil(draws / CHAINS))
-    chains = nuts(Prior({**prior(), **_standard(loads)}), score, as_key(key), draws=length)
-    for name, row in convergence(chains).items():
-        if not (row["r_hat"] < MAX_R_HAT and row["ess"] > MIN_ESS):
-            raise QueryError(
-                f"the chains have not converged: '{name}' has an r_hat of {row['r_hat']:.3f} (below {MAX_R_HAT} is "
-                f"good) and {row['ess']:.0f} independent draws (above {MIN_ESS}); use another key or more draws"
-            )
-    rows = np.linspace(0, CHAINS * length - 1, draws).round().astype(int)
-    flat = {name: chain.T.ravel()[rows] for name, chain in chains.items()}  # chains take turns
+    flat, _ = exact_draws(Prior({**prior(), **_standard(loads)}), score, as_key(key), draws=draws)
     found = {name: flat[name] for name in PARAMETERS}
     return {**found, "contact": np.asarray(jax.vmap(contact)(flat))} if varies else found
 

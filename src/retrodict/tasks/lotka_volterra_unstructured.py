@@ -9,7 +9,6 @@ noise on a grid, read between its points, would be smaller there, and shared by 
 (`_oscillation`) at the 150 points of `GRID`, and are linear between them.
 """
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -17,11 +16,11 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.problem import Problem
 from retrodict.tasks._functions import at, random_times
+from retrodict.tasks._laws import log_normal_seen
 from retrodict.tasks._oscillation import log_populations
 from retrodict.tasks._task import Task, simulated_task
 from retrodict.variables import At
@@ -31,7 +30,7 @@ PARAMETERS = ("alpha", "beta", "gamma", "delta")
 START, END, POINTS, STEPS = (1.0, 0.5), 15.0, 150, 4
 NOISE = 0.1
 TIMES = 20  # of each kind in a row
-OBSERVATIONS, SEED = 10, 59
+SEED = 59
 GRID = np.linspace(0.0, END, POINTS)
 
 
@@ -50,12 +49,6 @@ def observed(
     """One draw of each kind that `times` names, at its own times, given the four `PARAMETERS`."""
     found, keys = curves(**parameters), dict(zip(("prey", "predators"), jr.split(key), strict=True))
     return {name: at(t, GRID, found[name]) + NOISE * jr.normal(keys[name], t.shape) for name, t in times.items()}
-
-
-def dense(key: PRNGKeyArray, **parameters: Array) -> dict[str, Float[Array, "150"]]:
-    """One draw of `prey` and `predators` at every point of the grid, given the four `PARAMETERS`."""
-    grid = jnp.asarray(GRID, float)
-    return observed(key, {"prey": grid, "predators": grid}, **parameters)
 
 
 def prior() -> dict[str, Any]:
@@ -84,17 +77,13 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """Four rates, `prey` and `predators` at times of their own; ten observations, drawn from a fixed seed."""
-    found = simulated_task("lotka_volterra_unstructured", problem(), count=OBSERVATIONS, seed=SEED, nuisances=0)
-    return dataclasses.replace(found, log_likelihood=log_likelihood)
+    return simulated_task("lotka_volterra_unstructured", problem(), seed=SEED, log_likelihood=log_likelihood)
 
 
 def log_likelihood(*, prey: At, predators: At, **parameters: Array) -> Float[Array, ""]:
     """The log density of what was seen of both, points without values left out, given the four `PARAMETERS`."""
     found = curves(**parameters)
-    return sum(
-        (
-            jnp.nansum(norm.logpdf(jnp.asarray(seen.values), at(jnp.asarray(seen.points), GRID, found[name]), NOISE))
-            for name, seen in (("prey", prey), ("predators", predators))
-        ),
-        jnp.zeros(()),
-    )
+    both = (("prey", prey), ("predators", predators))
+    places = {name: jnp.nan_to_num(jnp.asarray(seen.points)) for name, seen in both}  # NaN where there is no value
+    each = [log_normal_seen(seen.values, at(places[name], GRID, found[name]), NOISE) for name, seen in both]
+    return each[0] + each[1]

@@ -28,12 +28,13 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import DataError, QueryError, unknown
+from retrodict._errors import DataError, unknown
 from retrodict._types import Key, as_key
 from retrodict.problem import Prior, Problem
 from retrodict.tasks import _oscillation
-from retrodict.tasks._nuts import CHAINS, convergence, nuts
-from retrodict.tasks._task import Rows, Task
+from retrodict.tasks._laws import log_normal_seen
+from retrodict.tasks._nuts import LogLikelihood, exact_draws, nuts
+from retrodict.tasks._task import Rows, Task, frozen
 
 
 YEARS = tuple(range(1900, 1921))
@@ -55,8 +56,6 @@ STEPS = 100  # a year
 # 5e-4. Of a million draws, the 2,000 kept rows with the largest drift are within 5e-3, half of them within 1.2e-4; the
 # smallest sigma of 100,000 draws is 6e-3. One row in 100,000 or fewer drifts out, one in 1,000 underflows.
 DRIFT = 1e-3  # of V
-
-MAX_R_HAT, MIN_ESS, MIN_CHAIN = 1.01, 1000, 1000
 
 
 def log_populations(parameters: Mapping[str, Array]) -> tuple[Float[Array, "21"], Float[Array, "21"]]:
@@ -95,10 +94,8 @@ def log_likelihood(*, hare: Float[Array, "21"], lynx: Float[Array, "21"], **para
 
 
 def _log_normal(counts: Float[Array, "21"], w: Float[Array, "21"], sigma: Array) -> Float[Array, ""]:
-    seen = ~jnp.isnan(counts)
-    log_counts = jnp.log(jnp.where(seen, counts, 1.0))  # not a NaN that `where` drops later: its gradient is NaN
-    terms = -0.5 * ((log_counts - w) / sigma) ** 2 - jnp.log(sigma) - 0.5 * math.log(2 * math.pi) - log_counts
-    return jnp.sum(jnp.where(seen, terms, 0.0))
+    logs = jnp.log(counts)
+    return log_normal_seen(logs, w, sigma) - jnp.nansum(logs)
 
 
 def problem() -> Problem:
@@ -128,26 +125,19 @@ def exact_posterior(given: Mapping[str, Any], key: Key, *, draws: int = 4000) ->
         DataError: `given` names something else, has another shape or counts that are not positive, or `draws` is not.
         QueryError: the chains disagree (r_hat of 1.01 or more), or hold fewer than 1000 independent draws.
     """
-    if draws < 1:
-        raise DataError(f"the number of draws must be positive, got {draws}")
-    chains = exact_chains(given, key, draws=max(MIN_CHAIN, math.ceil(draws / CHAINS)))
-    for name, found in convergence(chains).items():
-        if not (found["r_hat"] < MAX_R_HAT and found["ess"] > MIN_ESS):
-            raise QueryError(
-                f"the chains have not converged: '{name}' has an r_hat of {found['r_hat']:.3f} (below {MAX_R_HAT} is "
-                f"good) and {found['ess']:.0f} independent draws (above {MIN_ESS}); use another key or more draws"
-            )
-    flat = {name: chain.T.ravel() for name, chain in chains.items()}  # chains take turns
-    rows = np.linspace(0, len(flat["alpha"]) - 1, draws).round().astype(int)
-    return {name: value[rows] for name, value in flat.items()}
+    return exact_draws(*_posterior(given), as_key(key), draws=draws)[0]
 
 
 def exact_chains(given: Mapping[str, Any], key: Key, *, draws: int) -> dict[str, np.ndarray]:
     """The four chains behind `exact_posterior`, `(4, draws)` for each parameter, not judged; see there for the rest."""
-    data = _given(given)
-    prior = problem().prior
+    return nuts(*_posterior(given), as_key(key), draws=draws)
+
+
+def _posterior(given: Mapping[str, Any]) -> tuple[Prior, LogLikelihood]:
+    """The prior, and the log likelihood of what is given."""
+    data, prior = _given(given), problem().prior
     assert isinstance(prior, Prior)  # for mypy: `problem` gives it a mapping
-    return nuts(prior, lambda values: log_likelihood(**data, **values), as_key(key), draws=draws)
+    return prior, lambda values: log_likelihood(**data, **values)
 
 
 def _given(given: Mapping[str, Any]) -> dict[str, Array]:
@@ -171,6 +161,18 @@ def pelts(key: Key, draws: Mapping[str, Any]) -> dict[str, Array]:
     return jax.jit(jax.vmap(lambda k, p: simulate(k, **p)))(keys, values)
 
 
+def questions() -> dict[str, dict[str, np.ndarray]]:
+    """What is given in each of the three questions that `exact` answers; NaN is not observed."""
+    hare, lynx = (np.asarray(counts, np.float32) for counts in (HARE, LYNX))
+    year = np.arange(len(YEARS))
+    later, hidden = year >= FORECAST, np.isin(year, MISSING)
+    return {
+        "full": {"hare": hare, "lynx": lynx},
+        "forecast": {"hare": np.where(later, np.nan, hare), "lynx": np.where(later, np.nan, lynx)},
+        "missing": {"hare": hare, "lynx": np.where(hidden, np.nan, lynx)},
+    }
+
+
 def exact() -> dict[str, Any]:
     """Summaries of the exact posterior, from long runs of NUTS (`tools/exact_lynx_hare.py`).
 
@@ -183,10 +185,7 @@ def exact() -> dict[str, Any]:
 
 @functools.cache
 def _observations() -> Rows:
-    rows = {name: np.asarray([counts], np.float32) for name, counts in (("hare", HARE), ("lynx", LYNX))}
-    for row in rows.values():
-        row.setflags(write=False)
-    return rows
+    return {name: frozen(np.asarray([counts], np.float32)) for name, counts in (("hare", HARE), ("lynx", LYNX))}
 
 
 def _no_truths() -> Rows:

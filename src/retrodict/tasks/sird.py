@@ -14,7 +14,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -22,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict.problem import Function, Problem
 from retrodict.tasks._epidemic import epidemic
-from retrodict.tasks._functions import at, cholesky, gaussian_process, random_times
+from retrodict.tasks._functions import at, cholesky, random_times
 from retrodict.tasks._task import Task, simulated_task
 from retrodict.variables import At
 
@@ -34,12 +33,7 @@ FLOOR, NOISE = 1e-8, 0.05
 GRID = np.linspace(0.0, END, POINTS)
 SEEN = ("infected", "recovered", "dead")
 TIMES = 20  # of each function in a row
-OBSERVATIONS, SEED = 10, 60
-
-
-def draw_contact(key: PRNGKeyArray) -> Float[Array, "100"]:
-    """One draw of beta(t) on the grid, from 0 to 1."""
-    return jax.nn.sigmoid(gaussian_process(key, GRID, amplitude=AMPLITUDE, length=LENGTH))
+SEED = 60
 
 
 def draw_start(key: PRNGKeyArray) -> Float[Array, ""]:
@@ -71,23 +65,15 @@ def _noisy(key: PRNGKeyArray, u: Float[Array, " k"]) -> Float[Array, " k"]:
     return jnp.exp(jnp.log(u + FLOOR) + NOISE * jr.normal(key, u.shape))
 
 
-def dense(key: PRNGKeyArray, gamma: Array, delta: Array) -> dict[str, Float[Array, "100"]]:
-    """One draw of `contact`, beta(t), and of `SEEN` at every point of the grid, given both rates."""
-    key_contact, key_seen = jr.split(key)
-    contact = draw_contact(key_contact)
-    grid = jnp.asarray(GRID, float)
-    return {"contact": contact, **observed(key_seen, dict.fromkeys(SEEN, grid), contact, gamma, delta)}
-
-
 def prior() -> dict[str, Any]:
-    """gamma and delta, independent, with mean 1/4; beta(t) has `draw_contact`."""
+    """gamma and delta, independent, with mean 1/4; beta(t) has `contact_prior`."""
     import numpyro.distributions as dist
 
     return {"gamma": dist.Uniform(0.0, 0.5), "delta": dist.Uniform(0.0, 0.5)}
 
 
 def contact_prior() -> Function:
-    """beta(t), as `draw_contact` draws it."""
+    """beta(t), from 0 to 1: the logistic of a Gaussian process."""
     import numpyro.distributions as dist
 
     factor = jnp.asarray(cholesky(tuple(GRID.tolist()), AMPLITUDE, LENGTH), float)
@@ -113,4 +99,4 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """Two rates, `contact`, and `SEEN` at times of their own; ten observations, drawn from a fixed seed."""
-    return simulated_task("sird", problem(), count=OBSERVATIONS, seed=SEED, nuisances=1)
+    return simulated_task("sird", problem(), seed=SEED, nuisances=1)

@@ -25,7 +25,7 @@ from retrodict.tasks._task import Task, simulated_task
 PIXELS, EDGE = 32, 2.0
 LINES, BRIGHTNESS, THICKNESS = 20, 0.8, 0.01
 NOISE = 0.3
-OBSERVATIONS, SEED = 10, 58
+SEED = 58
 
 AXIS = np.linspace(-EDGE, EDGE, PIXELS)
 X, Y = np.meshgrid(AXIS, AXIS)  # X changes from column to column, Y from row to row
@@ -68,4 +68,4 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """`radius` and `width`, `image` (32, 32); ten observations, drawn from a fixed seed when asked for."""
-    return simulated_task("strong_lensing", problem(), count=OBSERVATIONS, seed=SEED, nuisances=42)
+    return simulated_task("strong_lensing", problem(), seed=SEED, nuisances=42)

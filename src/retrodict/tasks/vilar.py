@@ -74,7 +74,7 @@ SPECIES = ("A", "R", "C")
 END, TIMES, STEPS = 100.0, 200, 50  # hours, times, and steps from one time to the next
 T = np.linspace(END / TIMES, END, TIMES)
 GAMMA = 1 - 1 / math.sqrt(2)
-OBSERVATIONS, SEED = 10, 72
+SEED = 72
 
 Rates = Mapping[str, Array]
 
@@ -211,4 +211,4 @@ def problem() -> Problem:
 @functools.cache
 def task() -> Task:
     """Fifteen rates and `counts` (200, 3); ten observations, drawn from the prior and a fixed seed when asked for."""
-    return simulated_task("vilar", problem(), count=OBSERVATIONS, seed=SEED, nuisances=8 * TIMES * STEPS)
+    return simulated_task("vilar", problem(), seed=SEED, nuisances=8 * TIMES * STEPS)
