@@ -19,6 +19,7 @@ EXAM = bench.Exam.of("two_moons", simulations=50, observations=[2, 1], draws=100
 FLOW = {"flow_matching": rd.paths.flow_matching()}
 RULED = ["bench", "--tasks", "two_moons", "--simulations", "50", "--observations", "1,2", "--draws", "40"]
 SMALL = [*RULED, "--paths", "flow_matching"]
+HISTORY = History(np.asarray([1]), np.asarray([1.0]), np.asarray([1.0]), 1, 0.0, "finished")
 SMALL_NET = partial(rd.joint, net=rd.nets.ResMLP(8, 1))
 
 
@@ -40,11 +41,10 @@ class Oracle:
 @pytest.fixture
 def oracle(monkeypatch):
     """An answer as good as the reference, or shifted, without training."""
-    history = History(np.asarray([1]), np.asarray([1.0]), np.asarray([1.0]), 1, 0.0, "finished")
 
     def install(shift=0.0):
         monkeypatch.setattr(bench._exam, "joint", SMALL_NET)
-        monkeypatch.setattr(bench._exam, "fit", lambda model, sims, **_: (Oracle(model, shift), history))
+        monkeypatch.setattr(bench._exam, "fit", lambda model, sims, **_: (Oracle(model, shift), HISTORY))
 
     install()
     return install
@@ -122,6 +122,17 @@ def test_every_path_and_solver_at_equal_cost(oracle, classifiers, capsys):
     assert {row["draws"] for row in rows} == {len(part) for pair in classifiers for part in pair} == {40}
 
 
+def test_a_matrix_with_holes_is_shown(oracle, classifiers, capsys, tmp_path):
+    """After a kill what is left may be one solver of the first path and both of the second."""
+    file = tmp_path / "bench.jsonl"
+    assert cli.run([*SMALL, "--solvers", "Heun", "--out", str(file)]) == 0
+    capsys.readouterr()
+    arguments = [*RULED, "--paths", "flow_matching,vp", "--solvers", "Heun,Euler", "--out", str(file)]
+    assert cli.run(arguments) == 0
+    table = capsys.readouterr().out.splitlines()[-4:-1]
+    assert [line.split()[-2:] for line in table] == [["flow_matching", "vp"], ["0.507", "0.513"], ["-", "0.510"]]
+
+
 def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatch):
     monkeypatch.setitem(rd.paths.METHODS, "laplace", lambda: rd.paths.flow_matching(source=dist.Laplace()))
     arguments = [*SMALL, "--paths", "flow_matching, laplace", "--solvers", "default,EulerMaruyama,default"]
@@ -176,7 +187,13 @@ def test_the_rule_and_the_default_solver(classifiers, little):
     assert np.isfinite(draws).all()
 
 
-def test_what_was_judged_by_the_rule_is_not_judged_again(classifiers, little, tmp_path):
+def test_what_was_judged_by_the_rule_is_not_judged_again(classifiers, monkeypatch, tmp_path):
+    """Whatever the rule has learned: an oracle stands in its place."""
+
+    def learned(sims, **_):
+        return Oracle(SMALL_NET(sims.layout), 0.0), recipe.Account("direct", {"direct": 1.0}, {"direct": HISTORY}, 0.0)
+
+    monkeypatch.setattr(bench._exam, "learn_posterior", learned)
     file = tmp_path / "bench.jsonl"
     assert cli.run([*RULED, "--out", str(file)]) == 0
     judged = len(classifiers)

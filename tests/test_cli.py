@@ -142,6 +142,20 @@ WRONG = {
     "given has a wrong name": (["sample", "MODEL", "--given", '{"y": 1}'], "`given` names 'y'"),
     "given has a wrong shape": (["sample", "MODEL", "--given", '{"x": [1]}'], "must have the shape (2,), got (1,)"),
     "nowhere to write": (["sample", "MODEL", "--out", "no/where.npz"], "cannot write 'no/where.npz'"),
+    "given has rows of other lengths": (
+        ["sample", "MODEL", "--given", '{"x": [[1, 2], [3]]}'],
+        "'x' must be numbers in rows of equal length",
+    ),
+    "given is a list": (["sample", "MODEL", "--given", f"[{', '.join(['1'] * 300)}]"], "got list"),
+    "an observation that is no file": (
+        ["report", "MODEL", "--observation", "nope"],
+        "--observation takes JSON or a file, and there is no file 'nope'",
+    ),
+    "a broken file": (["check", "MODEL", "--sims", "BROKEN"], "is no .npz file of plain arrays"),
+    "workers without a store": (
+        ["simulate", "--task", "two_moons", "--out", "r.npz", "--workers", "2"],
+        "--workers, --timeout and --executor write rows as they come: add --store DIR",
+    ),
     "no draws": (["sample", "MODEL", "--n", "0"], "must be a positive whole number, got 0"),
 }
 
@@ -150,11 +164,29 @@ WRONG = {
 def test_a_wrong_argument_exits_2_with_one_line(case, trained, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, sentence = WRONG[case]
-    assert cli.run([str(trained) if a == "MODEL" else a for a in arguments]) == 2
+    np.savez("whole.npz", x=np.zeros(100))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:200])
+    named = {"MODEL": str(trained), "BROKEN": "broken.npz"}
+    assert cli.run([named.get(a, a) for a in arguments]) == 2
     told = capsys.readouterr().err
     assert told.startswith("retrodict: ")
     assert told.count("\n") == 1
     assert sentence in told
+
+
+def test_numbers_are_each_taken_once():
+    assert arguments.numbers_in("3,1-2,2") == [3, 1, 2]
+
+
+def test_ctrl_c_exits_130_and_says_what_is_kept(monkeypatch, tmp_path, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt("stopped: 3 of 9 rows are in")
+
+    monkeypatch.setattr(rd, "simulate", stopped)
+    for command in (["simulate"], ["train", "--steps", "1"]):
+        assert cli.run([*command, "--task", "two_moons", "--out", str(tmp_path / "rows.npz")]) == 130
+        assert capsys.readouterr().err.startswith("retrodict: stopped: 3 of 9 rows are in\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_arguments_show_the_commands(capsys):

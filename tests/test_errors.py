@@ -69,6 +69,8 @@ CASES = {
         ask(counts=np.asarray(["a", "b", "c"])), DATA, "'counts' in `given` must be numbers, got an array of type <U1"),
     "complex numbers": (
         ask(counts=1j * COUNTS), DATA, "'counts' in `given` must be numbers, got an array of type complex64"),
+    "rows of other lengths": (
+        ask(counts=[[1.0, 2.0], [3.0]]), DATA, "'counts' in `given` must be numbers in rows of equal length"),
     "an infinite datum": (
         ask(counts=np.asarray([1.0, np.inf, 0.0])), DATA,
         "'counts' in `given` is infinite somewhere; write NaN for what was not observed"),
@@ -171,6 +173,9 @@ CASES = {
     "two variables of one name": (
         lambda m, s: Layout((Variable("a"), Variable("a"))), DATA,
         "every variable needs a name of its own, got 'a', 'a'"),
+    "a prior cut for many": (
+        lambda m, s: rd.truncate(None, m, given=rd.Batch({"counts": COUNTS[None]})), QUERY,
+        "a prior is truncated for one observation, not for a Batch of them"),
     "a mass of more than one": (
         lambda m, s: rd.truncate(None, m, given={}, mass=1.5), QUERY, "`mass` must lie between 0 and 1, got 1.5"),
 }  # fmt: skip
@@ -181,7 +186,3 @@ def test_a_wrong_input_gets_one_clear_sentence(case, model, sims):
     call, kind, sentence = CASES[case]
     with pytest.raises(kind, match=f"^{re.escape(sentence)}$"):
         call(model, sims)
-
-
-def test_the_table_is_long_enough():
-    assert len(CASES) >= 25

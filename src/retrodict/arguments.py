@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +27,19 @@ def chosen_of(option: str, text: str, known: Iterable[str], *, besides: Sequence
     return list(dict.fromkeys(one for name in names for one in (known if name == "all" else [name])))
 
 
+def problem_of(command: str, task: str | None, problem: str | None) -> Any:
+    """The problem of a task, or the one that FILE.py:NAME names; a command takes one of them."""
+    if (task is None) == (problem is None):
+        raise DataError(f"{command} needs one of --task NAME and --problem FILE.py:NAME")
+    import retrodict as rd
+
+    return rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
+
+
 def problem_in(where: str) -> Any:
     """The problem that FILE.py:NAME names."""
+    from retrodict.problem import Problem
+
     file, _, name = where.rpartition(":")
     if not file or not name:
         raise DataError(f"--problem takes FILE.py:NAME, got '{where}'")
@@ -37,7 +50,7 @@ def problem_in(where: str) -> Any:
         raise FileError(f"'{file}' is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = [key for key, value in vars(module).items() if type(value).__name__ == "Problem"]
+    found = [key for key, value in vars(module).items() if isinstance(value, Problem)]
     if name not in found:
         raise DataError(f"'{file}' has no problem '{name}'; it has {listed(found) or 'none'}")
     return vars(module)[name]
@@ -53,8 +66,7 @@ def held_out(sims: Path | None, task: str | None, problem: str | None, n: int, s
 
     import retrodict as rd
 
-    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
-    return rd.simulate(chosen, n, key=jax.random.fold_in(jax.random.key(seed), HELD_OUT))
+    return rd.simulate(problem_of("this", task, problem), n, key=jax.random.fold_in(jax.random.key(seed), HELD_OUT))
 
 
 @contextmanager
@@ -96,14 +108,18 @@ def _rows(where: Path) -> dict[str, np.ndarray]:
     for part, file in zip(parts, files, strict=True):
         if part.keys() != parts[0].keys():
             raise DataError(f"'{file}' has {listed(part)}, and '{files[0]}' {listed(parts[0])}: they must be alike")
+    shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
+    for shape, file in zip(shapes, files, strict=True):
+        if shape != shapes[0]:
+            raise DataError(f"'{file}' has rows of {shape}, and '{files[0]}' of {shapes[0]}: they must be alike")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as handle, np.load(handle, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise FileError(f"'{file}' is no .npz file of plain arrays: {error}") from error
 
 
@@ -122,13 +138,13 @@ def asked_in(text: str | None) -> Any:
     return found
 
 
-def given_in(text: str) -> dict[str, Any]:
+def given_in(text: str, option: str = "--given") -> dict[str, Any]:
     """What is known: JSON, or a file with it."""
     file = Path(text)
-    if text.lstrip().startswith("{"):
-        source, content = "--given", text
+    if text.lstrip()[:1] in ("{", "["):
+        source, content = option, text
     elif not file.is_file():
-        raise FileError(f"--given takes JSON or a file, and there is no file '{text}'")
+        raise FileError(f"{option} takes JSON or a file, and there is no file '{text}'")
     elif file.suffix == ".npz":
         return _arrays(file)
     else:
@@ -151,8 +167,8 @@ def _value(name: str, value: Any) -> Any:
     from retrodict import At, Interval
 
     if not isinstance(value, dict):
-        return np.asarray(_nulls(value), np.float32)
-    parts = {key: None if part is None else np.asarray(_nulls(part), np.float32) for key, part in value.items()}
+        return _numbers(name, value)
+    parts = {key: None if part is None else _numbers(name, part) for key, part in value.items()}
     if "points" in parts and set(parts) <= {"points", "values"}:
         return At(**parts)
     points = parts.pop("points", None)
@@ -164,22 +180,27 @@ def _value(name: str, value: Any) -> Any:
     )
 
 
-def _nulls(value: Any) -> Any:
-    """JSON has no NaN: null says that an element was not observed."""
-    if isinstance(value, list):
-        return [_nulls(v) for v in value]
-    if value is None:
-        return np.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"--given takes numbers, lists of numbers and null, got {value!r}")
-    return value
+def _numbers(name: str, value: Any) -> np.ndarray:
+    """Numbers as JSON has them, which knows no NaN: null says that an element was not observed."""
+    from retrodict.tokens import as_numbers
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        if value is None:
+            return np.nan
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(f"'{name}' takes numbers, lists of numbers and null, got {value!r}")
+        return value
+
+    return as_numbers(plain(value), f"'{name}'")
 
 
 def numbers_in(text: str, option: str = "--observations") -> list[int]:
     """Whole numbers, such as 1-10 or 1,3,5."""
     try:
         parts = [part.split("-") for part in text.split(",")]
-        found = [k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)]
+        found = list(dict.fromkeys(k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)))
     except ValueError:
         found = []
     if not found:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from retrodict._errors import DataError, FileError, RetrodictError
-from retrodict.arguments import asked_in, chosen_of, executor_in, given_in, held_out, numbers_in, problem_in
+from retrodict.arguments import asked_in, chosen_of, executor_in, given_in, held_out, numbers_in, problem_of
 
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Sims = Annotated[
     Path | None, typer.Option(help="Held-out simulations: a .npz file, or a folder of them, name to (n, *shape).")
 ]
-Task = Annotated[str | None, typer.Option(help="Simulate held-out rows of one of the benchmark's tasks instead.")]
+Task = Annotated[str | None, typer.Option(help="Simulate held-out rows of one of retrodict's tasks instead.")]
 Own = Annotated[str | None, typer.Option(help="Simulate held-out rows of your own problem instead, FILE.py:NAME.")]
 
 
@@ -63,7 +63,7 @@ def _refuse(sentence: str) -> int:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("runs/demo"),
-    thorough: Annotated[bool, typer.Option("--thorough", help="Spend up to 20 minutes instead of 4.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Spend up to 20 minutes instead of 4 to 7.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -76,7 +76,7 @@ def demo(
 
 @app.command()
 def simulate(
-    task: Annotated[str | None, typer.Option(help="One of the benchmark's tasks, for instance two_moons.")] = None,
+    task: Annotated[str | None, typer.Option(help="One of retrodict's tasks, for instance two_moons.")] = None,
     problem: Annotated[str | None, typer.Option(help="A problem of your own, FILE.py:NAME.")] = None,
     simulations: Annotated[int, typer.Option(help="How many rows there are to be in the end.")] = 10_000,
     store: Annotated[Path | None, typer.Option(help="The directory to keep rows in; the same command goes on.")] = None,
@@ -96,37 +96,41 @@ def simulate(
     import retrodict as rd
     from retrodict.files import write_npz
 
-    if (task is None) == (problem is None):
-        raise DataError("simulate needs one of --task NAME and --problem FILE.py:NAME")
+    chosen = problem_of("simulate", task, problem)
     if store is None and out is None:
         raise DataError("simulate needs a place for the rows: --store DIR, --out FILE.npz, or both")
-    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
+    if store is None and any(one is not None for one in (workers, timeout, executor)):
+        raise DataError("--workers, --timeout and --executor write rows as they come: add --store DIR")
     with executor_in(executor, workers) as who:
         how: dict[str, Any] = {"executor": who, "timeout": timeout, "accept_changed": accept_changed}
-        try:
-            sims = rd.simulate(chosen, simulations, key=seed, store=store, progress=not as_json, **how)
-        except KeyboardInterrupt as stopped:
-            print(f"retrodict: {stopped}", file=sys.stderr)
-            raise
+        sims = _simulated(chosen, simulations, key=seed, store=store, progress=not as_json, **how)
     if out is not None:
         write_npz(out, sims)
     where = [str(place) for place in (store, out) if place is not None]
-    counts = {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed}
     if as_json:
         status = None if store is None else rd.open_store(store).status
-        print(
-            json.dumps(
-                {"simulations": counts, "status": status, "store": store and str(store), "out": out and str(out)}
-            )
-        )
+        places = {"store": store and str(store), "out": out and str(out)}
+        print(json.dumps({"simulations": sims.counts, "status": status, **places}))
         return
     print(f"{sims.drawn} simulations ({sims.n_failed} failed); wrote {' and '.join(where)}")
+
+
+def _simulated(problem: Any, n: int, **how: Any) -> Any:
+    """The rows; what a campaign says when Ctrl-C ends it is told here, since typer keeps the exit code alone."""
+    import retrodict as rd
+
+    try:
+        return rd.simulate(problem, n, **how)
+    except KeyboardInterrupt as stopped:
+        if str(stopped):
+            print(f"retrodict: {stopped}", file=sys.stderr)
+        raise
 
 
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="The model file to write.")],
-    task: Annotated[str | None, typer.Option(help="One of the benchmark's tasks, for instance two_moons.")] = None,
+    task: Annotated[str | None, typer.Option(help="One of retrodict's tasks, for instance two_moons.")] = None,
     problem: Annotated[str | None, typer.Option(help="A problem of your own, FILE.py:NAME.")] = None,
     simulations: Annotated[int, typer.Option(help="How many rows to simulate.")] = 10_000,
     steps: Annotated[int, typer.Option(help="Gradient steps.")] = 10_000,
@@ -145,17 +149,15 @@ def train(
     """Simulate, train one model, and write it to a file."""
     import retrodict as rd
 
-    if (task is None) == (problem is None):
-        raise DataError("train needs one of --task NAME and --problem FILE.py:NAME")
-    chosen = rd.tasks.get(task).problem if task is not None else problem_in(str(problem))
-    sims = rd.simulate(chosen, simulations, key=seed, store=store, progress=not as_json)
+    chosen = problem_of("train", task, problem)
+    sims = _simulated(chosen, simulations, key=seed, store=store, progress=not as_json)
     model = getattr(rd, query)(sims.layout, key=seed)
     how: dict[str, Any] = {"checkpoint": checkpoint, "failed": failed, "progress": not as_json}
     model, history = rd.fit(model, sims, key=seed + 1, steps=steps, **how)
     rd.save(model, out)
     told = {
         "model": str(out),
-        "simulations": {"drawn": sims.drawn, "kept": sims.kept, "failed": sims.n_failed},
+        "simulations": sims.counts,
         "steps": int(history.step[-1]),
         "validation_loss": history.best,
         "seconds": history.seconds,
@@ -244,11 +246,10 @@ def check(
             )
         )
         return
-    tests = ", ".join(f"{name} p = {p:.2g}" for name, p in own.p_values)
-    print(f"{own.question}: {'passed' if own.ok else 'FAILED'} at {own.level:.0%} ({tests})")
+    print(f"{own.question}: {found.tell()}")
     for label, more in own.excess:
         print(f"  {label}: regions hold the truth {abs(more):.1%} {'more' if more > 0 else 'less'} often than they say")
-    print(f"{own.simulations} simulations, {own.draws} draws each, {found.seconds:.0f} s; wrote {out}")
+    print(f"wrote {out}")
 
 
 @app.command()
@@ -267,7 +268,7 @@ def report(
     import retrodict as rd
     from retrodict import referee
 
-    loaded, observed = rd.load(model), given_in(observation)
+    loaded, observed = rd.load(model), given_in(observation, "--observation")
     rows = held_out(sims, task, problem, 600, seed)
     found = referee.examine(loaded, rows, observed, seed=seed)
     written = referee.write(out, loaded, found, title=title)
@@ -284,7 +285,7 @@ def gallery(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Make the figures of the gallery: intervals, scattered observations, functions, energy, influenza."""
+    """Make the figures of the gallery: intervals, scattered observations, functions, energy, influenza, sites."""
     from retrodict import gallery as exhibits
 
     names = None if only is None else [name.strip() for name in only.split(",")]
@@ -315,7 +316,9 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="File of JSON lines to go on with: what it holds is left out.")
     ] = None,
-    table: Annotated[bool, typer.Option(help="Run nothing: show --out beside published figures, in Markdown.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Run nothing: show --out beside published figures, in Markdown.")
+    ] = False,
     page: Annotated[Path | None, typer.Option(help="With --table: write it as an HTML page, too.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -325,7 +328,7 @@ def bench(
     from retrodict.files import make_folder
 
     if table or page:
-        _league(out, page)
+        _league(out, page, as_json=as_json)
         return
     methods: Mapping[str, Any] = rd.paths.METHODS
     known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER, "auto": rd.solvers.Auto}
@@ -357,7 +360,7 @@ def bench(
             print(f"\n{benchmark.across(rows)}\n", flush=True)
 
 
-def _league(out: Path | None, page: Path | None) -> None:
+def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
     """The table of a benchmark's file, as Markdown and as a page."""
     from retrodict import bench as benchmark
     from retrodict import report
@@ -365,8 +368,9 @@ def _league(out: Path | None, page: Path | None) -> None:
     rows = [] if out is None else benchmark.read(out)
     if not rows:
         raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
-    found = report.Table(*benchmark.league(rows))
-    print(f"{found.to_markdown()}\n\n{found.caption}")
+    league = benchmark.league(rows)
+    found = report.Table(*league)
+    print(json.dumps(league._asdict()) if as_json else f"{found.to_markdown()}\n\n{found.caption}")
     if page is not None:
         report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [found])])
 

@@ -51,7 +51,10 @@ class Question:
 def as_numbers(value: Any, where: str) -> np.ndarray:
     """The value as a floating-point array, or a sentence saying that it is none."""
     if isinstance(value, jax.Array | np.ndarray | float | int | Sequence | np.generic) and not isinstance(value, str):
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise DataError(f"{where} must be numbers in rows of equal length") from error
         if array.dtype.kind in "iufb" or array.dtype.name == "bfloat16":
             return array.astype(np.float32)
         raise DataError(f"{where} must be numbers, got an array of type {array.dtype}")

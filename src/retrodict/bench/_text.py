@@ -16,7 +16,8 @@ def across(rows: Sequence[Row]) -> str:
         return f"{head:{width}}" + "".join(columns)
 
     solvers = dict.fromkeys(solver for solver, _ in cells)
-    return "\n".join([aligned(corner, paths), *(aligned(s, (cells[s, path] for path in paths)) for s in solvers)])
+    lines = (aligned(s, (cells.get((s, path), "-") for path in paths)) for s in solvers)
+    return "\n".join([aligned(corner, paths), *lines])
 
 
 def line(row: Row) -> str:
