@@ -1,7 +1,9 @@
 """Small problems that several tests share."""
 
+import dataclasses
 import gc
 import os
+import re
 from pathlib import Path
 
 
@@ -14,6 +16,8 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.scaling import Scaling
+from retrodict.variables import Layout, Variable
 
 
 MAPS = Path("/proc/self/maps")
@@ -27,6 +31,50 @@ def few_programs():
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
         gc.collect()
+
+
+def blocks(page, language="python"):
+    """The fenced blocks of a page, each behind as many empty lines as stand before it: errors name the true line."""
+    text = page.read_text()
+    for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
+
+
+def contents(where):
+    """All that a store holds of every row but how long it took."""
+    store = rd.open_store(where)
+    every, arrays = np.arange(store.rows), {"codes": store.codes, "errors": store.failed["error"]}
+    return arrays | {name: store.read(name, every) for name in (*store.layout.names, "seed")}
+
+
+def same(one, two):
+    """Whether two stores hold the same rows."""
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, two[name], err_msg=name)
+
+
+LAYOUT = Layout((Variable("a"), Variable("b", (2,)), Variable("x", (4,), kind="data")))
+
+
+def normals(n, seed, *, shift=0.0):
+    """Simulations of `LAYOUT` in which every element is standard normal."""
+    rng = np.random.default_rng(seed)
+    return {"a": rng.normal(size=n) + shift, "b": rng.normal(size=(n, 2)), "x": rng.normal(size=(n, 4))}
+
+
+@pytest.fixture(scope="session")
+def normal():
+    """An untrained model: exactly standard normal in every element, right for `normals`, and quick."""
+    return rd.joint(LAYOUT, net=rd.nets.ResMLP(8, 1))
+
+
+@pytest.fixture(scope="session")
+def silent(sims):
+    """Untrained, but scaled to the simulations: independent standard normal tokens."""
+    rows = np.concatenate([sims[name].reshape(sims.kept, -1) for name in sims.layout.names], axis=1)
+    model = rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1))
+    return dataclasses.replace(model, scaling=Scaling.fit(sims.layout, rows))
 
 
 def simulate_counts(key, rate, noise):

@@ -60,6 +60,7 @@ def test_arviz_summarizes_and_plots_it():
             {"draws": DRAWS, "dims": {"hare": ["year"]}, "coords": {"year": [1, 2]}},
             "2 labels along 'year', which has 3",
         ),
+        ({"draws": DRAWS, "dims": {"hare": ["year"]}, "coords": {"yaer": YEARS}}, "names 'yaer'; the axes are"),
         ({"draws": {**DRAWS, "b": np.zeros((400, 2))}, "dims": {"hare": ["y"], "b": ["y"]}}, "'b' has 2 places, and 3"),
     ],
 )

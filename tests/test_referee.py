@@ -9,26 +9,19 @@ import numpy as np
 import pytest
 
 import retrodict as rd
+from conftest import normals
 from retrodict import cli, referee
 from retrodict.report import Drawing
-from retrodict.variables import Layout, Variable
 from test_report import Page
 
 
-# An untrained model is exactly standard normal in every element: right for these simulations, and quick.
-LAYOUT = Layout((Variable("a"), Variable("b", (2,)), Variable("x", (4,), kind="data")))
 OBSERVED = {"x": np.array([0.1, -0.3, np.nan, 0.2])}
 SMALL = {"observations": 60, "draws": 20, "densities": 2}
 
 
-def normals(n, seed):
-    rng = np.random.default_rng(seed)
-    return {"a": rng.normal(size=n), "b": rng.normal(size=(n, 2)), "x": rng.normal(size=(n, 4))}
-
-
 @pytest.fixture(scope="module")
-def model():
-    return rd.joint(LAYOUT, net=rd.nets.ResMLP(8, 1))
+def model(normal):
+    return normal
 
 
 @pytest.fixture(scope="module")

@@ -57,6 +57,10 @@ def to_datatree(
     found = {group: _drawn(group, values, named) for group, values in groups.items() if values}
     if observed:
         found["observed_data"] = {name: _axes(name, np.asarray(value), named) for name, value in observed.items()}
+    every = {axis for variables in found.values() for axes, _ in variables.values() for axis in axes}
+    for axis in places:
+        if axis not in every:
+            raise DataError(unknown("`coords`", axis, sorted(every), owner="the axes are"))
     trees = {}
     for group, variables in found.items():
         used = {axis for axes, _ in variables.values() for axis in axes}

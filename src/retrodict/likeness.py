@@ -18,6 +18,7 @@ each datum from the others).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,12 +31,14 @@ from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.estimators import Familiar, Generative
 from retrodict.roles import GIVEN, LATENT
-from retrodict.summary import columns
+from retrodict.summary import labels_of
 from retrodict.tokens import Batch, ask, unflatten
 from retrodict.trust import familiar_of, silent, tokens_of
 
 
+TESTS = 3  # of data that are predicted from one another
 MOST = 64  # data that are left out one by one; of more, as many spread evenly
+LARGEST = 2_000  # simulations to compare with: all their distances are a matrix of 32 MB
 ASSIGNMENTS = 64  # of roles, to see whether a model was trained to predict data from data
 
 
@@ -73,6 +76,9 @@ class Unlike:
             return found
         return f"{found}; '{self.worst}' fits worst, {self.surprise[self.worst]:.1f} sd from what the other data say"
 
+    def __repr__(self) -> str:
+        return f"Unlike({self.tell()})"
+
 
 def unlike(
     model: Generative,
@@ -87,12 +93,13 @@ def unlike(
     """Tests whether an observation `{name: shape}` is like simulated ones, and names the datum that is not.
 
     NaN means not observed, and is then left out of the simulations, too. `sims` are held-out simulations
-    `{name: (n, *shape)}`; a model that was checked carries some of its own. `references` of them have each datum
-    predicted from the others, by `draws` draws, as the observation has: a model that was trained on the posterior
-    alone, or on embedded data, cannot do that, and is judged by neighbors only.
+    `{name: (n, *shape)}`, of which the first 2,000 are looked at; a model that was checked carries some of its own.
+    `references` of them have each datum predicted from the others, by `draws` draws, as the observation has: a model
+    that was trained on the posterior alone, or on embedded data, cannot do that, and is judged by neighbors only.
 
     Raises:
-        DataError: an observation of a wrong name, shape or type, with nothing observed, or no simulations.
+        DataError: an observation of a wrong name, shape or type, with nothing observed, or simulations that
+            are too few for `level`.
         QueryError: the observation names a parameter, or the model has functions.
 
     Source: Vovk, Gammerman and Shafer 2005, Algorithmic Learning in a Random World.
@@ -136,7 +143,7 @@ def _judged(
     for name in observation:
         if name in model.layout.parameters:
             raise QueryError(f"'{name}' is a parameter: an observation is made of data")
-    familiar = model.calibration.familiar if sims is None else familiar_of(model, tokens_of(model, sims))
+    familiar = model.calibration.familiar if sims is None else familiar_of(model, tokens_of(model, sims)[:LARGEST])
     if familiar is None:
         raise DataError("hand in held-out simulations as `sims`: this model carries none (rd.check gives it some)")
     row = ask(model.layout, observation, [name for name in model.modeled.names if name not in observation])
@@ -146,7 +153,13 @@ def _judged(
     if not np.isfinite(z[0, list(familiar.tokens)]).any():
         raise DataError("nothing of the observation was observed, or nothing that the simulations kept")
     looked_at, found = _looked_at(model, familiar, np.isfinite(z[0])), None
-    if looked_at.size > 1 and _predicts_data(model):
+    by_data = looked_at.size > 1 and _predicts_data(model)
+    have, tests = (min(references, len(familiar.data)), TESTS) if by_data else (len(familiar.data), 1)
+    if have < (fewest := math.ceil(tests / level) - 1):
+        raise DataError(
+            f"{have} simulations cannot fail anything at a level of {level:g}; compare with {fewest} or more"
+        )
+    if by_data:
         found = _surprises(silent(model), _among(familiar, z, references), looked_at, draws, as_key(key))
     labels, outcomes = np.array(_labels(model))[looked_at], []
     for i, one in enumerate(z):
@@ -182,11 +195,15 @@ def _looked_at(model: Generative, familiar: Familiar, seen: Bool[np.ndarray, " d
     return found[np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST)).round().astype(int))]
 
 
+def roles_of(model: Generative) -> Int[np.ndarray, "m d"]:
+    """Some of the roles that a model was trained under."""
+    keys = jr.split(jr.key(0), ASSIGNMENTS)
+    return np.asarray(jax.vmap(lambda key: model.law.draw(key, model.layout))(keys))
+
+
 def _predicts_data(model: Generative) -> bool:
     """Whether training ever asked for one datum given another."""
-    data = ~np.asarray(model.layout.is_parameter)
-    keys = jr.split(jr.key(0), ASSIGNMENTS)
-    roles = np.asarray(jax.vmap(lambda key: model.law.draw(key, model.layout))(keys))[:, data]
+    roles = roles_of(model)[:, ~model.layout.is_parameter]
     return bool(np.any((roles == LATENT).any(axis=1) & (roles == GIVEN).any(axis=1)))
 
 
@@ -224,4 +241,4 @@ def _surprises(
 
 
 def _labels(model: Generative) -> list[str]:
-    return list(columns(unflatten(model.layout, np.arange(model.layout.size)[None], model.layout.names)))
+    return [label for v in model.layout.variables for label in labels_of(v.name, v.shape)]

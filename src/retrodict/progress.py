@@ -6,11 +6,14 @@ from types import TracebackType
 from typing import Self
 
 
+EVERY = 15.0  # seconds between two lines, where there is no bar
+
+
 class Progress:
     """Shows how far a loop is, with a note and the time left; writes to standard error, and nothing if not `shown`."""
 
-    def __init__(self, label: str, total: int, *, shown: bool = True, every: float = 15.0) -> None:
-        self.label, self.total, self.every = label, total, every
+    def __init__(self, label: str, total: int, *, shown: bool = True) -> None:
+        self.label, self.total = label, total
         self.begun = self.last = time.monotonic()
         self._bar = None
         self.shown = shown
@@ -40,7 +43,7 @@ class Progress:
             self._bar.update(self._task, completed=done, note=note)
             return
         now = time.monotonic()
-        if self.shown and (now - self.last >= self.every or done >= self.total):
+        if self.shown and (now - self.last >= EVERY or done >= self.total):
             self.last = now
             left = (now - self.begun) / max(done, 1) * (self.total - done)
             print(f"{self.label}: {done}/{self.total}, {note}, {left:.0f} s left", file=sys.stderr, flush=True)

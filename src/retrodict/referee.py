@@ -8,7 +8,7 @@ in which doubts arise; what they say is said first, in the lead.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from retrodict._types import as_key
 from retrodict.diagnostics import Predictive
 from retrodict.estimators import Generative
 from retrodict.failing import FEWEST, Failures, failures
-from retrodict.likeness import Unlike, unlike
-from retrodict.roles import Posterior, Unconditional
+from retrodict.likeness import Unlike, roles_of, unlike
+from retrodict.roles import GIVEN, LATENT
 from retrodict.summary import columns, summarize
 from retrodict.tokens import Batch
 from retrodict.trust import Check, check, silent
@@ -46,7 +46,7 @@ CITE = (
 class Findings:
     """Everything that a report says; `predictive` is None for a model that cannot make data."""
 
-    draws: dict[str, np.ndarray]
+    draws: dict[str, np.ndarray] = field(repr=False)
     likeness: Unlike
     predictive: Predictive | None
     check: Check
@@ -127,10 +127,11 @@ def _predicted(
     model: Generative, draws: Mapping[str, np.ndarray], observation: Mapping[str, Any], key: Any
 ) -> Predictive | None:
     """Data that the model makes of posterior draws, beside the observation."""
-    law = getattr(model.law, "law", model.law)
+    roles, own = roles_of(model), model.layout.is_parameter
+    learned = ((roles[:, own] == GIVEN).any(axis=1) & (roles[:, ~own] == LATENT).any(axis=1)).any()
     parameters = [name for name in model.layout.parameters if name in draws]
     whole = len(parameters) == len(model.layout.parameters)
-    if isinstance(law, Posterior | Unconditional) or set(observation) & set(model.embedded) or not whole:
+    if not learned or set(observation) & set(model.embedded) or not whole:
         return None
     given = Batch({name: draws[name][:REPLICATES] for name in parameters})
     made = silent(model).sample(1, given=given, of=list(observation), key=key)
@@ -229,7 +230,7 @@ def _calibration(found: Check) -> list[report.Block]:
     begin = (
         f"The same question was asked about {own.simulations} simulations that the model was not trained on, with "
         f"{own.draws} draws each. Gray bands hold all that a right posterior would show, but for a probability of "
-        f"{own.level:.0%} over all pictures together; what leaves its band is vermilion."
+        f"at most {own.level / len(own.p_values):.1%} in each picture; what failed is vermilion."
     )
     blocks: list[report.Block] = [report.Text(begin)]
     for name, test, figure, meaning in _pictures(found):

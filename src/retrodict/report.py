@@ -172,8 +172,8 @@ class Section:
 
     def __post_init__(self) -> None:
         for block in self.blocks:
-            if not isinstance(block, Text | Table | Picture | Drawing):
-                raise DataError(f"a section holds Text, Table and Picture, not {type(block).__name__}: wrap it in one")
+            if not isinstance(block, Block):
+                raise DataError(f"a section holds Text, Table, Picture or Drawing, not {type(block).__name__}: wrap it")
 
     def to_html(self, anchor: str) -> str:
         """A `<section>` that `#anchor` leads to."""

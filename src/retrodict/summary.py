@@ -14,13 +14,18 @@ def summarize(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
     return {label: describe(column) for label, column in columns(draws).items()}
 
 
+def labels_of(name: str, shape: tuple[int, ...]) -> list[str]:
+    """Scalars by their name, other elements as `name[i]` or `name[i,j]`."""
+    return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
+
+
 def columns(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One column `(n,)` per scalar element, scalars by their name and the others as `name[i]` or `name[i,j]`."""
     found = {}
     for name, array in draws.items():
         array = np.asarray(array)
-        for index in np.ndindex(array.shape[1:]):
-            label = name + (f"[{','.join(map(str, index))}]" if index else "")
+        shape = array.shape[1:]
+        for label, index in zip(labels_of(name, shape), np.ndindex(shape), strict=True):
             found[label] = array[(slice(None), *index)]
     return found
 

@@ -30,7 +30,7 @@ from retrodict._errors import QueryError, listed
 from retrodict._types import Key, as_key
 from retrodict.estimators import Generative
 from retrodict.problem import AbstractPrior, Draw, Problem
-from retrodict.tokens import unflatten
+from retrodict.tokens import Batch, unflatten
 from retrodict.variables import Layout, Variable
 
 
@@ -150,6 +150,8 @@ def truncate(
     """
     if not 0.0 < mass < 1.0:
         raise QueryError(f"`mass` must lie between 0 and 1, got {mass}")
+    if isinstance(given, Batch):
+        raise QueryError("a prior is truncated for one observation, not for a Batch of them")
     parameters = Layout(problem.prior.variables)
     if parameters.functions:
         raise QueryError(

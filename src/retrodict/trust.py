@@ -20,10 +20,11 @@ from retrodict import diagnostics
 from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
-from retrodict.diagnostics._pairs import generator, labels_of
+from retrodict.diagnostics._pairs import generator
 from retrodict.estimators import Calibration, Familiar, Generative, Record, fingerprint, shares_of
 from retrodict.roles import LATENT
 from retrodict.solvers import AbstractSolver
+from retrodict.summary import labels_of
 from retrodict.tokens import Batch, ask, flatten, unflatten
 
 
@@ -107,6 +108,8 @@ def check(
     key_rows, key_draws, key_tests = jr.split(as_key(key), 3)
     rows, familiar = _chosen(model, sims, observations, key_rows)
     known = known_of(model, given, rows)
+    if not known:
+        raise QueryError("`given` names nothing; a check is of answers to what was observed, such as given=['y']")
     asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
     roles = ask(model.layout, known, asked).roles
     found = silent(model).sample(draws, given=known, of=asked, solver=solver, key=key_draws)
@@ -141,12 +144,15 @@ def _tested(truth: Any, drawn: Any, logs: Any, keys: Any, level: float) -> dict[
     """All tests, each at a rate of false alarms that leaves `level` to all of them."""
     dense = logs is not None and all(np.isfinite(part).all() for part in logs)
     own = level / (4 if dense else 3)
+    many = max(999, round(4 / own))  # fewer could not fail at this level
     tests: dict[str, Any] = {
         "sbc": sbc(truth, drawn, key=keys[0], level=own),
         "coverage": coverage(truth, drawn, log_probs=logs, key=keys[1], level=own),
         "tarp": tarp(truth, drawn, key=keys[2], level=own),
     }
-    return {**tests, "log_prob": expected_log_prob(*logs, key=keys[3], level=own)} if dense else tests
+    return (
+        {**tests, "log_prob": expected_log_prob(*logs, key=keys[3], level=own, permutations=many)} if dense else tests
+    )
 
 
 def _chosen(model: Generative, sims: Mapping[str, Any], n: int, key: Any) -> tuple[Rows, Familiar | None]:

@@ -27,6 +27,7 @@ from jaxtyping import Float32, Float64
 
 from retrodict._errors import DataError, listed, unknown
 from retrodict.diagnostics._pairs import Numbers, numbers
+from retrodict.diagnostics._uniform import checked_level
 
 
 Draws: TypeAlias = Numbers | Mapping[str, Numbers]
@@ -64,7 +65,7 @@ class C2ST:
         return self.accuracy
 
 
-def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1) -> C2ST:
+def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level: float = 0.05) -> C2ST:
     """The strict test, as sbibm defines it: the 5-fold accuracy of a perceptron with two layers of 10 d ReLU units.
 
     `reference` and `draws` are arrays `(n, d)`, or mappings name -> `(n, *shape)` with the same names, of equally many
@@ -91,26 +92,28 @@ def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1) -> C2S
         early_stopping=False,
         random_state=seed,
     )
-    return _judged(perceptron, rows, "mlp", seed, jobs)
+    return _judged(perceptron, rows, "mlp", seed, jobs, level)
 
 
-def c2st_forest(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1) -> C2ST:
+def c2st_forest(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level: float = 0.05) -> C2ST:
     """The lenient, fast test: the accuracy of a random forest of 100 trees on the same folds as `c2st`.
 
     Arguments, result and errors are those of `c2st`; the figures are lower and not on one scale with it.
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    return _judged(RandomForestClassifier(random_state=seed), _z_scored(reference, draws), "forest", seed, jobs)
+    return _judged(RandomForestClassifier(random_state=seed), _z_scored(reference, draws), "forest", seed, jobs, level)
 
 
-def _judged(classifier: Any, rows: Float32[np.ndarray, "_ d"], name: Classifier, seed: int, jobs: int) -> C2ST:
+def _judged(
+    classifier: Any, rows: Float32[np.ndarray, "_ d"], name: Classifier, seed: int, jobs: int, level: float
+) -> C2ST:
     from sklearn.model_selection import KFold, cross_val_score
 
     labels = np.repeat([0, 1], len(rows) // 2)
     folds = KFold(n_splits=_FOLDS, shuffle=True, random_state=seed)
     scores = cross_val_score(classifier, rows, labels, cv=folds, scoring="accuracy", n_jobs=jobs)
-    return C2ST(float(scores.mean()), tuple(float(score) for score in scores), name, len(rows))
+    return C2ST(float(scores.mean()), tuple(float(score) for score in scores), name, len(rows), checked_level(level))
 
 
 def _z_scored(reference: Draws, draws: Draws) -> Float32[np.ndarray, "_ d"]:

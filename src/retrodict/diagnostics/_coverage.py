@@ -18,14 +18,14 @@ from jaxtyping import Float64, Int64
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import Named, Numbers, generator, numbers, paired, ranks
-from retrodict.diagnostics._uniform import THRESHOLDS, below, checked_level, least, uniform
+from retrodict.diagnostics._uniform import THRESHOLDS, Verdict, below, checked_level, least, uniform
 
 
 JOINT = "joint"
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Verdict):
     """The share of simulations `coverage[label]` `(K,)` whose truth lies in regions of sizes `sizes[label]` `(K,)`.
 
     Labels are scalar elements and, where log densities were handed in, "joint". All shares of all labels stay within
@@ -42,14 +42,10 @@ class Coverage:
     p_value: float
     level: float
 
-    @property
-    def ok(self) -> bool:
-        """Whether all labels pass together, at a rate `level` of false alarms."""
-        return self.p_value > self.level
-
     def at(self, size: float) -> dict[str, float]:
         """The coverage of regions of one size, by label."""
-        return {label: float(np.interp(size, self.sizes[label], self.coverage[label])) for label in self.sizes}
+        sizes, shares = self.sizes, self.coverage  # beside them, the empty region and the whole space
+        return {k: float(np.interp(size, [0.0, *sizes[k], 1.0], [0.0, *shares[k], 1.0])) for k in sizes}
 
 
 def coverage(
@@ -73,6 +69,8 @@ def coverage(
     """
     level, pairs, rng = checked_level(level), paired(truth, draws), generator(key)
     n_draws = pairs.n_draws
+    if n_draws < 2:
+        raise DataError("regions need at least two draws for every simulation, got one")
     central = np.abs(2 * ranks(pairs.truth, pairs.draws, rng) - n_draws)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {
         # what |2 r - L| can be, r = 0, ..., L, and what it was

@@ -31,15 +31,15 @@ from jaxtyping import Float64
 
 from retrodict._errors import DataError
 from retrodict._types import Key
-from retrodict.diagnostics._pairs import Named, generator, matrix, numbers, paired, same_names
-from retrodict.diagnostics._uniform import checked_level
+from retrodict.diagnostics._pairs import Named, aligned, generator, numbers, paired, same_names
+from retrodict.diagnostics._uniform import Verdict, checked_level
 
 
 PASSES, ROWS = 40, 40_000  # through the rows at least, and rows to look at where there are fewer than 1,000
 
 
-@dataclass(frozen=True)
-class LC2ST:
+@dataclass(frozen=True, repr=False)
+class LC2ST(Verdict):
     """`statistic` `(B,)` at each of B observations, and the same of `permutations` classifiers without any signal.
 
     `p_values` `(B,)` belong to single observations, `p_value` to all of them together. `probability` `(B, m)` is what
@@ -52,11 +52,6 @@ class LC2ST:
     p_values: Float64[np.ndarray, " B"]
     p_value: float
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether all observations pass together, at a rate `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def lc2st(
@@ -119,16 +114,10 @@ def _together(statistic: Float64[np.ndarray, " B"], null: Float64[np.ndarray, "p
 
 def _data(n: int, data: Named, observed: Named, observed_draws: Named, truth: Named) -> tuple[np.ndarray, ...]:
     """Data `(n, e)`, observations `(B, e)` and their draws `(B, m, d)`, in one order of names."""
-    same_names(data, observed, ("`data`", "`observed`"))
+    x, x_o = aligned(data, observed, ("`data`", "`observed`"))
     same_names(truth, observed_draws, ("`truth`", "`observed_draws`"))
-    x = matrix(data, "`data`")
-    x_o = matrix({name: observed[name] for name in data}, "`observed`")
     if len(x) != n:
         raise DataError(f"`data` has {len(x)} rows, and there are {n} simulations")
-    if x_o.shape[1] != x.shape[1]:
-        raise DataError(
-            f"`observed` has {x_o.shape[1]} numbers a row and `data` {x.shape[1]}: give (B, *shape), B observations"
-        )
     blocks = [numbers(observed_draws[name], f"'{name}' of `observed_draws`", axes=2) for name in truth]
     if {block.shape[0] for block in blocks} != {len(x_o)} or len({block.shape[1] for block in blocks}) > 1:
         raise DataError(f"`observed_draws` must be (B, m, *shape) with B = {len(x_o)}, got {[b.shape for b in blocks]}")

@@ -16,27 +16,22 @@ from jaxtyping import Float64
 
 from retrodict._errors import DataError
 from retrodict._types import Key
-from retrodict.diagnostics._pairs import FEWEST, Named, generator, matrix, same_names
-from retrodict.diagnostics._uniform import checked_level
+from retrodict.diagnostics._pairs import FEWEST, Named, aligned, generator
+from retrodict.diagnostics._uniform import Verdict, checked_level
 
 
 WIDTHS = (0.5, 1.0, 2.0)
 LARGEST = 2000  # rows of a set: the matrix of all pairs then takes 128 MB
 
 
-@dataclass(frozen=True)
-class MMD:
+@dataclass(frozen=True, repr=False)
+class MMD(Verdict):
     """`statistic`, the squared discrepancy, and the same after permutations, `null` `(permutations,)`."""
 
     statistic: float
     null: Float64[np.ndarray, " permutations"]
     p_value: float
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the sets cannot be told apart, at a rate `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def mmd(reference: Named, draws: Named, *, key: Key, permutations: int = 499, level: float = 0.05) -> MMD:
@@ -51,11 +46,7 @@ def mmd(reference: Named, draws: Named, *, key: Key, permutations: int = 499, le
     Source: Gretton et al. 2012, Journal of Machine Learning Research 13, 723-773.
     """
     level, rng = checked_level(level), generator(key)
-    same_names(reference, draws, ("`reference`", "`draws`"))
-    p = matrix(reference, "`reference`")
-    q = matrix({name: draws[name] for name in reference}, "`draws`")
-    if p.shape[1] != q.shape[1]:
-        raise DataError(f"`reference` has {p.shape[1]} columns and `draws` {q.shape[1]}: they must be alike")
+    p, q = aligned(reference, draws, ("`reference`", "`draws`"))
     if min(len(p), len(q)) < FEWEST:
         raise DataError(f"a two-sample test needs at least {FEWEST} rows of each set, got {len(p)} and {len(q)}")
     p, q = (rows if len(rows) <= LARGEST else rng.permutation(rows)[:LARGEST] for rows in (p, q))

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float64, Int64
 
 from retrodict._errors import DataError, listed, unknown
+from retrodict.summary import labels_of
 
 
 Numbers: TypeAlias = ArrayLike | Sequence[Any]
@@ -89,6 +90,21 @@ def matrix(values: Named, what: str) -> Float64[np.ndarray, "n d"]:
     return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
 
 
+def aligned(first: Named, second: Named, what: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Two mappings with the same names and shapes as columns, in the order of the first.
+
+    Raises:
+        DataError: names or shapes that differ, or values that are not finite.
+    """
+    same_names(first, second, what)
+    columns = matrix(first, what[0]), matrix({name: second[name] for name in first}, what[1])
+    for name in first:
+        one, other = (np.shape(values[name])[1:] for values in (first, second))
+        if one != other:
+            raise DataError(f"a row of '{name}' has the shape {one} in {what[0]} and {other} in {what[1]}")
+    return columns
+
+
 def numbers(values: Any, what: str, *, axes: int = 0, finite: bool = True) -> Float64[np.ndarray, "..."]:
     """Real numbers with at least `axes` axes.
 
@@ -110,11 +126,6 @@ def numbers(values: Any, what: str, *, axes: int = 0, finite: bool = True) -> Fl
     if finite and bad:
         raise DataError(f"{bad} of the {array.size} numbers in {what} are not finite: drop or repair those rows first")
     return array
-
-
-def labels_of(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Scalars by their name, other elements as `name[i]` or `name[i,j]`."""
-    return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
 
 
 def generator(key: Any) -> np.random.Generator:

@@ -20,15 +20,15 @@ from jaxtyping import Float64
 from retrodict._errors import DataError, listed
 from retrodict.diagnostics._pairs import FEWEST, Named, numbers, same_names
 from retrodict.diagnostics._score import two_sided
-from retrodict.diagnostics._uniform import checked_level, least
+from retrodict.diagnostics._uniform import Verdict, checked_level, least
 
 
 Statistic = Callable[..., Any]
 USUAL: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.mean, "sd": np.std, "least": np.min, "largest": np.max}
 
 
-@dataclass(frozen=True)
-class Predictive:
+@dataclass(frozen=True, repr=False)
+class Predictive(Verdict):
     """By the name of a statistic: its value `observed`, its values `replicated` `(n,)`, and its two-sided p-value."""
 
     observed: dict[str, float]
@@ -36,11 +36,6 @@ class Predictive:
     p_values: dict[str, float]
     p_value: float
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether all statistics pass together, at a rate of at most `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def predictive(

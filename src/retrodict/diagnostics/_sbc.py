@@ -19,15 +19,15 @@ from jaxtyping import Float64, Int64
 
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import Named, generator, paired, ranks
-from retrodict.diagnostics._uniform import below, checked_level, least, thresholds, uniform
+from retrodict.diagnostics._uniform import Verdict, below, checked_level, least, thresholds, uniform
 
 
 BINS = 20
 EXPECTED = 10  # ranks per bin at least, for the law of chi-square to hold
 
 
-@dataclass(frozen=True)
-class SBC:
+@dataclass(frozen=True, repr=False)
+class SBC(Verdict):
     """Ranks `(n, d)` of the d elements in `labels`, and whether they are uniform.
 
     `ecdf` `(d, K)` holds the fractions of ranks below `rank / (n_draws + 1) = z` `(K,)`; all fractions of all elements
@@ -47,11 +47,6 @@ class SBC:
     chi_square: dict[str, float]
     chi_square_p: dict[str, float]
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether all elements pass together, at a rate `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def sbc(truth: Named, draws: Named, *, key: Key = 0, level: float = 0.05) -> SBC:

@@ -19,11 +19,11 @@ from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._coverage import log_densities
 from retrodict.diagnostics._pairs import FEWEST, Numbers, generator
-from retrodict.diagnostics._uniform import checked_level
+from retrodict.diagnostics._uniform import Verdict, checked_level
 
 
-@dataclass(frozen=True)
-class ExpectedLogProb:
+@dataclass(frozen=True, repr=False)
+class ExpectedLogProb(Verdict):
     """`score` and its `standard_error`, `gap`, and what gaps are where all is well, `null` `(permutations,)`."""
 
     score: float
@@ -32,11 +32,6 @@ class ExpectedLogProb:
     null: Float64[np.ndarray, " permutations"]
     p_value: float
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the gap is what it would be for the true posterior, at a rate `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def expected_log_prob(

@@ -23,7 +23,7 @@ from jaxtyping import Float64, Int64
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import Named, Pairs, generator, matrix, paired, ranks, same_names
-from retrodict.diagnostics._uniform import below, checked_level, thresholds, uniform
+from retrodict.diagnostics._uniform import Verdict, below, checked_level, thresholds, uniform
 
 
 class AbstractReferences(abc.ABC):
@@ -107,8 +107,8 @@ class Bootstrap(AbstractBand):
         return low, high
 
 
-@dataclass(frozen=True)
-class TARP:
+@dataclass(frozen=True, repr=False)
+class TARP(Verdict):
     """Expected coverage `ecp` `(K,)` at the credibilities `credibility` `(K,)`.
 
     `low`, `high` are the chosen band around `ecp`, credibility by credibility. `null_low`, `null_high` hold the whole
@@ -124,11 +124,6 @@ class TARP:
     shares: Float64[np.ndarray, " n"]
     p_value: float
     level: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the whole curve is what it should be, at a rate `level` of false alarms."""
-        return self.p_value > self.level
 
 
 def tarp(

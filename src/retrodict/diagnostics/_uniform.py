@@ -96,6 +96,22 @@ def uniform(n: int, z: tuple[float, ...]) -> Uniform:
     return Uniform(n, z)
 
 
+class Verdict:
+    """What every test ends with: a p-value of everything together, and the rate of false alarms that it is held to."""
+
+    p_value: float
+    level: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything passes together, at a rate `level` of false alarms."""
+        return self.p_value > self.level
+
+    def __repr__(self) -> str:
+        outcome = "passed" if self.ok else "FAILED"  # and not hundreds of numbers
+        return f"{type(self).__name__}({outcome}, p = {self.p_value:.2g} at a level of {self.level:g})"
+
+
 def thresholds(n_draws: int) -> Int64[np.ndarray, " K"]:
     """Which of the ranks 1, ..., L of L draws to look below: all of them, or `THRESHOLDS` spread evenly."""
     return np.unique(np.round(np.linspace(1, n_draws, min(n_draws, THRESHOLDS))).astype(np.int64))

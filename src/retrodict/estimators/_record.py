@@ -44,7 +44,7 @@ class CalibrationWarning(UserWarning):
 class Familiar:
     """Rows of simulated data in the model's coordinates: `(n, k)` single-precision numbers of k tokens."""
 
-    rows: bytes
+    rows: bytes = dataclasses.field(repr=False)
     tokens: tuple[int, ...]
 
     @property

@@ -134,9 +134,10 @@ class Head(eqx.Module):
         tokens, roles, _ = _answers.pairs(self, values, given, lambda head, *question: ask(head.layout, *question))
         self.family.check(roles)
         found = []
-        for start in range(0, len(tokens), AT_ONCE):
-            block = tokens[start : start + AT_ONCE]
-            padded = np.pad(block, ((0, AT_ONCE - len(block)), (0, 0)), mode="edge")
+        size = min(AT_ONCE, 1 << (len(tokens) - 1).bit_length())
+        for start in range(0, len(tokens), size):
+            block = tokens[start : start + size]
+            padded = np.pad(block, ((0, size - len(block)), (0, 0)), mode="edge")
             found.append(np.asarray(_densities(self, jnp.asarray(padded)))[: len(block)])
         return np.concatenate(found)
 

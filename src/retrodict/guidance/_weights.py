@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from retrodict._types import Scalar
 from retrodict.paths import Flow
-from retrodict.solvers import AbstractOneStep, AbstractSolver, AdamsBashforth, DPMSolver, Straightened
+from retrodict.solvers import AbstractOneStep, AbstractSolver, AdamsBashforth, DPMSolver, stripped
 
 
 Vector = Float[Array, " d"]
@@ -27,7 +27,7 @@ Vector = Float[Array, " d"]
 
 def refusal(solver: AbstractSolver) -> str | None:
     """Why the density of a solver's draws cannot be had, with the cure; `None` if it can."""
-    own = solver.solver if isinstance(solver, Straightened) else solver
+    own = stripped(solver)
     if isinstance(own, AbstractOneStep | AdamsBashforth | DPMSolver):
         return None
     return (

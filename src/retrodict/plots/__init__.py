@@ -27,12 +27,7 @@ from retrodict.plots._series import traces as traces
 from retrodict.plots._style import BLUE as BLUE
 from retrodict.plots._style import GREEN as GREEN
 from retrodict.plots._style import INK as INK
-from retrodict.plots._style import MASSES as MASSES
 from retrodict.plots._style import MOST as MOST
-from retrodict.plots._style import ORANGE as ORANGE
 from retrodict.plots._style import PALETTE as PALETTE
-from retrodict.plots._style import PENCIL as PENCIL
-from retrodict.plots._style import PURPLE as PURPLE
-from retrodict.plots._style import SKY as SKY
 from retrodict.plots._style import VERMILION as VERMILION
 from retrodict.plots._style import save as save

@@ -29,7 +29,7 @@ LEGEND = 8  # lines that a legend can tell apart
 
 @styled
 def ranks(found: SBC, *, bins: int = 20) -> Figure:
-    """One histogram of ranks per element, with the range of 99 % of right ones, bin by bin, in gray.
+    """One histogram of ranks per element, and in gray the band that right ones leave anywhere with the result's level.
 
     A slope says that the posterior is shifted, a smile that it is too narrow, a hill that it is too wide.
 
@@ -41,7 +41,8 @@ def ranks(found: SBC, *, bins: int = 20) -> Figure:
     n, count = len(found.ranks), max(2, min(bins, found.n_draws + 1, len(found.ranks) // 10))
     edges = np.round(np.linspace(0, found.n_draws + 1, count + 1))  # whole ranks
     shares = np.diff(edges) / (found.n_draws + 1)
-    low, high = binom.ppf(0.005, n, shares) / shares / n, binom.ppf(0.995, n, shares) / shares / n
+    out = found.level / (2 * count * len(found.labels))  # of each end of each bin of each element, by Bonferroni
+    low, high = binom.ppf(out, n, shares) / shares / n, binom.ppf(1.0 - out, n, shares) / shares / n
     figure, axes = _panels(list(found.labels))
     for ax, column, label in zip(axes, found.ranks.T, found.labels, strict=True):
         density = np.histogram(column, bins=edges)[0] / shares / n
@@ -78,7 +79,7 @@ def coverage(found: Coverage) -> Figure:
     for ax, label in zip(axes, found.sizes, strict=True):
         size = found.sizes[label]
         ax.fill_between(size, found.low[label], found.high[label], facecolor=(PENCIL, 0.35), linewidth=0)
-        _diagonal(ax, size, found.coverage[label], _verdict(found.p_values[label], found, len(found.sizes)))
+        _diagonal(ax, size, found.coverage[label], _verdict(found.p_values[label], found))
         ax.set(title=label)
     _outer(figure, axes, "credibility", "share of truths inside")
     return figure
@@ -157,7 +158,6 @@ def _diagonal(ax: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 
 
-def _verdict(p_value: float, found: Any, tests: int | None = None) -> str:
+def _verdict(p_value: float, found: Any) -> str:
     """Blue for what passed, vermilion for what did not."""
-    count = len(found.p_values) if tests is None else tests
-    return BLUE if p_value * count > found.level else VERMILION
+    return BLUE if p_value * len(found.p_values) > found.level else VERMILION

@@ -110,9 +110,7 @@ def run_jax(work: Work) -> None:
         errors = None
         try:
             values, seeds = jax.device_get(found())
-        except (
-            Exception
-        ):  # a row raised inside of compiled code (JAX has several errors for it), and took its batch along
+        except Exception:  # JAX has several kinds: a row raised inside of compiled code, and took its batch along
             values, seeds, errors = _one_by_one(work, k)
         here = work.missing[k] - k * store.batch
         values = {name: value[here] for name, value in values.items()}
