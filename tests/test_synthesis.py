@@ -1,5 +1,6 @@
 """Parts that teach each other: the simulations that a surrogate makes have the law of the real ones."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from numpyro.distributions import constraints
+from scipy import stats
 
 import retrodict as rd
 from retrodict import synthesis
-from retrodict.estimators import Whole
+from retrodict.estimators import MixtureDensity, Whole
 
 
 PARTS, NOISE = 3, 0.5
@@ -126,10 +128,33 @@ def test_without_structure_all_data_are_one_part():
     made = synthesis.synthesize(problem, learned, 5000, key=3)
     level, (x, y), size = made["level"], made["x"].T, made["size"]
     assert (size > 0).all()
-    left = np.stack([x - level, y - level, np.log(size) - 0.5 * level])
-    exact = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 0.04]])
+    left = np.stack([x - level, y - level, (np.log(size) - 0.5 * level) / 0.2])
+    exact = np.array([[1.0, 0.8, 0.0], [0.8, 1.0, 0.0], [0.0, 0.0, 1.0]])
     # sd of a covariance of 5,000 rows: .02 at most; the regression on 2,000 rows and the net add .03
     np.testing.assert_allclose(np.cov(left), exact, atol=0.15)
+
+
+def test_the_shares_of_mixtures_are_those_that_make_rows_the_likeliest():
+    """Three rows in ten are of one law, the others of a second, and none of a third: 5 standard errors of a share."""
+    rng, n = np.random.default_rng(0), 20_000
+    x = np.where(rng.random(n) < 0.3, rng.normal(size=n), 4.0 + rng.normal(size=n))
+    logs = np.stack([stats.norm.logpdf(x), stats.norm.logpdf(x, 4.0), stats.norm.logpdf(x, -20.0)])
+    np.testing.assert_allclose(synthesis.stacked(logs), [0.3, 0.7, 0.0], atol=5 * np.sqrt(0.25 / n))
+
+
+def test_every_mixture_makes_its_share(monkeypatch):
+    """Of two that say nothing but where they are: two in five from the first, in all parts of a simulation at once."""
+    sims = rd.simulate(problem(), 200, key=0)
+    learned, _ = synthesis.surrogate(sims, ALIKE, key=2, width=8, depth=1, steps=2, progress=False)
+    said = iter((0.0, 100.0))
+    monkeypatch.setattr(
+        MixtureDensity, "sample", lambda self, known, kind, key: np.full((len(known), 1), next(said), np.float32)
+    )
+    learned = dataclasses.replace(learned, shares=(0.4, 0.6))
+    made = np.asarray(synthesis.synthesize(problem(), learned, 10, key=0)["x"]).reshape(10, -1)
+    assert (made == made[:, :1]).all()
+    assert (np.sort(made[:, 0]) == made[:, 0]).all()
+    assert (made[:, 0] == made[0, 0]).sum() == 4
 
 
 def test_unlike_numbers_of_the_same_parents_are_read_together():

@@ -35,8 +35,8 @@ from retrodict.variables import Layout
 
 # 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian; in 3 the direct way was the joint
 # model, and the synthetic one had no frame; 4 and 5 ran heats of 2,000 steps, and the better way to the end; 6 did not
-# tune
-RULE = 7
+# tune; 7 had surrogates of one learning rate, 8 none about a curve
+RULE = 9
 HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
 LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
 NET = ResMLP(256, 3)

@@ -10,18 +10,22 @@ independent all data are one part: then a surrogate pays where data given parame
 data, as noise that is the same everywhere is.
 
 q is a `MixtureDensity` on the real line, off the supports. What it gets wrong, the posterior inherits; held-out real
-simulations should judge it, see `validation` of `fit`.
+simulations should judge it, see `validation` of `fit`. Which learning rate is right differs from simulator to simulator
+(laws that are sharp here and there want a fast one, by which others diverge where parameters are rare), so that q is a
+mixture of what several rates learn, with the shares that make held-out simulations the likeliest (stacking: Smyth and
+Wolpert 1999, Machine Learning 36, 59).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
@@ -33,6 +37,10 @@ from retrodict.scaling import Scaling
 from retrodict.tokens import flatten, unflatten
 from retrodict.training import History, Pace, fit_mixture
 from retrodict.variables import Layout
+
+
+RATES = (5e-3, 2e-3)
+ROUNDS = 100  # of stacking
 
 
 class Parts(NamedTuple):
@@ -48,11 +56,12 @@ class Parts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """A surrogate of one part, given parameters, and the scaling of these."""
+    """Surrogates of one part, given parameters, the share of each, and the scaling of parameters."""
 
     parts: Parts
     scaling: Scaling
-    mixture: MixtureDensity
+    mixtures: tuple[MixtureDensity, ...]
+    shares: tuple[float, ...]
     whole: Whole
 
 
@@ -66,9 +75,12 @@ def surrogate(
     depth: int = 3,
     validation: Mapping[str, Any] | None = None,
     steps: int = 4_000,
+    rates: Sequence[float] = RATES,
     progress: bool = True,
 ) -> tuple[Learned, History]:
     """Learns one part of the data given the parameters, from every part of every simulation.
+
+    The history is that of the mixture with the largest share; those of the others are its `before`.
 
     Args:
         dependencies: what tells the parts; without them all data are one.
@@ -77,6 +89,7 @@ def surrogate(
         depth: of the network, in blocks.
         validation: other simulations that only validate; by default a twentieth of `sims`. Parts of one simulation do
             not stand on both sides.
+        rates: of learning, each of which trains one of the mixtures.
 
     Raises:
         DataError: the declared structure does not make the data independent parts of equal size given the parameters.
@@ -86,27 +99,36 @@ def surrogate(
     rows = flatten(layout, sims, layout.names, where="the simulations")
     key_split, key_net, key_fit = jr.split(as_key(key), 3)
     if validation is None:
-        order = np.asarray(jr.permutation(key_split, len(rows)))
-        held = rows[order[: max(1, len(rows) // 20)]]
-        rows = rows[order[len(held) :]]
+        order, count = np.asarray(jr.permutation(key_split, len(rows))), max(1, len(rows) // 20)
+        held, rows = rows[order[:count]], rows[order[count:]]
     else:
         held = flatten(layout, validation, layout.names, where="`validation`")
-    scaling = Scaling.fit(told(layout), rows[:, layout.is_parameter])
-    whole = Whole.of(rows, [t for kind in range(parts.kind.max() + 1) for t in parts.tokens[parts.kind == kind].T])
+    scaling, kinds = Scaling.fit(told(layout), rows[:, layout.is_parameter]), int(parts.kind.max()) + 1
+    whole = Whole.of(rows, [t for kind in range(kinds) for t in parts.tokens[parts.kind == kind].T])
     train, judge = (_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
-    sizes = Sizes(
-        kinds=int(parts.kind.max()) + 1,
-        known=train.known.shape[1],
-        numbers=train.y.shape[1],
-        free=parts.free,
-        whole=bool(whole.which.any()),
-        components=components,
-        width=width,
-        depth=depth,
-    )
-    start = MixtureDensity.blank(sizes, key=key_net).beside(train)
-    mixture, history = fit_mixture(start, train, judge, Pace(steps), key=key_fit, progress=progress)
-    return Learned(parts, scaling, mixture, whole), history
+    known, numbers, whole_ones = train.known.shape[1], train.y.shape[1], bool(whole.which.any())
+    sizes = Sizes(kinds, known, numbers, parts.free, whole_ones, components=components, width=width, depth=depth)
+    mixtures, histories = [], {}
+    for i, rate in enumerate(rates):
+        start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).beside(train)
+        how: dict[str, Any] = {"rate": rate, "simpler": i == 0, "curves": True, "progress": progress}
+        found = fit_mixture(start, train, judge, Pace(steps), key=jr.fold_in(key_fit, i), **how)
+        mixtures.append(found[0])
+        histories[f"rate {rate:g}"] = found[1]
+    shares = stacked(np.stack([_of_simulations(mixture, judge, len(held)) for mixture in mixtures]))
+    largest = histories.pop(list(histories)[int(np.argmax(shares))])
+    learned = Learned(parts, scaling, tuple(mixtures), tuple(map(float, shares)), whole)
+    return learned, dataclasses.replace(largest, before=histories)
+
+
+def stacked(log_densities: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " k"]:
+    """The shares of k densities whose mixture makes n rows the likeliest, by expectation and maximization."""
+    relative = np.exp(log_densities - log_densities.max(axis=0))
+    shares = np.full(len(relative), 1.0 / len(relative))
+    for _ in range(ROUNDS):
+        each = shares[:, None] * relative
+        shares = (each / each.sum(axis=0)).mean(axis=1)
+    return shares
 
 
 def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simulations:
@@ -119,7 +141,14 @@ def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simul
     values = {k: np.asarray(v) for k, v in jax.jit(jax.vmap(problem.prior.draw))(jr.split(key_prior, n)).items()}
     known = learned.scaling.of_rows(flatten(learned.scaling.layout, values, layout.parameters, where="the prior"))
     given, kind = _given(layout, parts, known)
-    drawn = learned.mixture.sample(given, kind, key_parts).reshape(len(parts.kind), n, -1)
+    given, kind = given.reshape(len(parts.kind), n, -1), kind.reshape(-1, n)
+    ends, each = np.round(n * np.cumsum((0.0, *learned.shares))).astype(int), []  # of what each mixture makes
+    for i, mixture in enumerate(learned.mixtures):
+        made = slice(ends[i], ends[i + 1])
+        if count := ends[i + 1] - ends[i]:
+            some = given[:, made].reshape(len(kind) * count, -1), kind[:, made].ravel()
+            each.append(mixture.sample(*some, jr.fold_in(key_parts, i)).reshape(len(kind), count, -1))
+    drawn = np.concatenate(each, axis=1)
     u = np.zeros((n, layout.size), np.float32)
     for tokens, part in zip(parts.tokens, drawn, strict=True):
         u[:, tokens] = part
@@ -171,6 +200,16 @@ def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
         # numbers that are all unlike and depend on the same: what one network reads of these serves them all
         return Parts(tokens.reshape(1, -1), np.zeros(1, int), parameters, parents[:1], free=True)
     return Parts(tokens, kind, parameters, parents)
+
+
+@eqx.filter_jit
+def _log_probs(mixture: MixtureDensity, rows: Pairs) -> jax.Array:
+    return jax.vmap(mixture.log_prob)(rows)
+
+
+def _of_simulations(mixture: MixtureDensity, rows: Pairs, n: int) -> Float[np.ndarray, " n"]:
+    """Log densities of whole simulations, of which every part has a row."""
+    return np.asarray(_log_probs(mixture, rows), np.float64).reshape(-1, n).sum(axis=0)
 
 
 def _refuse_functions(layout: Layout) -> None:

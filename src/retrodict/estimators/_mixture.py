@@ -8,7 +8,8 @@ and the covariance of what it leaves, a Gaussian that is exact where everything 
 units of the width: what it gets wrong is small where y is narrow. What was drawn before is seen as `e`, in units of its
 own law. Numbers that are independent given x are `free`: one look at x says all their laws, without e. Where y is
 known to lie between `low` and `high`, as a whole number between its halves, its probability takes the place of a
-density. Noise that is `additive` has one law everywhere: the regression alone sees x, the network e.
+density. Noise that is `additive` has one law everywhere, the network sees e alone: about the regression or, with a
+`curve`, a second network's share of what x says, about that.
 """
 
 import dataclasses
@@ -37,6 +38,8 @@ EXPECTED = 5.0  # an `e` further out says no more
 HALF_LOG_TAU = 0.5 * np.log(2.0 * np.pi)
 AT_ONCE = 16_384  # drawn together, always as many: one compiled shape
 WIDTH_OF_NOISE, DEPTH_OF_NOISE = 32, 2  # of the network that has nothing to say of x
+WIDTH_ABOUT, DEPTH_ABOUT = 64, 3  # of the same about a curve
+DEPTH_OF_CURVE = 3
 
 
 Elements: TypeAlias = Array | np.ndarray
@@ -160,7 +163,7 @@ def told(layout: Layout) -> Layout:
 class Sizes(NamedTuple):
     """What a mixture density is of: kinds, numbers that are known, numbers of y; whether these are `free`, whether
     there are `whole` ones, and whether what the regression leaves is `additive` noise, one law for all that is known;
-    Gaussians of each, and the network's width and depth."""
+    Gaussians of each, the network's width and depth, and the width of a curve's, 0 where there is none."""
 
     kinds: int
     known: int
@@ -171,6 +174,7 @@ class Sizes(NamedTuple):
     components: int = 4
     width: int = 128
     depth: int = 3
+    curve: int = 0
 
 
 class Frame(NamedTuple):
@@ -218,6 +222,7 @@ class MixtureDensity(eqx.Module):
 
     frame: Frame
     net: eqx.nn.MLP
+    curve: eqx.nn.MLP | None
     sizes: Sizes = eqx.field(static=True)
 
     @classmethod
@@ -225,9 +230,10 @@ class MixtureDensity(eqx.Module):
         """An untrained network that knows no rows: everything is standard normal."""
         kinds, p, k = sizes.kinds, sizes.known, sizes.numbers
         inside, out = (p, 3 * sizes.components * k) if sizes.free else (p + k + kinds * k, k + 3 * sizes.components)
-        net = eqx.nn.MLP(inside, out, sizes.width, sizes.depth, jax.nn.silu, key=key)
-        net = eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
-        return cls(Frame.standard(sizes), net, sizes)
+        key_curve = jr.fold_in(key, 1)
+        net = _silent(inside, out, sizes.width, sizes.depth, key)
+        curve = _silent(p, kinds * k, sizes.curve, DEPTH_OF_CURVE, key_curve) if sizes.curve else None
+        return cls(Frame.standard(sizes), net, curve, sizes)
 
     def beside(self, rows: Pairs) -> "MixtureDensity":
         """The same in the frame that rows tell."""
@@ -247,6 +253,11 @@ class MixtureDensity(eqx.Module):
         sizes = self.sizes._replace(additive=True, width=WIDTH_OF_NOISE, depth=DEPTH_OF_NOISE)
         return self._anew(sizes, key)
 
+    def about_a_curve(self, *, key: PRNGKeyArray) -> "MixtureDensity":
+        """The same about a curve."""
+        sizes = self.sizes._replace(additive=True, width=WIDTH_ABOUT, depth=DEPTH_ABOUT, curve=self.sizes.width)
+        return self._anew(sizes, key)
+
     def _anew(self, sizes: Sizes, key: PRNGKeyArray) -> "MixtureDensity":
         return dataclasses.replace(MixtureDensity.blank(sizes, key=key), frame=self.frame)
 
@@ -262,8 +273,10 @@ class MixtureDensity(eqx.Module):
             exact = low[i] == high[i]
             return jnp.where(exact, density, law.log_mass(jnp.where(exact, low[i] - 1.0, low[i]), high[i]))
 
+        lines = self._lines(row.known, row.kind)
+
         def one(before: Array, i: Array) -> tuple[Array, Array]:
-            law = self._law(row.known, row.kind, before, i)
+            law = self._law(row.known, row.kind, lines, before, i)
             return before.at[i].set(law.standing(y[i])), of(law, i)
 
         every = jnp.arange(len(y))
@@ -274,10 +287,10 @@ class MixtureDensity(eqx.Module):
     def moments(self, row: Pairs) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Mean and standard deviation of every number of one row, given those before."""
         center, width = self.frame.center[row.kind], self.frame.width[row.kind]
-        y = (row.y - center) / width
+        y, lines = (row.y - center) / width, self._lines(row.known, row.kind)
 
         def one(before: Array, i: Array) -> tuple[Array, tuple[Array, Array]]:
-            law = self._law(row.known, row.kind, before, i)
+            law = self._law(row.known, row.kind, lines, before, i)
             return before.at[i].set(law.standing(y[i])), law.moments()
 
         every = jnp.arange(len(y))
@@ -290,11 +303,11 @@ class MixtureDensity(eqx.Module):
     def draw(self, known: Float[Array, " p"], kind: Int[Array, ""], key: PRNGKeyArray) -> Float[Array, " k"]:
         """One draw."""
         k = self.frame.center.shape[1]
-        keys = jr.split(key, k)
+        keys, lines = jr.split(key, k), self._lines(known, kind)
 
         def one(before: Array, row: tuple[Array, PRNGKeyArray]) -> tuple[Array, Array]:
             i, key = row
-            law = self._law(known, kind, before, i)
+            law = self._law(known, kind, lines, before, i)
             y = self._settled(law.draw(key), kind, i)
             return before.at[i].set(law.standing(y)), y
 
@@ -322,18 +335,25 @@ class MixtureDensity(eqx.Module):
         count = jnp.clip(jnp.round(jnp.maximum(center + width * y, 0.0) ** 2 - ROOT), 0.0, jnp.maximum(most, 0.0))
         return jnp.where(most >= 0, (jnp.sqrt(count + ROOT) - center) / width, y)
 
-    def _law(self, known: Array, kind: Array, before: Array, i: Array) -> Law:
+    def _lines(self, known: Array, kind: Array) -> Float[Array, " k"]:
+        """What is expected of all numbers, knowing none of them."""
+        line = jnp.append(1.0, known) @ self.frame.trend[kind]
+        return line if self.curve is None else line + self.curve(known).reshape(self.frame.center.shape)[kind]
+
+    def _law(self, known: Array, kind: Array, lines: Array, before: Array, i: Array) -> Law:
         kinds, k = self.frame.center.shape
         which = jax.nn.one_hot(kind * k + i, kinds * k)
         said = self.net(jnp.concatenate([self._seen(known), before, which]))
-        line = jnp.append(1.0, known) @ self.frame.trend[kind, :, i] + self.frame.cross[kind, i] @ before
+        line = lines[i] + self.frame.cross[kind, i] @ before
         return self._said(line, self.frame.left[kind, i], said[k:], said[:k] @ before)
 
     def _laws(self, known: Array) -> Law:
         """Those of all numbers that are free."""
-        said = self.net(self._seen(known)).reshape(self.frame.center.shape[1], -1)
-        line = jnp.append(1.0, known) @ self.frame.trend[0]
-        return jax.vmap(self._said, in_axes=(0, 0, 0, None))(line, self.frame.left[0], said, 0.0)
+        said, lines = (
+            self.net(self._seen(known)).reshape(self.frame.center.shape[1], -1),
+            self._lines(known, jnp.array(0)),
+        )
+        return jax.vmap(self._said, in_axes=(0, 0, 0, None))(lines, self.frame.left[0], said, 0.0)
 
     def _seen(self, known: Array) -> Array:
         """What the network sees of what is known."""
@@ -345,6 +365,12 @@ class MixtureDensity(eqx.Module):
         # components that begin alike would stay alike
         bend = bend + (jnp.linspace(-1.5, 1.5, self.sizes.components) if self.sizes.components > 1 else 0.0)
         return Law(jax.nn.log_softmax(share), line + jnp.exp(width) * (bend + shift), width)
+
+
+def _silent(inside: int, out: int, width: int, depth: int, key: PRNGKeyArray) -> eqx.nn.MLP:
+    """A network that says nothing before it is trained."""
+    net = eqx.nn.MLP(inside, out, width, depth, jax.nn.silu, key=key)
+    return eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
 
 
 @eqx.filter_jit

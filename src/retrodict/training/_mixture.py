@@ -31,11 +31,10 @@ class MixtureLoss(eqx.Module):
 
     def learned(self, weights: Any) -> MixtureDensity:
         """The mixture of such weights."""
-        net, lack = weights
+        nets, lack = weights
         trend = self.form.frame.trend + (0.0 if lack is None else lack)
-        return dataclasses.replace(
-            self.form, net=eqx.combine(net, self.form.net), frame=self.form.frame._replace(trend=trend)
-        )
+        net, curve = eqx.combine(nets, (self.form.net, self.form.curve))
+        return dataclasses.replace(self.form, net=net, curve=curve, frame=self.form.frame._replace(trend=trend))
 
     def __call__(self, weights: Any, rows: Pairs, key: PRNGKeyArray) -> Scalar:
         del key
@@ -49,23 +48,31 @@ def fit_mixture(
     pace: Pace,
     *,
     key: Key,
+    rate: float = LEARNING_RATE,
+    simpler: bool = True,
+    curves: bool = False,
     patience: int | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[MixtureDensity, History]:
     """The mixture of the lowest negative log density of the rows that judge; other arguments are those of `fit`.
 
-    Its frame alone, or one of additive noise, if nothing less simple is better by more than two standard errors of the
-    gain (after Breiman et al. 1984, section 3.4.3): many sites add up what a network learned by heart. The history is
-    that of the one that is kept, or of the network that did not gain. The learning rate and the weight decay are its
-    own.
+    Where `simpler` ones may win: its frame alone, or one of additive noise (with `curves` also about one), if nothing
+    less simple is better by more than two standard errors of the gain (after Breiman et al. 1984, section 3.4.3), as
+    many sites add up what a network learned by heart. The history is that of the one that is kept, or of the network
+    that did not gain. The learning `rate` and the weight decay are not those of `pace`.
     """
     key_noise, key_net = jr.split(as_key(key))
-    pace = pace._replace(learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    pace = pace._replace(learning_rate=rate, weight_decay=WEIGHT_DECAY)
     how: dict[str, Any] = {"patience": patience, "progress": progress, "checkpoint": checkpoint}
-    noise = _trained(mixture.of_noise(key=key_noise), f"{WHAT} of noise", rows, judged, pace, key=key_noise, **how)
+    if not simpler:
+        return _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
+    noise = [_trained(mixture.of_noise(key=key_noise), f"{WHAT} of noise", rows, judged, pace, key=key_noise, **how)]
+    if curves:
+        start = mixture.about_a_curve(key=key_noise)
+        noise.append(_trained(start, f"{WHAT} about a curve", rows, judged, pace, key=key_noise, **how))
     found = _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
-    ways = [(mixture.alone(), found[1]), noise, found]
+    ways = [(mixture.alone(), found[1]), *noise, found]
     densities = [np.asarray(_log_probs(way, judged), np.float64) for way, _ in ways]
     gains = [max(densities, key=np.mean) - density for density in densities]
     errors = [ERRORS * gain.std() / len(gain) ** 0.5 for gain in gains]
@@ -84,9 +91,9 @@ def _trained(
     progress: bool,
     checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[MixtureDensity, History]:
-    net, form = eqx.partition(mixture.net, eqx.is_inexact_array)
-    loss = MixtureLoss(dataclasses.replace(mixture, net=form))
-    weights = (net, jnp.zeros_like(mixture.frame.trend) if mixture.sizes.additive else None)
+    nets, form = eqx.partition((mixture.net, mixture.curve), eqx.is_inexact_array)
+    loss = MixtureLoss(dataclasses.replace(mixture, net=form[0], curve=form[1]))
+    weights = (nets, jnp.zeros_like(mixture.frame.trend) if mixture.sizes.additive else None)
     trainer = Trainer(weights, loss, rows, judged, pace)
     key_train, key_validation = jr.split(key)
     parts = (mixture, rows, judged, pace, patience, key_train, key_validation)
