@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import saving
+from retrodict import saving, tuning
 from retrodict.estimators import _auto
 from retrodict.solvers import (
     CANDIDATES,
@@ -34,13 +34,6 @@ from retrodict.variables import Layout, Variable
 FEW = tuple(Straightened(scheme) for scheme in (AdamsBashforth(grid=Power()), AdamsBashforth(grid=Uniform())))
 WISH = Auto(0.02, FEW)  # everywhere the same two: one program
 COUNTS = np.asarray([1.0, 1.4, 0.6], np.float32)
-
-
-@pytest.fixture(scope="module")
-def normal():
-    """An untrained model: every element standard normal, so that the flow carries all noise to itself, T(x0) = x0."""
-    layout = Layout((Variable("a"), Variable("b", (2,)), Variable("x", (4,), kind="data")))
-    return rd.joint(layout, net=rd.nets.ResMLP(8, 1))
 
 
 @pytest.fixture
@@ -226,7 +219,7 @@ def test_guided_questions_have_a_choice_too(model, measurements):
     assert len(measurements) == 1
 
 
-def test_observations_come_from_the_model_if_it_has_learned_them(model, sims):
+def test_observations_come_from_the_model_if_it_has_learned_them(model, sims, monkeypatch):
     roles = np.asarray([[1, 1, 2, 2, 2]])
     own = _auto.typical(model, roles, np.zeros(5, np.float32))
     start = rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1))
@@ -235,8 +228,27 @@ def test_observations_come_from_the_model_if_it_has_learned_them(model, sims):
     assert own.z.shape == other.z.shape == (_auto.OBSERVATIONS, 5)
     assert (own.z[:, :2] == 0.0).all()
     assert (own.z[:, 2:] != other.z[:, 2:]).all()
-    simulated = rd.tune(alone, given=["counts"], solver=WISH, sims=sims)[1]
-    assert simulated.error != rd.tune(alone, given=["counts"], solver=WISH)[1].error
+    seen, measured = [], tuning.measured
+    monkeypatch.setattr(tuning, "measured", lambda m, asked, *rest: seen.append(asked) or measured(m, asked, *rest))
+    rd.tune(alone, given=["counts"], solver=WISH, sims=sims)
+    (asked,) = seen
+    rows = np.linspace(0, sims.kept - 1, _auto.OBSERVATIONS).astype(int)
+    scaled = alone.to_coordinates({"counts": sims["counts"]})["counts"][rows]
+    np.testing.assert_allclose(asked.z[:, 2:], scaled, rtol=1e-5, atol=1e-6)
+    assert (asked.z[:, :2] == 0.0).all()
+
+
+def test_a_choice_for_densities_is_kept_apart(model, measurements):
+    tuned, choice = rd.tune(model, given=["counts"], solver=WISH, kind="densities")
+    assert (choice.kind, choice.question) == ("densities", "rate, noise given counts")
+    values, given = {"rate": [1.0], "noise": [1.0]}, {"counts": COUNTS}
+    before = len(measurements)
+    np.testing.assert_array_equal(
+        tuned.log_prob(values, given=given, solver=WISH), model.log_prob(values, given=given, solver=choice.solver)
+    )
+    assert len(measurements) == before
+    tuned.sample(3, given=given, solver=WISH, key=0)
+    assert len(measurements) == before + 1
 
 
 @pytest.mark.parametrize("solver", [*CANDIDATES, rd.solvers.EDMSampler(5)], ids=str)

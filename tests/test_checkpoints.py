@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_said_to_be_one(sims, short, tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment(tmp_path):
-    """Another process, killed after each of three chunks is on disk, and a fourth that ends, against one left alone."""
+    """Another process, killed twice, each time when a new checkpoint is there, and a third that ends; and one alone."""
     code = CODE.format(steps=100)
     alone = [sys.executable, "-c", code, str(tmp_path / "alone"), str(tmp_path / "alone.safetensors")]
     subprocess.run(alone, check=True)

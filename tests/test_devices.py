@@ -6,18 +6,26 @@ import sys
 
 import numpy as np
 
-from retrodict import devices
-
 
 CODE = """
 import sys
 import jax
 import numpy as np
 import retrodict as rd
+from retrodict import devices
 from retrodict.training import _loop
 
-_loop.CHUNK, placed = 20, []
-place = _loop.Trainer._placed
+_loop.CHUNK, placed, answered = 20, [], []
+place, mesh_for = _loop.Trainer._placed, devices.mesh_for
+
+def count(mesh):
+    return 1 if mesh is None else mesh.devices.size
+
+def noted(rows):
+    answered.append(count(mesh_for(rows)))
+    return mesh_for(rows)
+
+devices.mesh_for = noted  # of answers: training has a name of its own for it
 
 def seen(self, piece):
     found = place(self, piece)
@@ -30,7 +38,9 @@ start = rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1))
 model, history = rd.fit(start, sims, key=1, steps=60, batch_size=32, progress=False)
 draws = model.sample(100, given={"x": [0.1, 0.2]}, key=2)["theta"]
 many = model.sample(5, given=rd.Batch({"x": sims["x"][:7]}), key=3)["theta"]
-np.savez(sys.argv[1], train=history.train, validation=history.validation, draws=draws, many=many, placed=placed)
+shared = [count(mesh_for(n)) for n in (7, 8)]
+found = {"train": history.train, "validation": history.validation, "draws": draws, "many": many}
+np.savez(sys.argv[1], **found, placed=placed, answered=answered, shared=shared)
 """
 
 
@@ -48,10 +58,7 @@ def test_two_devices_train_and_draw_as_one(tmp_path):
     one, two = told(tmp_path, 1), told(tmp_path, 2)
     assert set(one["placed"]) == {1}
     assert set(two["placed"]) == {2}
+    assert (set(one["answered"]), set(two["answered"])) == ({1}, {2})
+    assert (one["shared"].tolist(), two["shared"].tolist()) == ([1, 1], [1, 2])  # evenly or not at all
     for name in ("train", "validation", "draws", "many"):
         np.testing.assert_allclose(one[name], two[name], atol=1e-4)
-
-
-def test_rows_are_shared_out_evenly_or_not_at_all():
-    assert devices.mesh_for(7) is None  # there is one device
-    np.testing.assert_array_equal(devices.row_by_row(lambda a, rows: a + rows, 1.0, np.arange(3.0)), [1.0, 2.0, 3.0])

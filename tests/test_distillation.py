@@ -9,10 +9,11 @@ import pytest
 
 import retrodict as rd
 from retrodict import distillation
-from retrodict.estimators import SAMPLER, Family, Head, MixtureDensity, Proof, Sizes
+from retrodict.estimators import SAMPLER, Family, Head, MixtureDensity, Proof, Sizes, _student
 from retrodict.estimators._rows import ends_of
 from retrodict.roles import GIVEN, LATENT
 from retrodict.scaling import Scaling
+from retrodict.variables import Layout, Variable
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, "PAIRS", 8192)
         patch.setattr(distillation, "JUDGES", 512)
+        patch.setattr(_student, "AT_ONCE", 512)  # 2,001 points below are four blocks, the last of them padded
         patch.setattr(distillation, "c2st", lambda one, other: 0.51)
         yield
 
@@ -126,9 +128,28 @@ def test_what_is_refused(case, teacher, sims):
         rd.distill(teacher, sims, **{"given": ["y"], **HOW, **changed})
 
 
-def test_models_without_students(sims, teacher):
+STUDENTLESS = {
+    "functions": lambda: rd.joint(
+        Layout((Variable("mu"), Variable("f", (4,), kind="data", axes=1), Variable("f.at", (4,), kind="place"))),
+        net=rd.nets.PointMLP(8, 1),
+    ),
+    "an embedding": lambda: rd.joint(
+        Layout((Variable("mu"), Variable("y", (8,), kind="data"))),
+        net=rd.nets.ResMLP(8, 1, embed={"y": rd.nets.SetEncoder()}),
+    ),
+    "sites": lambda: rd.hierarchical(
+        Layout((Variable("g"), Variable("y", kind="data", plate="site"))),
+        site=rd.nets.ResMLP(8, 1),
+        flow=rd.nets.ResMLP(8, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", STUDENTLESS)
+@pytest.mark.parametrize("teach", [rd.distill, rd.distill_density])
+def test_models_without_students(case, teach):
     with pytest.raises(rd.QueryError, match="without functions or embeddings"):
-        rd.distill(dataclasses.replace(sims, arrays={}), sims, given=["y"], key=0)
+        teach(STUDENTLESS[case](), {}, given=["y"], key=0)
 
 
 @pytest.fixture(scope="module")

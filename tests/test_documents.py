@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import retrodict as rd
+from conftest import blocks
 from retrodict import distillation
 
 
@@ -44,13 +45,6 @@ model, history = rd.fit(rd.joint(sims.layout), sims, key=1)
 observed = np.array([1.0, 1.2, 0.9])
 """,
 }
-
-
-def blocks(page):
-    """Each behind as many empty lines as stand before it: errors name the true line."""
-    text = page.read_text()
-    for match in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from jax.scipy.stats import multivariate_normal, norm
 from scipy import stats
 
 import retrodict as rd
-from conftest import exact_guess
+from conftest import blocks, exact_guess
 from retrodict.densities import Exact, pull_back
 
 
@@ -24,19 +24,12 @@ LIMITS = {"Cosine": 6, "v": 10, "Beta": 10, "Ralston": 10, "Linear": 10, "Linear
 MEAN, STD = 1.5, 0.7
 
 
-def blocks(language):
-    """The fenced blocks of the page, each behind as many empty lines as stand before it: errors name the true line."""
-    text = PAGE.read_text()
-    for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        yield "\n" * text.count("\n", 0, match.start(1)) + match[1]
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """All that the page defines; its files go to a folder of their own."""
     names = {"__name__": "extending"}
     with contextlib.chdir(tmp_path_factory.mktemp("extending")):
-        for block in blocks("python"):
+        for block in blocks(PAGE):
             exec(compile(block, PAGE, "exec"), names)
     return SimpleNamespace(**names)
 
@@ -46,7 +39,7 @@ def test_an_example_is_short(name):
     """Every line counts but empty ones, documentation included."""
     found = [
         [line for line in block.splitlines()[node.lineno - 1 : node.end_lineno] if line.strip()]
-        for block in blocks("python")
+        for block in blocks(PAGE)
         for node in ast.parse(block).body
         if getattr(node, "name", None) == name
     ]
@@ -102,7 +95,7 @@ def test_v_is_that_of_salimans_and_ho(page, t):
 
 
 def test_the_page_tells_where_to_stop(page):
-    (cure,) = (block.strip() for block in blocks("text"))
+    (cure,) = (block.strip() for block in blocks(PAGE, "text"))
     with pytest.raises(rd.QueryError, match=rf"at t = 1 .*{re.escape(cure)}"):
         dataclasses.replace(page.short, span=(0.0, 1.0))
     with pytest.raises(rd.QueryError, match=r"at t = 0 .* later, such as 1e-3"):
@@ -260,7 +253,7 @@ def test_a_small_model_with_parts_of_ones_own_finds_the_posterior(page, kind):
     else:
         rows = np.stack([getattr(page, kind)[name] for name in ("level", "slope")], axis=1)
     sd = np.sqrt(np.diag(cov))
-    # 16 hidden units and 400 steps are not exact; the prior is off by several of these standard deviations
+    # 16 hidden units and 1,000 steps are not exact; the prior is off by several of these standard deviations
     np.testing.assert_allclose((rows.mean(axis=0) - mean) / sd, 0.0, atol=0.3)
     np.testing.assert_allclose(np.cov(rows.T) / np.outer(sd, sd), cov / np.outer(sd, sd), atol=0.3)
 

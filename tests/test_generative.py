@@ -16,16 +16,8 @@ from jax.scipy.stats import norm
 
 import retrodict as rd
 from retrodict.densities import Hutchinson
-from retrodict.scaling import Scaling
+from retrodict.estimators import _answers
 from retrodict.solvers import RK4, Dopri5, DPMSolver, EDMSampler, EulerMaruyama, Heun
-
-
-@pytest.fixture(scope="module")
-def silent(sims):
-    """Untrained, but scaled to the simulations."""
-    model = rd.joint(sims.layout)
-    rows = np.concatenate([sims[name].reshape(sims.kept, -1) for name in sims.layout.names], axis=1)
-    return dataclasses.replace(model, scaling=Scaling.fit(sims.layout, rows))
 
 
 def token_values(model, values):
@@ -36,7 +28,7 @@ def test_a_silent_model_draws_the_scaled_gaussian(silent):
     draws = silent.sample(20_000, key=4)
     z = np.asarray(silent.scaling.forward(token_values(silent, draws)))
     # 20,000 draws: means within 5 / sqrt(n), variances within 5 sqrt(2 / n), false-alarm rate 6e-7 for each of 30;
-    # the default solver's 16 steps take a hundredth off the variance of this linear flow
+    # the default solver's 20 steps take up to a hundredth off the variance of this linear flow
     np.testing.assert_allclose(z.mean(axis=0), 0.0, atol=5 / np.sqrt(20_000))
     np.testing.assert_allclose(np.cov(z.T), np.eye(5), atol=5 * np.sqrt(2 / 20_000) + 0.01)
 
@@ -48,7 +40,8 @@ def test_a_silent_model_has_the_scaled_gaussian_density(silent, sims, solver):
     slope = silent.scaling.log_slope(silent.scaling.forward(token_values(silent, sims)[:40]))[:, :2]
     exact = np.sum(norm.logpdf(z) - slope, axis=1)
     found = silent.log_prob(values, given={"counts": sims["counts"][0]}, solver=solver)
-    np.testing.assert_allclose(found, exact, atol=2e-2)  # second order on a grid of 32 steps: a hundredth of a nat
+    # Midpoint(16), second order: a hundredth of a nat; the others are good to single precision of a sum of logs
+    np.testing.assert_allclose(found, exact, atol=2e-2 if solver is None else 1e-3)
 
 
 def test_log_prob_is_minus_infinity_outside(silent):
@@ -87,6 +80,7 @@ def test_what_is_absent_has_no_influence(model, sims):
     slope = jax.jacfwd(lambda z: model.flow(z, roles)(z, jnp.asarray(0.5)))(z)
     np.testing.assert_array_equal(slope[:, [1, 4]], 0.0)
     np.testing.assert_array_equal(slope[1:], 0.0)
+    assert (slope[0, [0, 2, 3]] != 0.0).all()  # itself, and what is given
 
 
 def test_a_row_of_log_prob_does_not_depend_on_its_neighbors(model, sims):
@@ -111,13 +105,27 @@ def test_paired_rows_equal_one_by_one(model, sims):
     np.testing.assert_allclose(paired, single, atol=2e-5)
 
 
-def test_a_batch_answers_each_observation(silent, model, sims):
-    """Observation b of a batch has the law of asking for b alone (means of 4,000 draws within 6 standard errors)."""
-    both = model.sample(4000, given=rd.Batch({"counts": sims["counts"][:2]}), key=5)["rate"]
-    for b in range(2):
-        alone = model.sample(4000, given={"counts": sims["counts"][b]}, key=9)["rate"]
-        error = np.hypot(both[b].std(), alone.std()) / np.sqrt(4000)
-        assert abs(both[b].mean() - alone.mean()) < 6 * error
+def test_a_batch_answers_each_observation(model, sims, monkeypatch):
+    """With the same noise, observation b has the draws that it has among copies of itself, also across blocks."""
+    monkeypatch.setattr(_answers, "ROWS", 16)
+    counts = sims["counts"][:2]
+    both, first, second = (
+        model.sample(10, given=rd.Batch({"counts": rows}), key=5)["rate"]
+        for rows in (counts, counts[[0, 0]], counts[[1, 1]])
+    )
+    np.testing.assert_array_equal(both, [first[0], second[1]])
+    assert (first != second).all()  # what is given tells
+    alone = model.sample(20, given={"counts": counts[0]}, key=5)["rate"]
+    np.testing.assert_allclose(alone, first.ravel(), rtol=1e-4)  # another program, single precision
+
+
+def test_some_elements_may_be_asked(model, sims):
+    mask = np.array([False, True, False])
+    draws = model.sample(50, of={"counts": mask, "rate": None}, key=0)
+    np.testing.assert_array_equal(np.isnan(draws["counts"]), np.broadcast_to(~mask, (50, 3)))
+    assert np.isfinite(draws["rate"]).all()
+    with pytest.raises(rd.QueryError, match="both asked and given"):
+        model.sample(5, given={"counts": sims["counts"][0]}, of={"counts": mask}, key=0)
 
 
 def test_batches_may_miss_different_elements(model, sims):
@@ -137,8 +145,8 @@ def test_one_seed_one_answer(model, sims):
 
 
 def test_draws_never_leave_the_support(model, sims):
-    """A million of them, from a model that has hardly learned anything."""
-    draws = model.sample(1_000_000, given={"counts": 20.0 * np.ones(3)}, solver=rd.solvers.Euler(3), key=0)
+    """A hundred thousand of them, from a model that has hardly learned anything."""
+    draws = model.sample(100_000, given={"counts": 20.0 * np.ones(3)}, solver=rd.solvers.Euler(3), key=0)
     assert (draws["rate"] > 0).all()
     assert ((draws["noise"] >= 0.5) & (draws["noise"] <= 1.5)).all()
 

@@ -27,7 +27,6 @@ from retrodict.guidance import Linear, Near, Product, Renoised, Tilt, Within, ca
 from retrodict.guidance._guides import mills, truncated_mean
 from retrodict.paths import Flow
 from retrodict.rows import Simulations
-from retrodict.scaling import Scaling
 from retrodict.solvers import (
     RK4,
     SEA,
@@ -248,14 +247,6 @@ def test_effective_size_and_resampling():
 # names and units ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def silent(sims):
-    """Untrained and scaled: independent standard normal tokens, with small steps for a network that says nothing."""
-    model = rd.joint(sims.layout, net=rd.nets.ResMLP(16, 1))
-    rows = np.concatenate([sims[name].reshape(sims.kept, -1) for name in sims.layout.names], axis=1)
-    return dataclasses.replace(model, scaling=Scaling.fit(sims.layout, rows))
-
-
 @pytest.mark.slow
 def test_an_interval_in_units(silent):
     found = ask_guided(silent, 1000, given={"rate": Interval(0.5, 1.0)}, of=["rate", "noise"], key=0)
@@ -283,21 +274,19 @@ def test_an_interval_can_mix_given_open_and_bounded_elements(silent):
     assert list(raw) == ["rate"]
 
 
-KINDS = {
-    "all": [
-        Equality({"rate": 1.0, "counts": [1.0, 0.0, 0.0]}, 2.0),
-        Inequality({"counts": [0.0, 1.0, -1.0]}, high=0.5),
-        Soft({"counts": [np.nan, 1.0, np.nan]}, sd=0.4),
-        Prior({"rate": dist.LogNormal(0.3, 0.3)}, old={"rate": dist.LogNormal(0.0, 0.5)}),
-        LogConstraint(lambda v: -3.0 * (v["noise"] - 0.8) ** 2, of="noise"),
-    ],
-}
+KINDS = [
+    Equality({"rate": 1.0, "counts": [1.0, 0.0, 0.0]}, 2.0),
+    Inequality({"counts": [0.0, 1.0, -1.0]}, high=0.5),
+    Soft({"counts": [np.nan, 1.0, np.nan]}, sd=0.4),
+    Prior({"rate": dist.LogNormal(0.3, 0.3)}, old={"rate": dist.LogNormal(0.0, 0.5)}),
+    LogConstraint(lambda v: -3.0 * (v["noise"] - 0.8) ** 2, of="noise"),
+]
 
 
 @pytest.mark.slow
 def test_every_kind_of_constraint_in_units(silent):
     """All at once against importance weights on plain draws of the same model."""
-    found = ask_guided(silent, 1000, guide=KINDS["all"], key=0)
+    found = ask_guided(silent, 1000, guide=KINDS, key=0)
     assert found.effective_size > 500
     plain = silent.sample(200_000, key=1)
     rate, noise, counts = plain["rate"], plain["noise"], plain["counts"]
@@ -313,9 +302,32 @@ def test_every_kind_of_constraint_in_units(silent):
 
 
 def test_repaint_in_names(silent, sims):
-    drawn = repaint(silent, 50, given={"counts": sims["counts"][0]}, of=["rate", "counts"], repeats=1, key=0)
-    np.testing.assert_array_equal(drawn["counts"], np.broadcast_to(sims["counts"][0], (50, 3)))
-    assert np.isfinite(drawn["rate"]).all()
+    drawn = repaint(silent, 500, given={"counts": sims["counts"][0]}, of=["rate", "counts"], repeats=1, key=0)
+    np.testing.assert_array_equal(drawn["counts"], np.broadcast_to(sims["counts"][0], (500, 3)))
+    z = silent.to_coordinates({"rate": drawn["rate"]})["rate"]
+    assert abs(z.mean()) < 5 / np.sqrt(500) + 0.02  # false-alarm rate 6e-7; .02 for the steps
+    assert abs(z.std() - 1.0) < 5 / np.sqrt(1000) + 0.02
+
+
+def test_strength_weighs_what_is_given(silent, sims):
+    """p(rate | counts)^.5 p(rate)^.5 of the model's own densities on a grid; five standard errors."""
+    leaves, tree = jax.tree.flatten(eqx.filter(silent.net, eqx.is_inexact_array))
+    wild = [x + 0.3 * jr.normal(k, x.shape) for x, k in zip(leaves, jr.split(jr.key(0), len(leaves)), strict=True)]
+    model = dataclasses.replace(silent, net=eqx.combine(jax.tree.unflatten(tree, wild), silent.net))
+    given, grid = {"counts": sims["counts"][0]}, np.geomspace(1e-3, 1e3, 4001)
+    told, blank = model.log_prob({"rate": grid}, given=given), model.log_prob({"rate": grid})
+
+    def law(logs):
+        share = np.exp(logs - logs.max()) * grid  # of equal steps of log rate
+        mean = share @ np.log(grid) / share.sum()
+        return mean, np.sqrt(share @ (np.log(grid) - mean) ** 2 / share.sum())
+
+    (mean, sd), (plain, _) = law(0.5 * told + 0.5 * blank), law(told)
+    found = ask_guided(model, 1000, given=given, of=["rate"], strength=0.5, key=0)
+    error = 5 * sd / np.sqrt(found.effective_size)
+    assert found.effective_size > 300
+    assert abs(plain - mean) > error  # else a strength of 1 would pass
+    assert abs(found.weights @ np.log(found.draws["rate"]) - mean) < error
 
 
 @pytest.mark.slow

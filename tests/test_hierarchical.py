@@ -87,12 +87,13 @@ def test_a_new_site_is_a_prediction(model):
     assert np.isfinite(hole).all()
 
 
-def test_what_is_shared_may_be_given(model):
-    draws = model.sample(5, given={"mu": 0.3, "y": Y}, key=0)
+def test_what_is_shared_may_be_given_and_every_site_follows_its_own_data(model):
+    """theta_s | mu, y_s ~ N((mu + y_s) / 2, .05): another site's data, or no mu, would be off by .3 or more."""
+    draws = model.sample(500, given={"mu": 0.3, "y": np.array([-1.5, 0.3, 2.1])}, key=0)
     assert set(draws) == {"theta"}
-    np.testing.assert_array_equal(
-        model.sample(3, given={"mu": 0.3, "y": Y}, of=["theta"], key=1)["theta"].shape, (3, 4)
-    )
+    assert draws["theta"].shape == (500, 3)
+    # a standard error is .01; a network of 20 steps adds up to .2 of a width of .22
+    np.testing.assert_allclose(draws["theta"].mean(axis=0), [-0.6, 0.3, 1.2], atol=0.14)
 
 
 def test_own_parameters_of_some_sites_may_be_given(model):
@@ -442,6 +443,9 @@ def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monk
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
     quartiles = [np.quantile(values, [0.25, 0.75]) for values in (np.asarray(drawn)[:, layout.slices["y"]], rows["y"])]
     np.testing.assert_allclose(*quartiles, atol=0.4)
+    # 2,000 rows on either side: 5 standard errors of a mean are .27, of a log sd .16; the network as much again
+    assert abs(counts.mean() - rows["n"].mean()) < 0.5
+    assert abs(np.log(counts.std() / rows["n"].std())) < 0.3
 
 
 @dataclasses.dataclass
@@ -515,6 +519,8 @@ def test_the_laws_of_one_site(sims):
     assert 20 < (own[:, 2] == LATENT).sum() < 85  # a quarter of 200, 5 sd
     assert (composed[:, 0] == LATENT).all()
     assert (composed[:, 1] == ABSENT).all()
+    assert 64 < (composed[:, 2] == GIVEN).sum() < 136  # half of 200, 5 sd
+    assert ((composed[:, 2] == GIVEN) | (composed[:, 2] == ABSENT)).all()
 
 
 # files ----------------------------------------------------------------------------------------------------------------

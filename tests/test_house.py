@@ -131,15 +131,22 @@ def test_nothing_is_too_long_to_be_read():
 
 
 def test_diagnostics_never_draw():
-    for room, file, _ in imports():
-        if room == "diagnostics":
-            assert "matplotlib" not in file.read_text()
+    for file in (SOURCE / "diagnostics").rglob("*.py"):
+        assert "matplotlib" not in file.read_text(), file
 
 
-def test_nothing_reads_a_pickle():
+PIPES = {"store/_child.py", "store/_workers.py"}  # what a process hands to its own children; never a file
+PICKLES = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
+
+
+def test_no_file_is_read_as_a_pickle():
     for file in SOURCE.rglob("*.py"):
-        assert "import pickle" not in file.read_text()
-        assert "allow_pickle=True" not in file.read_text()
+        text = file.read_text()
+        nodes = list(ast.walk(ast.parse(text)))
+        names = {a.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        names |= {(node.module or "").split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not names & PICKLES or file.relative_to(SOURCE).as_posix() in PIPES, file
+        assert "allow_pickle=True" not in text.replace(" ", ""), file
 
 
 HEAVY = {
@@ -183,9 +190,9 @@ def seconds(module):
 
 
 def test_importing_costs_little_more_than_jax():
-    """The median of five ratios, each of two processes one after the other: what else the machine does meets both."""
-    ratios = [seconds("retrodict") / seconds("jax") for _ in range(5)]
-    assert sorted(ratios)[2] < 1.6, ratios
+    """The median of three ratios, each of two processes one after the other: what else the machine does meets both."""
+    ratios = [seconds("retrodict") / seconds("jax") for _ in range(3)]
+    assert sorted(ratios)[1] < 1.6, ratios
 
 
 def test_what_is_imported_later_is_what_type_checkers_see():

@@ -49,13 +49,18 @@ def test_training_goes_on_where_it_stopped(sims):
     np.testing.assert_array_equal(further.scaling.tails.mean, model.scaling.tails.mean)
 
 
+def same_weights(model, weights):
+    kept = jax.tree.leaves(eqx.filter(model.net, eqx.is_inexact_array))
+    return all(np.array_equal(a, b) for a, b in zip(kept, jax.tree.leaves(weights), strict=True))
+
+
 def test_early_stopping_keeps_the_best(sims, monkeypatch):
     """A validation loss that only rises: training ends after `patience` steps with the first weights."""
-    losses, begin = iter(range(100)), loop.Trainer.__init__
+    losses, begin, met = iter(range(100)), loop.Trainer.__init__, []
 
     def init(self, *args):
         begin(self, *args)
-        self.validate = lambda *_: next(losses)
+        self.validate = lambda weights, _: (met.append(jax.tree.map(np.array, weights)), next(losses))[1]
 
     monkeypatch.setattr(loop, "CHUNK", 10)
     monkeypatch.setattr(loop.Trainer, "__init__", init)
@@ -64,6 +69,8 @@ def test_early_stopping_keeps_the_best(sims, monkeypatch):
     assert history.best_step == 10
     assert history.step[-1] == 40
     assert model.record.validation_loss == 0.0
+    assert same_weights(model, met[0])
+    assert not same_weights(model, met[-1])
 
 
 @pytest.fixture
@@ -82,12 +89,19 @@ def interrupting(monkeypatch):
 
 
 @pytest.mark.usefixtures("interrupting")
-def test_an_interrupt_keeps_the_best_weights(sims):
+def test_an_interrupt_keeps_the_best_weights(sims, monkeypatch):
+    met, validate = [], loop.Trainer.validate
+
+    def recorded(self, weights, key):
+        met.append(jax.tree.map(np.array, weights))
+        return validate(self, weights, key)
+
+    monkeypatch.setattr(loop.Trainer, "validate", recorded)
     model, history = fit(sims, steps=1000)
     assert history.ended == "interrupted"
     assert history.step.tolist() == [10, 20]
-    assert model.trained
-    assert np.isfinite(model.sample(3, key=0)["rate"]).all()
+    assert same_weights(model, met[int(np.argmin(history.validation))])
+    assert model.record.validation_loss == history.best
 
 
 def test_a_loss_that_is_not_a_number_stops_with_the_cure(sims):
