@@ -323,9 +323,9 @@ def test_strength_weighs_what_is_given(silent, sims):
         return mean, np.sqrt(share @ (np.log(grid) - mean) ** 2 / share.sum())
 
     (mean, sd), (plain, _) = law(0.5 * told + 0.5 * blank), law(told)
-    found = ask_guided(model, 1000, given=given, of=["rate"], strength=0.5, key=0)
+    found = ask_guided(model, 8000, given=given, of=["rate"], strength=0.5, key=0)
     error = 5 * sd / np.sqrt(found.effective_size)
-    assert found.effective_size > 300
+    assert found.effective_size > 4000
     assert abs(plain - mean) > error  # else a strength of 1 would pass
     assert abs(found.weights @ np.log(found.draws["rate"]) - mean) < error
 
