@@ -26,7 +26,7 @@ from retrodict.estimators import Family, Generative, Head, Hierarchical, Mixture
 from retrodict.files import write_whole
 from retrodict.frame import Frame
 from retrodict.nets import PlateTransformer, architecture_from_json
-from retrodict.roles import LATENT, Observed, law_from_json
+from retrodict.roles import LATENT, AbstractRoleLaw, Known, Observed, law_from_json
 from retrodict.scaling import Scaling
 from retrodict.variables import Layout
 
@@ -153,17 +153,25 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
             parts["own"] = dataclasses.replace(whole.own, flow=flow)
         parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
         return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
-    law, dependencies = law_from_json(manifest["roles"]), manifest.get("dependencies")
+    layout, dependencies = Layout.from_json(manifest["layout"]), manifest.get("dependencies")
     model = estimators.joint(
-        Layout.from_json(manifest["layout"]),
+        layout,
         net=architecture_from_json(manifest["net"]),
         path=_path_from_json(manifest["path"]),
-        roles=law.law if isinstance(law, Observed) else law,  # `joint` wraps it again
+        roles=_law(layout, manifest["roles"]),
         dependencies=None if dependencies is None else Dependencies.from_json(dependencies),
         balanced=manifest["balanced"],
         framed=manifest.get("framed", False),
     )
     return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
+
+
+def _law(layout: Layout, found: dict[str, Any]) -> AbstractRoleLaw:
+    """A law of roles without what `joint` puts around it."""
+    law = law_from_json(found)
+    if layout.functions and isinstance(law, Known):
+        law = law.law
+    return law.law if isinstance(law, Observed) else law
 
 
 def _surrogate_to_json(surrogate: estimators.Surrogate | estimators.SiteMixture) -> dict[str, Any]:
