@@ -143,18 +143,16 @@ def test_the_shares_of_mixtures_are_those_that_make_rows_the_likeliest():
 
 
 def test_every_mixture_makes_its_share(monkeypatch):
-    """Of two that say nothing but where they are: two in five from the first, in all parts of a simulation at once."""
+    """Of two that repeat what they are told, and where they are: two in five from the first, in all parts at once."""
     sims = rd.simulate(problem(), 200, key=0)
     learned, _ = synthesis.surrogate(sims, ALIKE, key=2, width=8, depth=1, steps=2, progress=False)
     said = iter((0.0, 100.0))
-    monkeypatch.setattr(
-        MixtureDensity, "sample", lambda self, known, kind, key: np.full((len(known), 1), next(said), np.float32)
-    )
+    monkeypatch.setattr(MixtureDensity, "sample", lambda self, known, kind, key: known + np.float32(next(said)))
     learned = dataclasses.replace(learned, shares=(0.4, 0.6))
-    made = np.asarray(synthesis.synthesize(problem(), learned, 10, key=0)["x"]).reshape(10, -1)
-    assert (made == made[:, :1]).all()
-    assert (np.sort(made[:, 0]) == made[:, 0]).all()
-    assert (made[:, 0] == made[0, 0]).sum() == 4
+    made = synthesis.synthesize(problem(), learned, 10, key=0)
+    told = learned.scaling.of_rows(np.asarray(made["level"], np.float32)[:, None])
+    exact = told + np.where(np.arange(10) < 4, 0.0, 100.0)[:, None]
+    np.testing.assert_allclose(made["x"], np.broadcast_to(exact, (10, PARTS)), atol=1e-3)
 
 
 def test_unlike_numbers_of_the_same_parents_are_read_together():
