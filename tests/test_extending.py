@@ -21,6 +21,7 @@ from retrodict.densities import Exact, pull_back
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 LIMITS = {"Cosine": 6, "v": 10, "Beta": 10, "Ralston": 10, "Linear": 10, "LinearNet": 10, "QuantileEmbedding": 10}
+LIMITS |= {"conjugate": 16, "Shift": 6, "shift": 5}
 MEAN, STD = 1.5, 0.7
 
 
@@ -235,9 +236,9 @@ def test_a_measurement_gives_the_exact_posterior_of_gaussian_data(page):
 
 
 def line(given, noise, design):
-    """Mean and covariance of level and slope, N(0, 1) each, given `design @ (level, slope) + N(0, noise^2)`."""
+    """Mean and covariance of coefficients, N(0, 1) each, given `design @ coefficients + N(0, noise^2)`."""
     design, precision = np.asarray(design, float), 1.0 / np.asarray(noise, float) ** 2
-    cov = np.linalg.inv(np.eye(2) + (design.T * precision) @ design)
+    cov = np.linalg.inv(np.eye(design.shape[1]) + (design.T * precision) @ design)
     return cov @ (design.T * precision) @ given, cov
 
 
@@ -268,6 +269,33 @@ def test_its_densities_are_those_of_the_posterior(page):
     found = page.model.log_prob(values, given=page.observed, solver=page.Ralston(24))
     # a density integrates to one: the ratios vary by about 0.2, a standard error of 0.005; the rest is for the solver
     assert np.mean(np.exp(found - truth.logpdf(rows))) == pytest.approx(1.0, abs=0.04)
+
+
+# a task and a diagnostic ----------------------------------------------------------------------------------------------
+
+
+def test_the_task_has_the_exact_posterior(page):
+    """5 standard errors of 2,000 draws."""
+    for k in range(1, 6):
+        y, draws = page.task.observation(k)["y"], page.task.reference(k)["level"]
+        mean, cov = line(y, [0.5] * 3, np.ones((3, 1)))
+        sd = np.sqrt(cov[0, 0])
+        assert abs(draws.mean() - mean[0]) < 5 * sd / np.sqrt(2000)
+        assert draws.std() == pytest.approx(sd, rel=5 / np.sqrt(4000))
+    assert page.task.problem.layout.names == ["level", "y"]
+    assert not page.test.ok
+
+
+def test_the_diagnostic_is_honest_and_catches_a_shift(page):
+    """Of 400 right sets as many fail as are stated, within 5 standard deviations of a share; shifted ones do."""
+    rng = np.random.default_rng(0)
+    truth, draws = rng.normal(size=(400, 100)), rng.normal(size=(400, 100, 50))
+    failed = np.mean([not page.shift(*both).ok for both in zip(truth, draws, strict=True)])
+    assert abs(failed - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 400)
+    found = page.shift(truth[0], draws[0] + 0.7)
+    assert not found.ok
+    assert found.share < 0.4
+    assert repr(found).startswith("Shift(FAILED, p = ")
 
 
 # saving ---------------------------------------------------------------------------------------------------------------

@@ -27,3 +27,4 @@ from retrodict.diagnostics._tarp import Drawn as Drawn
 from retrodict.diagnostics._tarp import Jeffreys as Jeffreys
 from retrodict.diagnostics._tarp import Others as Others
 from retrodict.diagnostics._tarp import tarp as tarp
+from retrodict.diagnostics._uniform import Verdict as Verdict
