@@ -47,8 +47,8 @@ def contents(where):
     return arrays | {name: store.read(name, every) for name in (*store.layout.names, "seed")}
 
 
-def same(one, two):
-    """Whether two stores hold the same rows."""
+def assert_same(one, two):
+    """Two stores hold the same rows."""
     assert one.keys() == two.keys()
     for name, array in one.items():
         np.testing.assert_array_equal(array, two[name], err_msg=name)

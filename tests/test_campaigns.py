@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from conftest import contents, same
+from conftest import assert_same, contents
 from retrodict import cli
 from retrodict.store import _child
 
@@ -116,10 +116,10 @@ def test_workers_and_executors_change_nothing(ended, tmp_path):
     problem, where, _ = ended
     truth = contents(where)
     simulated(tmp_path / "workers", problem, 150, executor=2)
-    same(truth, contents(tmp_path / "workers"))
+    assert_same(truth, contents(tmp_path / "workers"))
     with ThreadPoolExecutor(3) as threads:
         simulated(tmp_path / "threads", problem, 150, executor=threads)
-    same(truth, contents(tmp_path / "threads"))
+    assert_same(truth, contents(tmp_path / "threads"))
 
 
 class Late:
@@ -158,13 +158,13 @@ def test_the_order_of_batches_changes_nothing(ended, tmp_path):
     simulated(tmp_path / "s", problem, 150, executor=(late := Late()))
     assert sorted(late.ran) == sorted(late.asked)
     assert late.ran != late.asked
-    same(contents(where), contents(tmp_path / "s"))
+    assert_same(contents(where), contents(tmp_path / "s"))
 
 
 def test_a_batch_whose_worker_died_is_redone(ended, tmp_path):
     problem, where, _ = ended
     simulated(tmp_path / "s", problem, 150, executor=(late := Late(KilledWorker("dead"), 2)))
-    same(contents(where), contents(tmp_path / "s"))
+    assert_same(contents(where), contents(tmp_path / "s"))
     assert set(late.tried.values()) == {3}
 
 
@@ -228,7 +228,7 @@ def test_a_time_limit_holds_in_this_process_and_on_executors(tmp_path):
     assert rd.open_store(tmp_path / "one").status["timed out"] > 0
     with ThreadPoolExecutor(1) as threads:
         simulated(tmp_path / "two", problem, 12, timeout=0.4, executor=threads)
-    same(contents(tmp_path / "one"), contents(tmp_path / "two"))
+    assert_same(contents(tmp_path / "one"), contents(tmp_path / "two"))
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
@@ -262,7 +262,7 @@ def test_signals_end_after_the_batch_at_hand(kind, number, raised, tmp_path, mon
         assert f"stopped: {there} of 40 rows are in" in str(told.value)
     monkeypatch.undo()
     simulated(tmp_path / "s", problem)
-    same(contents(tmp_path / "whole"), contents(tmp_path / "s"))
+    assert_same(contents(tmp_path / "whole"), contents(tmp_path / "s"))
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path):
@@ -517,7 +517,7 @@ def test_dask_runs_a_campaign_while_its_workers_are_killed(ended, tmp_path):
             stop.set()
             killer.join()
     assert len(kills) > 1
-    same(contents(tmp_path / "truth"), contents(tmp_path / "s"))
+    assert_same(contents(tmp_path / "truth"), contents(tmp_path / "s"))
 
 
 def test_a_worker_whose_parent_is_gone_at_once_ends_in_silence():

@@ -193,7 +193,7 @@ def test_additive_noise_about_a_curve_is_learned():
     y = np.concatenate([np.abs(x), x], axis=1) + e
     train, judge = (rows(x[part], np.zeros(len(x[part])), y[part]) for part in (slice(-1000), slice(-1000, None)))
     start = MixtureDensity.blank(Sizes(1, 1, 2, components=2, width=32, depth=2), key=jr.key(0)).beside(train)
-    found, _ = fit_mixture(start, train, judge, Pace(1500, 128), key=1, curves=True, progress=False)
+    found, _ = fit_mixture(start, train, judge, Pace(1500, 128), key=1, noise=["line", "curve"], progress=False)
     square = (e[-1000:] ** 2).sum(axis=1)
     parts = [np.log(0.5) - 0.5 * square / s**2 - np.log(2 * np.pi * s**2) for s in (0.3, 0.05)]
     gap = (np.logaddexp(*parts) - np.asarray(jax.vmap(found.log_prob)(judge))) / 2

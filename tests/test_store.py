@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from conftest import contents, same
+from conftest import assert_same, contents
 from retrodict.store._fingerprint import digest
 
 
@@ -123,7 +123,7 @@ def test_topping_up_equals_drawing_all_at_once(whole, tmp_path, first):
     simulated(tmp_path / "s", kind, first)
     assert rd.open_store(tmp_path / "s").status["missing"] == 0
     assert simulated(tmp_path / "s", kind).drawn == ROWS
-    same(contents(where), contents(tmp_path / "s"))
+    assert_same(contents(where), contents(tmp_path / "s"))
 
 
 def test_fewer_rows_than_there_are(copied):
@@ -138,7 +138,7 @@ def test_only_what_is_missing_is_run(copied, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in (where / "y").rglob("*") if file.is_file()}
     assert rd.open_store(where).status["missing"] == BATCH
     simulated(where, kind)
-    same(truth, contents(where))
+    assert_same(truth, contents(where))
     after = {str(file.relative_to(where)) for file, then in before.items() if file.stat().st_mtime_ns != then}
     assert after == {"y/c/2/0"}
 
@@ -175,7 +175,7 @@ def test_damage_is_found_named_and_redone(case, copied):
         UserWarning, match=f"damaged chunks \\('{name}'\\): their batches count as missing and are redone"
     ):
         simulated(where, kind)
-    same(truth, contents(where))
+    assert_same(truth, contents(where))
     assert rd.open_store(where).check() == []
 
 
@@ -185,7 +185,7 @@ def test_the_error_texts_are_checked_too(tmp_path):
     flipped(tmp_path / "s" / "error" / "c" / "0")
     with pytest.warns(UserWarning, match="error/c/0"):
         simulated(tmp_path / "s")
-    same(truth, contents(tmp_path / "s"))
+    assert_same(truth, contents(tmp_path / "s"))
 
 
 def test_a_disk_that_fills_at_any_write_costs_one_batch(whole, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_disk_that_fills_at_any_write_costs_one_batch(whole, tmp_path, monkeyp
             np.testing.assert_array_equal(store.read("y", there), truth["y"][there])
         left[0] = 10**6
         simulated(folder, kind)
-        same(truth, contents(folder))
+        assert_same(truth, contents(folder))
         assert not list(folder.rglob("*.partial"))
     assert failures >= (3 if kind == "jax" else 13)
 

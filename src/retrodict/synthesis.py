@@ -20,7 +20,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -111,11 +110,12 @@ def surrogate(
     mixtures, histories = [], {}
     for i, rate in enumerate(rates):
         start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).beside(train)
-        how: dict[str, Any] = {"rate": rate, "simpler": i == 0, "curves": True, "progress": progress}
+        how: dict[str, Any] = {"rate": rate, "noise": () if i else ("line", "curve"), "progress": progress}
         found = fit_mixture(start, train, judge, Pace(steps), key=jr.fold_in(key_fit, i), **how)
         mixtures.append(found[0])
         histories[f"rate {rate:g}"] = found[1]
-    shares = stacked(np.stack([_of_simulations(mixture, judge, len(held)) for mixture in mixtures]))
+    # of whole simulations, of which every part has a row
+    shares = stacked(np.stack([one.log_probs(judge).reshape(-1, len(held)).sum(axis=0) for one in mixtures]))
     largest = histories.pop(list(histories)[int(np.argmax(shares))])
     learned = Learned(parts, scaling, tuple(mixtures), tuple(map(float, shares)), whole)
     return learned, dataclasses.replace(largest, before=histories)
@@ -200,16 +200,6 @@ def parts_of(layout: Layout, dependencies: Dependencies) -> Parts:
         # numbers that are all unlike and depend on the same: what one network reads of these serves them all
         return Parts(tokens.reshape(1, -1), np.zeros(1, int), parameters, parents[:1], free=True)
     return Parts(tokens, kind, parameters, parents)
-
-
-@eqx.filter_jit
-def _log_probs(mixture: MixtureDensity, rows: Pairs) -> jax.Array:
-    return jax.vmap(mixture.log_prob)(rows)
-
-
-def _of_simulations(mixture: MixtureDensity, rows: Pairs, n: int) -> Float[np.ndarray, " n"]:
-    """Log densities of whole simulations, of which every part has a row."""
-    return np.asarray(_log_probs(mixture, rows), np.float64).reshape(-1, n).sum(axis=0)
 
 
 def _refuse_functions(layout: Layout) -> None:

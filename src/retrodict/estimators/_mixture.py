@@ -284,6 +284,10 @@ class MixtureDensity(eqx.Module):
             return jnp.sum(jax.vmap(of)(self._laws(row.known), every))
         return jnp.sum(jax.lax.scan(one, jnp.zeros(len(y)), every)[1])
 
+    def log_probs(self, rows: Pairs) -> Float[np.ndarray, " n"]:
+        """`log_prob` of many rows."""
+        return np.asarray(_scored(self, rows), np.float64)
+
     def moments(self, row: Pairs) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Mean and standard deviation of every number of one row, given those before."""
         center, width = self.frame.center[row.kind], self.frame.width[row.kind]
@@ -349,10 +353,8 @@ class MixtureDensity(eqx.Module):
 
     def _laws(self, known: Array) -> Law:
         """Those of all numbers that are free."""
-        said, lines = (
-            self.net(self._seen(known)).reshape(self.frame.center.shape[1], -1),
-            self._lines(known, jnp.array(0)),
-        )
+        said = self.net(self._seen(known)).reshape(self.frame.center.shape[1], -1)
+        lines = self._lines(known, jnp.array(0))
         return jax.vmap(self._said, in_axes=(0, 0, 0, None))(lines, self.frame.left[0], said, 0.0)
 
     def _seen(self, known: Array) -> Array:
@@ -371,6 +373,11 @@ def _silent(inside: int, out: int, width: int, depth: int, key: PRNGKeyArray) ->
     """A network that says nothing before it is trained."""
     net = eqx.nn.MLP(inside, out, width, depth, jax.nn.silu, key=key)
     return eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
+
+
+@eqx.filter_jit
+def _scored(mixture: MixtureDensity, rows: Pairs) -> Array:
+    return jax.vmap(mixture.log_prob)(rows)
 
 
 @eqx.filter_jit

@@ -2,7 +2,8 @@
 
 import dataclasses
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -49,31 +50,31 @@ def fit_mixture(
     *,
     key: Key,
     rate: float = LEARNING_RATE,
-    simpler: bool = True,
-    curves: bool = False,
+    noise: Sequence[Literal["line", "curve"]] = ("line",),
     patience: int | None = None,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[MixtureDensity, History]:
     """The mixture of the lowest negative log density of the rows that judge; other arguments are those of `fit`.
 
-    Where `simpler` ones may win: its frame alone, or one of additive noise (with `curves` also about one), if nothing
-    less simple is better by more than two standard errors of the gain (after Breiman et al. 1984, section 3.4.3), as
-    many sites add up what a network learned by heart. The history is that of the one that is kept, or of the network
-    that did not gain. The learning `rate` and the weight decay are not those of `pace`.
+    Or a simpler one, its frame alone or additive `noise` about a line or a curve, if nothing less simple is better by
+    more than two standard errors of the gain (after Breiman et al. 1984, section 3.4.3), as many sites add up what a
+    network learned by heart; where no `noise` is tried, nothing simpler is. The history is that of the one that is
+    kept, or of the network that did not gain. The learning `rate` and the weight decay are not those of `pace`.
     """
     key_noise, key_net = jr.split(as_key(key))
     pace = pace._replace(learning_rate=rate, weight_decay=WEIGHT_DECAY)
     how: dict[str, Any] = {"patience": patience, "progress": progress, "checkpoint": checkpoint}
-    if not simpler:
-        return _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
-    noise = [_trained(mixture.of_noise(key=key_noise), f"{WHAT} of noise", rows, judged, pace, key=key_noise, **how)]
-    if curves:
-        start = mixture.about_a_curve(key=key_noise)
-        noise.append(_trained(start, f"{WHAT} about a curve", rows, judged, pace, key=key_noise, **how))
+    starts = {"line": mixture.of_noise, "curve": mixture.about_a_curve}
+    simpler = [
+        _trained(starts[kind](key=key_noise), f"{WHAT} about a {kind}", rows, judged, pace, key=key_noise, **how)
+        for kind in noise
+    ]
     found = _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
-    ways = [(mixture.alone(), found[1]), *noise, found]
-    densities = [np.asarray(_log_probs(way, judged), np.float64) for way, _ in ways]
+    if not simpler:
+        return found
+    ways = [(mixture.alone(), found[1]), *simpler, found]
+    densities = [way.log_probs(judged) for way, _ in ways]
     gains = [max(densities, key=np.mean) - density for density in densities]
     errors = [ERRORS * gain.std() / len(gain) ** 0.5 for gain in gains]
     return next(way for way, gain, error in zip(ways, gains, errors, strict=True) if gain.mean() <= error)
@@ -101,8 +102,3 @@ def _trained(
     watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
     best, history = trainer.run(key_train, key_validation, **watch)
     return loss.learned(best), history
-
-
-@eqx.filter_jit
-def _log_probs(mixture: MixtureDensity, rows: Pairs) -> jax.Array:
-    return jax.vmap(mixture.log_prob)(rows)
