@@ -181,7 +181,7 @@ def test_the_rule_and_the_default_solver(classifiers, little):
     assert row.settings["steps"] == 2
     assert row.rule == bench.rule_of(None) == recipe.RULE
     assert row.settings["way"] == min(row.settings["losses"], key=row.settings["losses"].get)
-    assert set(row.settings["losses"]) == {"direct", "synthetic", "tuned"}
+    assert set(row.settings["losses"]) == {"direct", "synthetic", "tuned", "weighted"}
     ((reference, draws),) = classifiers
     assert reference.shape == draws.shape == (10_000, 2)
     assert np.isfinite(draws).all()

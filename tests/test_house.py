@@ -36,7 +36,7 @@ FLOORS = {
     **dict.fromkeys(["nets", "constraints"], 4),
     "estimators": 5,
     **dict.fromkeys(["training", "saving", "bench", "truncation", "synthesis", "trust", "likeness", "failing"], 6),
-    **dict.fromkeys(["tuning", "recipe", "distillation"], 6),
+    **dict.fromkeys(["tuning", "recipe", "distillation", "weighting"], 6),
     **dict.fromkeys(["report", "referee", "plots", "demo", "gallery", "arguments"], 7),
     "cli": 8,
 }

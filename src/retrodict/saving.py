@@ -22,16 +22,19 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError, RetrodictError
 from retrodict._types import as_key
 from retrodict.dependencies import Dependencies
-from retrodict.estimators import Family, Generative, Head, Hierarchical, MixtureDensity, Proof, Record, Student
+from retrodict.estimators import Family, Generative, Head, Hierarchical, MixtureDensity, Proof, Record, Sizes, Student
 from retrodict.files import write_whole
 from retrodict.frame import Frame
 from retrodict.nets import PlateTransformer, architecture_from_json
+from retrodict.problem import AbstractPrior, Prior
 from retrodict.roles import LATENT, AbstractRoleLaw, Known, Observed, law_from_json
 from retrodict.scaling import Scaling
+from retrodict.synthesis import Learned
 from retrodict.variables import Layout
+from retrodict.weighting import Weighted
 
 
-Model: TypeAlias = Generative | Hierarchical | Student | Head
+Model: TypeAlias = Generative | Hierarchical | Student | Head | Weighted
 SCHEMA = 1
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
@@ -75,7 +78,7 @@ def load(file: str | os.PathLike[str]) -> Any:
             raise FileError(
                 f"'{file}' is damaged: {jax.tree_util.keystr(where)} should have the shape {leaf.shape}, found {came}"
             )
-        found.append(jnp.asarray(array, leaf.dtype))
+        found.append(jnp.asarray(array, leaf.dtype) if isinstance(leaf, jax.Array) else array.astype(leaf.dtype))
     return eqx.combine(jax.tree_util.tree_unflatten(tree, found), model)
 
 
@@ -102,6 +105,16 @@ def _described(model: Model) -> dict[str, Any]:
             "framed": model.scaling.frame is not None,
             "kl": model.kl,
             "spread": model.spread,
+        }
+    if isinstance(model, Weighted):
+        parts = model.likelihood.parts
+        return {
+            "kind": "weighted",
+            "flow": _manifest(model.flow),
+            "sizes": [mixture.sizes._asdict() for mixture in model.likelihood.mixtures],
+            "parts": len(parts.kind) > 1 or parts.free,
+            "prior": _prior_to_json(model.prior),
+            "record": model.calibration.to_json(),
         }
     if isinstance(model, Hierarchical):
         return {
@@ -135,11 +148,17 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
         proof = Proof(tuple(manifest["proof"]["c2st"]), manifest["proof"]["bar"])
         return Student(inner, Family(inner.layout, tuple(manifest["roles"])), manifest["evaluations"], proof)
     if manifest.get("kind") == "head":
-        layout, sizes = Layout.from_json(manifest["layout"]), estimators.Sizes(**manifest["sizes"])
+        layout, sizes = Layout.from_json(manifest["layout"]), Sizes(**manifest["sizes"])
         mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
         frame = Frame.blank(family.where(LATENT)) if manifest.get("framed") else None
         scaling = dataclasses.replace(Scaling.identity(layout), frame=frame)
         return Head(family, manifest["kl"], manifest["spread"], scaling, mixture)
+    if manifest.get("kind") == "weighted":
+        flow: Any = _skeleton(manifest["flow"])
+        mixtures = [Sizes(**one) for one in manifest["sizes"]]
+        likelihood = Learned.blank(flow.layout, flow.dependencies if manifest["parts"] else None, mixtures)
+        prior = None if manifest["prior"] is None else _distributions(manifest["prior"])
+        return Weighted(flow, likelihood, prior, Record.from_json(manifest["record"]))
     if manifest.get("kind") == "hierarchical":
         layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
         if not isinstance(settings, PlateTransformer):
@@ -149,8 +168,8 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
         )
         parts: dict[str, Any] = {part: _skeleton(manifest[part]) for part in ("site", "shared")}
         if whole.own is not None:
-            flow: Any = _skeleton(manifest["own"])
-            parts["own"] = dataclasses.replace(whole.own, flow=flow)
+            own: Any = _skeleton(manifest["own"])
+            parts["own"] = dataclasses.replace(whole.own, flow=own)
         parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
         return dataclasses.replace(whole, record=Record.from_json(manifest["record"]), **parts)
     layout, dependencies = Layout.from_json(manifest["layout"]), manifest.get("dependencies")
@@ -182,7 +201,7 @@ def _surrogate_to_json(surrogate: estimators.Surrogate | estimators.SiteMixture)
 
 def _surrogate_from_json(layout: Layout, found: dict[str, Any]) -> estimators.Surrogate | estimators.SiteMixture:
     if found.get("kind") == "mixture":
-        return estimators.site_mixture_of(layout, estimators.Sizes(**found["sizes"]), key=as_key(0))
+        return estimators.site_mixture_of(layout, Sizes(**found["sizes"]), key=as_key(0))
     model: Any = _skeleton(found)
     whole: Any = estimators.surrogate_of(layout, model.architecture, None, key=as_key(0))
     return dataclasses.replace(whole, model=model)
@@ -200,8 +219,7 @@ def _path_to_json(path: _paths.Path) -> dict[str, Any]:
         _own(part, part)
         found[name] = part.__name__
     if path.source is not None:
-        settings = {name: np.asarray(getattr(path.source, name)).tolist() for name in path.source.arg_constraints}
-        found["source"] = {"name": type(path.source).__name__, **settings}
+        found["source"] = _distribution_to_json(path.source)
     return found
 
 
@@ -215,7 +233,7 @@ def _path_from_json(found: dict[str, Any]) -> _paths.Path:
         **{name: made(found[name]) for name in PARTS},
         **{name: _known(found[name]) for name in FUNCTIONS},
         span=tuple(found["span"]),
-        source=None if source is None else _noise(dict(source)),
+        source=None if source is None else _distribution(source),
     )
 
 
@@ -232,15 +250,53 @@ def _known(name: str) -> Any:
     return thing
 
 
-def _noise(settings: dict[str, Any]) -> Any:
-    """A distribution of numpyro; a file may name nothing else of it."""
+def _prior_to_json(prior: AbstractPrior | None) -> dict[str, Any] | None:
+    """A product of distributions; of any other prior nothing, and whoever loads the file says it again."""
+    if not isinstance(prior, Prior):
+        return None
+    try:
+        found = {name: _distribution_to_json(entry) for name, entry in prior.distributions.items()}
+        draw = prior.draw(as_key(0))
+        same = np.allclose(_distributions(found).log_prob(draw), prior.log_prob(draw), rtol=1e-4, atol=1e-4)
+    except (FileError, TypeError, ValueError, AttributeError):  # depends on others, or says more than its settings
+        return None
+    return found if same else None
+
+
+def _distributions(found: dict[str, Any]) -> Prior:
+    return Prior({name: _distribution(entry) for name, entry in found.items()})
+
+
+def _distribution_to_json(law: Any) -> dict[str, Any]:
+    """A distribution of numpyro by its name there, with its settings; one of several numbers by that of each."""
     import numpyro.distributions as dist
 
+    name = type(law).__name__
+    if isinstance(law, dist.Independent):
+        return {"name": name, "base": _distribution_to_json(law.base_dist), "events": law.reinterpreted_batch_ndims}
+    if isinstance(law, dist.ExpandedDistribution):
+        return {"name": name, "base": _distribution_to_json(law.base_dist), "shape": list(law.batch_shape)}
+    if getattr(dist, name, None) is not type(law):
+        raise FileError(f"{law} is no distribution of numpyro; a file can name only these")
+    settings = {k for k in law.arg_constraints if k in vars(law)}
+    if "scale_tril" in settings:
+        settings -= {"covariance_matrix", "precision_matrix"}  # the same, said again
+    return {"name": name, **{k: np.asarray(getattr(law, k)).tolist() for k in sorted(settings)}}
+
+
+def _distribution(settings: dict[str, Any]) -> Any:
+    """The inverse of `_distribution_to_json`; a file may name nothing else."""
+    import numpyro.distributions as dist
+
+    settings = dict(settings)
     name = settings.pop("name")
     kind = getattr(dist, name, None)
     if not (isinstance(kind, type) and issubclass(kind, dist.Distribution)):
-        raise FileError(f"the file names the noise '{name}', which is no distribution of numpyro")
-    return kind(**settings)
+        raise FileError(f"the file names the distribution '{name}', which is none of numpyro's")
+    if "base" in settings:
+        base = _distribution(settings["base"])
+        return base.to_event(settings["events"]) if kind is dist.Independent else base.expand(settings["shape"])
+    return kind(**{k: jnp.asarray(v, float) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -20,11 +20,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, as_key
@@ -40,6 +41,8 @@ from retrodict.variables import Layout
 
 RATES = (5e-3, 2e-3)
 ROUNDS = 100  # of stacking
+AT_ONCE = 16_384  # rows whose density is looked at together
+SMALLEST = 1e-30  # share
 
 
 class Parts(NamedTuple):
@@ -53,15 +56,36 @@ class Parts(NamedTuple):
     free: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Learned:
+class Learned(eqx.Module):
     """Surrogates of one part, given parameters, the share of each, and the scaling of parameters."""
 
     parts: Parts
     scaling: Scaling
     mixtures: tuple[MixtureDensity, ...]
-    shares: tuple[float, ...]
+    shares: Float[Array, " k"]
     whole: Whole
+
+    @classmethod
+    def blank(cls, layout: Layout, dependencies: Dependencies | None, sizes: Sequence[Sizes]) -> "Learned":
+        """One of the right shapes that knows nothing, with a mixture of each of the sizes."""
+        parts = one_part(layout) if dependencies is None else parts_of(layout, dependencies)
+        mixtures = tuple(MixtureDensity.blank(one, key=jr.key(0)) for one in sizes)
+        nothing = jnp.zeros(layout.size)
+        whole = Whole(jnp.zeros(layout.size, bool), nothing, nothing)
+        return cls(parts, Scaling.identity(told(layout)), mixtures, jnp.zeros(len(mixtures)), whole)
+
+    def log_prob(self, layout: Layout, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        """Log density of the data of every row given its parameters, of data as `Whole.line` sees them."""
+        found = [self._log_prob(layout, rows[i : i + AT_ONCE]) for i in range(0, len(rows), AT_ONCE)]
+        return np.concatenate(found)
+
+    def _log_prob(self, layout: Layout, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        n = len(rows)
+        size = min(AT_ONCE, 1 << (n - 1).bit_length())  # few shapes are compiled
+        pairs = _pairs(layout, self.parts, self.scaling, self.whole, rows[np.arange(size) % n])
+        each = np.stack([mixture.log_probs(pairs).reshape(-1, size).sum(axis=0) for mixture in self.mixtures])
+        shares = np.log(np.maximum(np.asarray(self.shares, np.float64), SMALLEST))
+        return np.logaddexp.reduce(each + shares[:, None], axis=0)[:n]
 
 
 def surrogate(
@@ -117,7 +141,8 @@ def surrogate(
     # of whole simulations, of which every part has a row
     shares = stacked(np.stack([one.log_probs(judge).reshape(-1, len(held)).sum(axis=0) for one in mixtures]))
     largest = histories.pop(list(histories)[int(np.argmax(shares))])
-    learned = Learned(parts, scaling, tuple(mixtures), tuple(map(float, shares)), whole)
+    counted = Whole(*(jnp.asarray(part) for part in whole))
+    learned = Learned(parts, scaling, tuple(mixtures), jnp.asarray(shares), counted)
     return learned, dataclasses.replace(largest, before=histories)
 
 
@@ -142,7 +167,8 @@ def synthesize(problem: Problem, learned: Learned, n: int, *, key: Key) -> Simul
     known = learned.scaling.of_rows(flatten(learned.scaling.layout, values, layout.parameters, where="the prior"))
     given, kind = _given(layout, parts, known)
     given, kind = given.reshape(len(parts.kind), n, -1), kind.reshape(-1, n)
-    ends, each = np.round(n * np.cumsum((0.0, *learned.shares))).astype(int), []  # of what each mixture makes
+    shares, each = np.asarray(learned.shares, np.float64), []
+    ends = np.round(n * np.cumsum([0.0, *shares])).astype(int)  # of what each mixture makes
     for i, mixture in enumerate(learned.mixtures):
         made = slice(ends[i], ends[i + 1])
         if count := ends[i + 1] - ends[i]:

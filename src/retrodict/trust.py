@@ -10,7 +10,7 @@ Source: Talts et al. 2018, arXiv 1804.06788; the sources of the tests are in `di
 import dataclasses
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.random as jr
 import numpy as np
@@ -26,12 +26,14 @@ from retrodict.roles import LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.summary import labels_of
 from retrodict.tokens import Batch, ask, flatten, unflatten
+from retrodict.weighting import Weighted
 
 
 KEPT, WIDEST = 500, 256  # rows and elements of simulated data that a model carries: half a megabyte at most
 MOST_DENSITIES = 64  # latent elements: the exact density of more takes minutes
 FEWEST = 50  # held-out simulations
 Rows = Mapping[str, np.ndarray]
+M = TypeVar("M", Generative, Weighted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Check:
 
 
 def check(
-    model: Generative,
+    model: M,
     sims: Mapping[str, Any],
     *,
     given: Iterable[str] | Mapping[str, Any],
@@ -80,7 +82,7 @@ def check(
     solver: AbstractSolver | None = None,
     level: float = 0.05,
     key: Key,
-) -> tuple[Generative, Check]:
+) -> tuple[M, Check]:
     """Checks the answers to one family of questions on simulations that the model was not trained on.
 
     Returns the model with the outcome in its record, which `rd.save` keeps and `model.sample` heeds, and the outcome.
@@ -101,7 +103,7 @@ def check(
         QueryError: a question that this model cannot answer.
     """
     begun = time.monotonic()
-    if not isinstance(model, Generative):
+    if not isinstance(model, Generative | Weighted):
         raise QueryError(f"check takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
     if model.layout.functions:
         raise QueryError(f"check is not offered for models with functions ({listed(model.layout.functions)})")
@@ -124,7 +126,9 @@ def check(
     return dataclasses.replace(model, record=model.record.checked(calibration, familiar)), outcome
 
 
-def _calibration(model: Generative, roles: Any, draws: int, level: float, tests: Mapping[str, Any]) -> Calibration:
+def _calibration(
+    model: Generative | Weighted, roles: Any, draws: int, level: float, tests: Mapping[str, Any]
+) -> Calibration:
     """What a model keeps of its tests."""
     p_values = {name: test.p_value for name, test in tests.items()}
     return Calibration(
@@ -155,7 +159,7 @@ def _tested(truth: Any, drawn: Any, logs: Any, keys: Any, level: float) -> dict[
     )
 
 
-def _chosen(model: Generative, sims: Mapping[str, Any], n: int, key: Any) -> tuple[Rows, Familiar | None]:
+def _chosen(model: Generative | Weighted, sims: Mapping[str, Any], n: int, key: Any) -> tuple[Rows, Familiar | None]:
     """`n` simulations to ask about, and what data look like."""
     tokens = tokens_of(model, sims)
     order = generator(key).permutation(len(tokens))
@@ -163,7 +167,7 @@ def _chosen(model: Generative, sims: Mapping[str, Any], n: int, key: Any) -> tup
     return unflatten(model.layout, chosen, model.layout.names), familiar_of(model, tokens[order[-KEPT:]])
 
 
-def tokens_of(model: Generative, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:
+def tokens_of(model: Generative | Weighted, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:
     """Held-out simulations as rows of tokens."""
     if not isinstance(sims, Mapping):
         raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
@@ -175,7 +179,7 @@ def tokens_of(model: Generative, sims: Mapping[str, Any]) -> Float[np.ndarray, "
     return tokens
 
 
-def familiar_of(model: Generative, tokens: Float[np.ndarray, "n d"]) -> Familiar | None:
+def familiar_of(model: Generative | Weighted, tokens: Float[np.ndarray, "n d"]) -> Familiar | None:
     """What a model keeps of simulated data, unless it has none."""
     data = np.flatnonzero(~np.asarray(model.layout.is_parameter))
     if not data.size:
@@ -185,7 +189,7 @@ def familiar_of(model: Generative, tokens: Float[np.ndarray, "n d"]) -> Familiar
     return Familiar(np.ascontiguousarray(z).tobytes(), tuple(int(i) for i in kept))
 
 
-def known_of(model: Generative, given: Iterable[str] | Mapping[str, Any], rows: Rows) -> Batch:
+def known_of(model: Generative | Weighted, given: Iterable[str] | Mapping[str, Any], rows: Rows) -> Batch:
     """The simulations' values of what is given, NaN where it is not."""
     if isinstance(given, str):
         raise QueryError(f"`given` must be a list of names or a mapping from name to booleans, got '{given}'")
@@ -202,7 +206,7 @@ def known_of(model: Generative, given: Iterable[str] | Mapping[str, Any], rows: 
     return Batch(known)
 
 
-def silent(model: Generative) -> Generative:
+def silent(model: M) -> M:
     """The model with nothing in its record but solvers, so that it does not warn."""
     return dataclasses.replace(model, record=Record(solvers=model.record.solvers))
 
@@ -218,7 +222,7 @@ def _elements(values: Rows, latent: Rows, *, axes: int) -> dict[str, np.ndarray]
 
 
 def _log_densities(
-    model: Generative, rows: Rows, found: Rows, known: Batch, latent: Rows, few: int
+    model: Generative | Weighted, rows: Rows, found: Rows, known: Batch, latent: Rows, few: int
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n few"]]:
     """Log densities of the truth and of a few draws of each simulation."""
     n = len(next(iter(rows.values())))

@@ -26,6 +26,7 @@ from retrodict.recipe import RULE, Account, learn_posterior
 from retrodict.simulate import simulate
 from retrodict.solvers import AbstractSolver
 from retrodict.training import History, fit
+from retrodict.weighting import Weighted
 
 
 BY_RULE = "rule"  # in the place of the name of a path: `learn_posterior`
@@ -177,7 +178,7 @@ def rule_of(path: Path | None) -> int:
 
 @dataclass(frozen=True)
 class _Trained:
-    model: Generative
+    model: Generative | Weighted
     history: History
     account: Account | None
     train_seconds: float
@@ -185,6 +186,7 @@ class _Trained:
 
     def row(self, exam: Exam, path: str, name: str, solver: AbstractSolver) -> Row:
         """What is known before the solver has drawn."""
+        flow = self.model.flow if isinstance(self.model, Weighted) else self.model
         return Row(
             task=exam.task.name,
             path=path,
@@ -200,11 +202,11 @@ class _Trained:
             evaluations=solver.evaluations,
             log_prob_seconds=self.log_prob_seconds,
             validation_loss=self.history.best,
-            refused=solver.refusal(self.model.path),
+            refused=solver.refusal(flow.path),
             settings={
-                "net": self.model.architecture.to_json(),
+                "net": flow.architecture.to_json(),
                 "steps": int(self.history.step[-1]),
-                "roles": self.model.law.to_json(),
+                "roles": flow.law.to_json(),
                 "solver": str(solver),
                 **({} if self.account is None else {"way": self.account.chosen, "losses": dict(self.account.losses)}),
             },
@@ -213,7 +215,7 @@ class _Trained:
 
 
 def _train(exam: Exam, sims: Any, path: Path | None, *, progress: bool) -> _Trained:
-    def trained() -> tuple[Generative, History, Account | None]:
+    def trained() -> tuple[Generative | Weighted, History, Account | None]:
         if path is None:
             structure = None if exam.task.structure is None else Dependencies(**exam.task.structure)
             model, account = learn_posterior(
@@ -231,7 +233,9 @@ def _train(exam: Exam, sims: Any, path: Path | None, *, progress: bool) -> _Trai
     return _Trained(model, history, account, train_seconds, log_prob_seconds)
 
 
-def _judged(row: Row, exam: Exam, model: Generative, solver: AbstractSolver, *, progress: bool, jobs: int) -> Row:
+def _judged(
+    row: Row, exam: Exam, model: Generative | Weighted, solver: AbstractSolver, *, progress: bool, jobs: int
+) -> Row:
     """The row with its figures, or with the reason why its draws cannot be judged."""
 
     def sample(k: int, key: int) -> Mapping[str, np.ndarray]:

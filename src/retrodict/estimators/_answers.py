@@ -4,9 +4,11 @@ What a `Generative` promises in its methods is done here; what is compiled is in
 first given the slots it needs.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,8 +20,9 @@ from retrodict._types import Key, as_key
 from retrodict.constraints import Interval
 from retrodict.densities import AbstractTrace, check
 from retrodict.estimators._auto import chosen
-from retrodict.estimators._rows import density_rows, field_rows, solve_rows
+from retrodict.estimators._rows import carried_rows, density_rows, field_rows, solve_rows
 from retrodict.functions import Slots, slots
+from retrodict.guidance import refusal
 from retrodict.paths import LogSNR
 from retrodict.progress import Progress
 from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES
@@ -131,6 +134,33 @@ def draw(model: Any, question: Question, n: int, solver: AbstractSolver, key: PR
     Raises:
         QueryError: a question that the model was not trained for.
     """
+    draws, kept = _in_blocks(model, question, n, solver, key, solve_rows), model.kept
+    roles = np.repeat(question.roles[:, kept], n, axis=0)
+    known = np.where(roles == GIVEN, np.repeat(question.values[:, kept], n, axis=0), np.nan)
+    return np.where(roles == LATENT, draws, known)
+
+
+def propose(
+    model: Any, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`n` draws of all that a model of one question draws, for each of m questions, `(m n, k)` tokens, and the log
+    densities `(m n,)` with which the solver draws them, whatever its steps get wrong; see `guidance.carried`.
+
+    Raises:
+        QueryError: a question that the model was not trained for, or a solver whose draws have no density.
+    """
+    if reason := refusal(solver) or solver.refusal(model.path):
+        raise QueryError(reason)
+    latent = completed(model, question.roles)[0, model.kept] == LATENT
+    by = functools.partial(carried_rows, directions=jnp.eye(model.modeled.size)[latent])
+    draws, logs = _in_blocks(model, question, n, solver, key, by)
+    return draws, logs
+
+
+def _in_blocks(
+    model: Any, question: Question, n: int, solver: AbstractSolver, key: PRNGKeyArray, by: Callable[..., Any]
+) -> Any:
+    """What `by` gives for m questions, `n` rows each, as arrays `(m n, ...)`."""
     m = len(question.roles)
     size = min(ROWS, 1 << (m * n - 1).bit_length())
     z, where = model.scaling.forward(question.values), jnp.asarray(completed(model, question.roles))
@@ -140,14 +170,11 @@ def draw(model: Any, question: Question, n: int, solver: AbstractSolver, key: PR
         for start in range(0, m * n, size):
             asked = (start // n + np.arange(count)) % m
             which = jnp.asarray((start + np.arange(size)) // n - start // n) % count if m > 1 else None
-            found = solve_rows(core, solver, z[asked], where[asked], size, which, jr.fold_in(key, start // size))
-            parts.append(np.asarray(found))
+            parts.append(
+                jax.device_get(by(core, solver, z[asked], where[asked], size, which, jr.fold_in(key, start // size)))
+            )
             progress.at(min(start + size, m * n), f"{m} questions")
-    draws = np.concatenate(parts)[: m * n]
-    kept = model.kept
-    roles = np.repeat(question.roles[:, kept], n, axis=0)
-    known = np.where(roles == GIVEN, np.repeat(question.values[:, kept], n, axis=0), np.nan)
-    return np.where(roles == LATENT, draws, known)
+    return jax.tree.map(lambda *part: np.concatenate(part)[: m * n], *parts)
 
 
 def pairs(

@@ -4,6 +4,7 @@
 only numbers change: weights, values, roles, keys.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.densities import AbstractTrace, pull_back
 from retrodict.devices import row_by_row
+from retrodict.guidance import carried
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 
@@ -39,27 +41,59 @@ def solve_rows(
     key: PRNGKeyArray,
 ) -> Float[Array, "n k"]:
     """`n` draws in the user's units; row i answers question `which[i]` (the only one, for None)."""
+
+    def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
+        return _held(ready, solver(model.flow_from(ready), noise, *model.path.span, key=key))
+
+    return model.scaling.only(model.modeled).inverse(_drawn(model, one, z, roles, n, which, key))
+
+
+@eqx.filter_jit
+def carried_rows(
+    model: Any,
+    solver: AbstractSolver,
+    z: Float[Array, "m d"],
+    roles: Int[Array, "m d"],
+    n: int,
+    which: Int[Array, " n"] | None,
+    key: PRNGKeyArray,
+    directions: Float[Array, "a k"],
+) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
+    """The same, and the log densities of being drawn so, whatever the solver's steps get wrong."""
+    scaling = model.scaling.only(model.modeled)
+
+    def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> tuple[Tokens, Scalar]:
+        del key
+        there, own = carried(model.flow_from(ready), solver, noise, directions)
+        there = _held(ready, there)
+        return there, own - jnp.sum(jnp.where(ready.roles == LATENT, scaling.log_slope(there), 0.0))
+
+    found, own = _drawn(model, one, z, roles, n, which, key)
+    return scaling.inverse(found), own
+
+
+def _held(ready: Any, x: Tokens) -> Tokens:
+    """Drawn tokens beside those that are given."""
+    return jnp.where(ready.roles == LATENT, x, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
+
+
+def _drawn(model: Any, one: Callable[..., Any], z: Any, roles: Any, n: int, which: Any, key: PRNGKeyArray) -> Any:
+    """`one(ready, noise, key)` for `n` rows, each with noise of its own."""
     key_noise, key_way = jr.split(key)
     noise = model.path.begin(model.path.noise(key_noise, (n, model.modeled.size)))
     # once a question, not once a draw
     ready = jax.vmap(model.ready)(z, roles)
 
-    def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
-        latent = ready.roles == LATENT
-        flow = model.flow_from(ready)
-        found = solver(flow, jnp.where(latent, noise, 0.0), *model.path.span, key=key)
-        return jnp.where(latent, found, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
-
-    def answers(ready: Any, rows: Any) -> Array:
-        def of(row: Any) -> Tokens:
+    def answers(ready: Any, rows: Any) -> Any:
+        def of(row: Any) -> Any:
             question, noise, key = row
-            return one(jax.tree.map(lambda a: a[question], ready), noise, key)
+            own = jax.tree.map(lambda a: a[question], ready)
+            return one(own, jnp.where(own.roles == LATENT, noise, 0.0), key)
 
         return jax.lax.map(of, rows, batch_size=in_cache(model.modeled.size))
 
     questions = jnp.zeros(n, int) if which is None else which
-    found = row_by_row(answers, ready, (questions, noise, jr.split(key_way, n)))
-    return model.scaling.only(model.modeled).inverse(found)
+    return row_by_row(answers, ready, (questions, noise, jr.split(key_way, n)))
 
 
 @eqx.filter_jit

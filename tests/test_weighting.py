@@ -1,0 +1,152 @@
+"""Posteriors that a likelihood weighs, held against closed forms: theta ~ N(0, 1), x ~ N(theta, .5) twice."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import retrodict as rd
+from retrodict import synthesis
+from retrodict._errors import DataError, QueryError
+from retrodict.estimators import Sizes, Whole, told
+from retrodict.scaling import Scaling
+from retrodict.tokens import flatten
+from retrodict.weighting import Weighted, WeightingWarning
+
+
+NOISE = 0.5
+X = np.array([[0.8, -1.0], [-1.5, 0.1]], np.float32)
+SLOPE, SD = 1.0 / (1.0 + NOISE**2), NOISE / np.sqrt(1.0 + NOISE**2)
+
+
+def simulate(key, theta):
+    return {"x": theta + NOISE * jax.random.normal(key, (2,))}
+
+
+PROBLEM = rd.Problem({"theta": dist.Normal(jnp.zeros(2), 1.0).to_event(1)}, simulate)
+
+
+def exact(theta, x):
+    return np.sum(-0.5 * ((theta - SLOPE * x) / SD) ** 2 - np.log(SD * np.sqrt(2 * np.pi)), axis=-1)
+
+
+def weighing(problem, n, steps):
+    """The likelihood is a straight line, exact but for what n rows leave open; the flow hardly trained."""
+    sims = rd.simulate(problem, n, key=0)
+    layout = sims.layout
+    start = rd.posterior(layout, net=rd.nets.ResMLP(16, 1), key=1)
+    flow, _ = rd.fit(start, sims, key=2, steps=steps, learning_rate=3e-3, progress=False)
+    rows, own = flatten(layout, sims, layout.names, where="rows"), layout.is_parameter
+    blank = synthesis.Learned.blank(layout, None, [Sizes(1, int(own.sum()), int((~own).sum()))])
+    scaling = Scaling.fit(told(layout), rows[:, own])
+    whole = Whole.of(rows, blank.parts.tokens.T)
+    pairs = synthesis._pairs(layout, blank.parts, scaling, whole, rows)
+    line = blank.mixtures[0].beside(pairs).alone()
+    learned = dataclasses.replace(
+        blank, scaling=scaling, mixtures=(line,), shares=jnp.ones(1), whole=Whole(*map(jnp.asarray, whole))
+    )
+    return Weighted(flow, learned, problem.prior)
+
+
+@pytest.fixture(scope="module")
+def weighted():
+    return weighing(PROBLEM, 2000, 40)
+
+
+def test_draws_are_right_where_those_of_the_flow_are_not(weighted):
+    """Standard errors of means: .02 sd; a line from 2,000 rows is off by as much, and .15 is five of both."""
+    draws = weighted.sample(3000, given={"x": X[0]}, key=4)["theta"]
+    off = np.abs(weighted.flow.sample(3000, given={"x": X[0]}, key=4)["theta"].mean(axis=0) - SLOPE * X[0]) / SD
+    assert off.max() > 0.3
+    np.testing.assert_allclose(draws.mean(axis=0), SLOPE * X[0], atol=0.15 * SD)
+    np.testing.assert_allclose(draws.std(axis=0), SD, rtol=0.1)
+    assert draws.shape == (3000, 2)
+
+
+def test_densities_are_normalized(weighted):
+    """256 proposals tell log Z to .1; both ways of telling it lie on either side of the truth, in the mean."""
+    sims = rd.simulate(PROBLEM, 150, key=5)
+    values, given = {"theta": np.asarray(sims["theta"])}, rd.Batch({"x": np.asarray(sims["x"])})
+    right = exact(values["theta"], given["x"])
+    found = weighted.log_prob(values, given=given)
+    np.testing.assert_allclose(found.mean(), right.mean(), atol=0.05)
+    assert np.corrcoef(found, right)[0, 1] > 0.98
+    few = {"proposals": 4, "key": 0}
+    flattering, cautious = (
+        weighted.log_prob(values, given=given, **few),
+        weighted.log_prob_of_truth(values, given, **few),
+    )
+    assert flattering.mean() > right.mean() + 0.02
+    assert cautious.mean() < right.mean() - 0.02
+
+
+def test_one_observation_many_values(weighted):
+    theta = (SLOPE * X[1] + SD * np.random.default_rng(0).normal(size=(50, 2))).astype(np.float32)
+    found = weighted.log_prob({"theta": theta}, given={"x": X[1]}, proposals=2048)
+    apart = found - exact(theta, X[1])
+    assert apart.std() < 0.15  # of shape
+    assert abs(apart.mean()) < 0.15  # of log Z
+
+
+def test_questions_of_other_shapes(weighted):
+    draws = weighted.sample(500, given=rd.Batch({"x": X}), key=6)["theta"]
+    assert draws.shape == (2, 500, 2)
+    np.testing.assert_allclose(draws.mean(axis=1), SLOPE * X, atol=0.35 * SD)  # 5 standard errors, and copies
+    part = weighted.sample(5, given={"x": X[0]}, of={"theta": np.array([True, False])}, key=6)["theta"]
+    whole = weighted.sample(5, given={"x": X[0]}, of=["theta"], key=6)["theta"]
+    assert np.isnan(part[:, 1]).all()
+    np.testing.assert_array_equal(part[:, 0], whole[:, 0])
+
+
+@pytest.mark.parametrize("given", [{}, {"x": np.array([0.1, np.nan])}, {"x": rd.Interval(0.0, 1.0)}])
+def test_what_is_not_offered_is_refused(weighted, given):
+    with pytest.raises((QueryError, DataError)):
+        weighted.sample(10, given=given, key=0)
+
+
+def test_outside_the_prior_there_is_nothing():
+    """theta ~ U(0, 1): a flow and a line know no ends, the prior does."""
+    problem = rd.Problem({"theta": dist.Uniform(0.0, 1.0)}, lambda key, theta: {"x": theta + jax.random.normal(key)})
+    model = weighing(problem, 500, 20)
+    found = model.log_prob({"theta": np.array([-0.5, 0.5, 1.5])}, given={"x": 0.3})
+    assert np.isfinite(found).tolist() == [False, True, False]
+    # on a grid it adds up to one: 4,096 proposals
+    grid = (np.arange(200) + 0.5) / 200
+    density = np.exp(model.log_prob({"theta": grid}, given={"x": 0.3}, proposals=2048))
+    assert density.mean() == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_likelihood_that_disagrees_is_told(weighted):
+    """Data forty standard deviations away, where the flow never looked."""
+    with pytest.warns(WeightingWarning, match="disagree about the observation"):
+        weighted.sample(100, given={"x": np.array([20.0, -20.0])}, key=0)
+
+
+def test_a_file_keeps_it(weighted, tmp_path):
+    """With its prior, if that is made of numpyro's distributions; otherwise the problem says it again."""
+    again = rd.load(rd.save(weighted, tmp_path / "model.safetensors"))
+    question = {"given": {"x": X[0]}, "key": 7}
+    np.testing.assert_array_equal(again.sample(100, **question)["theta"], weighted.sample(100, **question)["theta"])
+    own = rd.Problem({"theta": lambda: dist.Normal(jnp.zeros(2), 1.0).to_event(1)}, simulate)
+    other = dataclasses.replace(weighted, prior=own.prior)
+    again = rd.load(rd.save(other, tmp_path / "other.safetensors"))
+    with pytest.raises(QueryError, match=r"model\.under\(problem\)"):
+        again.sample(100, **question)
+    found = again.under(own).sample(100, **question)["theta"]
+    np.testing.assert_array_equal(found, other.sample(100, **question)["theta"])
+
+
+def test_it_is_checked_as_any_model(weighted, tmp_path):
+    """The flow fails where the weighted posterior passes; what came out belongs to it, also in a file."""
+    held = rd.simulate(PROBLEM, 300, key=8)
+    how = {"given": ["x"], "observations": 250, "draws": 100, "densities": 0, "key": 9}
+    assert not rd.check(weighted.flow, held, **how)[1].ok
+    checked, outcome = rd.check(weighted, held, **how)
+    assert outcome.p_value > 1e-3
+    again = rd.load(rd.save(checked, tmp_path / "model.safetensors"))
+    assert len(again.calibration.calibrations) == 1
+    with pytest.warns(rd.CalibrationWarning, match="unlike the simulations"):
+        again.sample(10, given={"x": np.array([4.0, -4.0])}, key=0)
