@@ -21,13 +21,18 @@ from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 
 
-# 1,000 draws of a Simformer's 36 tokens take 1.7 s in blocks of 64 rows, 2.5 s of 256 and 3.1 s all at once
-TOGETHER = 4096  # tokens
+# 1,000 draws of a Simformer's 36 tokens take 1.7 s in blocks of 64 rows, 2.5 s of 256 and 3.1 s all at once; 10,000 of
+# a ResMLP that is 256 wide 8 % less by 512 rows than by 256 (12 tokens) and by 4,096 than by 1,024 (4), 64 wide 40 %
+PAIRS = 2**17  # of tokens, of rows solved together
+FEWEST, MOST = 32, 4096  # rows
+# side by side with their derivatives: 8,192 draws of two parameters take 1.8 s, by 256 rows 2.3 and by 64 3.4; of five
+# 4.2, 3.9 and 5.4
+CARRIED = 128
 
 
 def in_cache(tokens: int) -> int:
     """Rows solved side by side: what a network keeps of them should stay in a core's cache."""
-    return 1 << max(5, (TOGETHER // tokens).bit_length() - 1)
+    return max(FEWEST, min(MOST, 1 << max(0, (PAIRS // tokens**2).bit_length() - 1)))
 
 
 @eqx.filter_jit
@@ -45,7 +50,8 @@ def solve_rows(
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
         return _held(ready, solver(model.flow_from(ready), noise, *model.path.span, key=key))
 
-    return model.scaling.only(model.modeled).inverse(_drawn(model, one, z, roles, n, which, key))
+    size = in_cache(model.modeled.size)
+    return model.scaling.only(model.modeled).inverse(_drawn(model, one, z, roles, n, which, key, size))
 
 
 @eqx.filter_jit
@@ -68,7 +74,7 @@ def carried_rows(
         there = _held(ready, there)
         return there, own - jnp.sum(jnp.where(ready.roles == LATENT, scaling.log_slope(there), 0.0))
 
-    found, own = _drawn(model, one, z, roles, n, which, key)
+    found, own = _drawn(model, one, z, roles, n, which, key, CARRIED)
     return scaling.inverse(found), own
 
 
@@ -77,8 +83,10 @@ def _held(ready: Any, x: Tokens) -> Tokens:
     return jnp.where(ready.roles == LATENT, x, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
 
 
-def _drawn(model: Any, one: Callable[..., Any], z: Any, roles: Any, n: int, which: Any, key: PRNGKeyArray) -> Any:
-    """`one(ready, noise, key)` for `n` rows, each with noise of its own."""
+def _drawn(
+    model: Any, one: Callable[..., Any], z: Any, roles: Any, n: int, which: Any, key: PRNGKeyArray, together: int
+) -> Any:
+    """`one(ready, noise, key)` for `n` rows, each with noise of its own, some of them side by side."""
     key_noise, key_way = jr.split(key)
     noise = model.path.begin(model.path.noise(key_noise, (n, model.modeled.size)))
     # once a question, not once a draw
@@ -90,7 +98,7 @@ def _drawn(model: Any, one: Callable[..., Any], z: Any, roles: Any, n: int, whic
             own = jax.tree.map(lambda a: a[question], ready)
             return one(own, jnp.where(own.roles == LATENT, noise, 0.0), key)
 
-        return jax.lax.map(of, rows, batch_size=in_cache(model.modeled.size))
+        return jax.lax.map(of, rows, batch_size=together)
 
     questions = jnp.zeros(n, int) if which is None else which
     return row_by_row(answers, ready, (questions, noise, jr.split(key_way, n)))
