@@ -10,7 +10,7 @@ import pytest
 
 import retrodict as rd
 from retrodict import synthesis
-from retrodict._errors import DataError, QueryError
+from retrodict._errors import QueryError
 from retrodict.estimators import Sizes, Whole, told
 from retrodict.scaling import Scaling
 from retrodict.tokens import flatten
@@ -101,10 +101,20 @@ def test_questions_of_other_shapes(weighted):
     np.testing.assert_array_equal(part[:, 0], whole[:, 0])
 
 
-@pytest.mark.parametrize("given", [{}, {"x": np.array([0.1, np.nan])}, {"x": rd.Interval(0.0, 1.0)}])
-def test_what_is_not_offered_is_refused(weighted, given):
-    with pytest.raises((QueryError, DataError)):
-        weighted.sample(10, given=given, key=0)
+REFUSED = {
+    "nothing given": ({"given": {}}, "trained for one question"),
+    "a missing datum": ({"given": {"x": np.array([0.1, np.nan])}}, "trained for one question"),
+    "an interval": ({"given": {"x": rd.Interval(0.0, 1.0)}}, "asked of the flow alone"),
+    "strength": ({"given": {"x": X[0]}, "strength": 2.0}, "asked of the flow alone"),
+    "an adaptive solver": ({"given": {"x": X[0]}, "solver": rd.solvers.Tsit5()}, "fixed steps"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_offered_is_refused(weighted, case):
+    how, sentence = REFUSED[case]
+    with pytest.raises(QueryError, match=sentence):
+        weighted.sample(10, **how, key=0)
 
 
 def test_outside_the_prior_there_is_nothing():
@@ -150,3 +160,10 @@ def test_it_is_checked_as_any_model(weighted, tmp_path):
     assert len(again.calibration.calibrations) == 1
     with pytest.warns(rd.CalibrationWarning, match="unlike the simulations"):
         again.sample(10, given={"x": np.array([4.0, -4.0])}, key=0)
+    assert rd.unlike(again, {"x": np.array([4.0, -4.0])}, key=0).p_value < 0.02
+
+
+@pytest.mark.slow
+def test_it_tells_where_the_posterior_is(weighted):
+    narrow = rd.truncate(PROBLEM, weighted, given={"x": X[0]}, key=0)
+    assert (np.abs(rd.simulate(narrow, 200, key=1)["theta"] - SLOPE * X[0]) < 8 * SD).all()

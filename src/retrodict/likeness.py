@@ -34,6 +34,7 @@ from retrodict.roles import GIVEN, LATENT
 from retrodict.summary import labels_of
 from retrodict.tokens import Batch, ask, unflatten
 from retrodict.trust import familiar_of, silent, tokens_of
+from retrodict.weighting import Weighted
 
 
 TESTS = 3  # of data that are predicted from one another
@@ -81,7 +82,7 @@ class Unlike:
 
 
 def unlike(
-    model: Generative,
+    model: Generative | Weighted,
     observation: Mapping[str, Any],
     sims: Mapping[str, Any] | None = None,
     *,
@@ -110,7 +111,7 @@ def unlike(
 
 
 def unlike_each(
-    model: Generative,
+    model: Generative | Weighted,
     observations: Batch,
     sims: Mapping[str, Any] | None = None,
     *,
@@ -128,7 +129,7 @@ def unlike_each(
 
 
 def _judged(
-    model: Generative,
+    model: Generative | Weighted,
     observation: Mapping[str, Any],
     sims: Mapping[str, Any] | None,
     references: int,
@@ -136,7 +137,7 @@ def _judged(
     level: float,
     key: Key,
 ) -> list[Unlike]:
-    if not isinstance(model, Generative):
+    if not isinstance(model, Generative | Weighted):
         raise QueryError(f"unlike takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
     if model.layout.functions:
         raise QueryError("unlike is not offered for models with functions")
@@ -185,7 +186,7 @@ def _rank(values: Float[np.ndarray, " n"]) -> float:
     return float((values >= values[-1]).mean())
 
 
-def _looked_at(model: Generative, familiar: Familiar, seen: Bool[np.ndarray, " d"]) -> Int[np.ndarray, " k"]:
+def _looked_at(model: Generative | Weighted, familiar: Familiar, seen: Bool[np.ndarray, " d"]) -> Int[np.ndarray, " k"]:
     """Observed data that can be asked and that simulations were kept of."""
     can = np.zeros(model.layout.size, bool)
     can[list(familiar.tokens)] = True
@@ -195,13 +196,13 @@ def _looked_at(model: Generative, familiar: Familiar, seen: Bool[np.ndarray, " d
     return found[np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST)).round().astype(int))]
 
 
-def roles_of(model: Generative) -> Int[np.ndarray, "m d"]:
+def roles_of(model: Generative | Weighted) -> Int[np.ndarray, "m d"]:
     """Some of the roles that a model was trained under."""
     keys = jr.split(jr.key(0), ASSIGNMENTS)
     return np.asarray(jax.vmap(lambda key: model.law.draw(key, model.layout))(keys))
 
 
-def _predicts_data(model: Generative) -> bool:
+def _predicts_data(model: Generative | Weighted) -> bool:
     """Whether training ever asked for one datum given another."""
     roles = roles_of(model)[:, ~model.layout.is_parameter]
     return bool(np.any((roles == LATENT).any(axis=1) & (roles == GIVEN).any(axis=1)))
@@ -216,7 +217,7 @@ def _among(familiar: Familiar, z: Float[np.ndarray, "B d"], n: int) -> Float[np.
 
 
 def _surprises(
-    model: Generative, rows: Float[np.ndarray, "m d"], looked_at: Int[np.ndarray, " k"], draws: int, key: Any
+    model: Generative | Weighted, rows: Float[np.ndarray, "m d"], looked_at: Int[np.ndarray, " k"], draws: int, key: Any
 ) -> Float[np.ndarray, "m k"]:
     """How far every datum of every row lies from its prediction from the others."""
     units = np.asarray(model.scaling.inverse(np.nan_to_num(rows)))
@@ -240,5 +241,5 @@ def _surprises(
     return np.stack(columns, axis=1)
 
 
-def _labels(model: Generative) -> list[str]:
+def _labels(model: Generative | Weighted) -> list[str]:
     return [label for v in model.layout.variables for label in labels_of(v.name, v.shape)]

@@ -111,7 +111,7 @@ def learn_posterior(
     models: dict[str, Generative | Weighted] = dict(flows)
     if learned is not None and sims.problem is not None:
         better = min(("synthetic", "tuned"), key=lambda way: losses[way].mean())
-        weighted = Weighted(flows[better], learned, sims.problem.prior)
+        weighted = Weighted(flows[better], learned, sims.problem.prior, flows[better].record)
         models["weighted"], histories["weighted"] = weighted, histories[better]
         losses["weighted"] = -weighted.log_prob_of_truth(*_asked(layout, held), proposals=PROPOSALS, key=key_weigh)
     chosen = _better(losses)

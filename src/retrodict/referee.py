@@ -26,6 +26,7 @@ from retrodict.roles import GIVEN, LATENT
 from retrodict.summary import columns, summarize
 from retrodict.tokens import Batch
 from retrodict.trust import Check, check, silent
+from retrodict.weighting import Weighted
 
 
 DRAWS, REPLICATES = 2000, 400
@@ -72,7 +73,12 @@ class Findings:
 
 
 def examine(
-    model: Generative, sims: Mapping[str, Any], observation: Mapping[str, Any], *, seed: int = 0, **settings: Any
+    model: Generative | Weighted,
+    sims: Mapping[str, Any],
+    observation: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    **settings: Any,
 ) -> Findings:
     """Asks a model for the posterior of an observation and checks it in every way; `settings` go to `check`.
 
@@ -93,7 +99,7 @@ def examine(
     return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
 
 
-def write(path: str | Path, model: Generative, findings: Findings, *, title: str = "") -> Path:
+def write(path: str | Path, model: Generative | Weighted, findings: Findings, *, title: str = "") -> Path:
     """Writes the page and returns its path.
 
     Raises:
@@ -124,7 +130,7 @@ def write(path: str | Path, model: Generative, findings: Findings, *, title: str
 
 
 def _predicted(
-    model: Generative, draws: Mapping[str, np.ndarray], observation: Mapping[str, Any], key: Any
+    model: Generative | Weighted, draws: Mapping[str, np.ndarray], observation: Mapping[str, Any], key: Any
 ) -> Predictive | None:
     """Data that the model makes of posterior draws, beside the observation."""
     roles, own = roles_of(model), model.layout.is_parameter
@@ -139,7 +145,7 @@ def _predicted(
     return diagnostics.predictive(seen, {name: value[:, 0] for name, value in made.items()})
 
 
-def _problem(model: Generative) -> list[report.Block]:
+def _problem(model: Generative | Weighted) -> list[report.Block]:
     rows = []
     for v in model.layout.variables:
         low, high = (np.unique(end) for end in v.ends)
@@ -168,7 +174,7 @@ def _data(found: Unlike) -> list[report.Block]:
     return blocks
 
 
-def _training(model: Generative) -> list[report.Block]:
+def _training(model: Generative | Weighted) -> list[report.Block]:
     record = model.record
     rows: list[list[Any]] = [
         ["simulations", record.simulations],
@@ -269,7 +275,7 @@ def _pictures(found: Check) -> list[tuple[str, Any, Any, str]]:
     return tests
 
 
-def _cost(model: Generative, found: Findings) -> list[report.Block]:
+def _cost(model: Generative | Weighted, found: Findings) -> list[report.Block]:
     rows: Sequence[Sequence[Any]] = [
         ["training, seconds", f"{model.record.seconds:.0f}"],
         ["this report, seconds", f"{found.seconds:.0f}"],

@@ -32,6 +32,7 @@ from retrodict.estimators import Generative
 from retrodict.problem import AbstractPrior, Draw, Problem
 from retrodict.tokens import Batch, unflatten
 from retrodict.variables import Layout, Variable
+from retrodict.weighting import Weighted
 
 
 DRAWS = 10_000  # of the first posterior, half to choose the region and half to measure what it cuts off
@@ -138,7 +139,7 @@ class TruncatedPrior(AbstractPrior):
 
 
 def truncate(
-    problem: Problem, model: Generative, *, given: Mapping[str, Any], mass: float = 0.999, key: Key = 0
+    problem: Problem, model: Generative | Weighted, *, given: Mapping[str, Any], mass: float = 0.999, key: Key = 0
 ) -> Problem:
     """The same problem with its prior restricted to an ellipsoid that holds `mass` of the model's posterior.
 

@@ -33,7 +33,7 @@ KEPT, WIDEST = 500, 256  # rows and elements of simulated data that a model carr
 MOST_DENSITIES = 64  # latent elements: the exact density of more takes minutes
 FEWEST = 50  # held-out simulations
 Rows = Mapping[str, np.ndarray]
-M = TypeVar("M", Generative, Weighted)
+M = TypeVar("M", bound=Generative | Weighted)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ proposes. What q gets wrong stays. (Importance resampling: Rubin 1988; for poste
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -24,13 +24,16 @@ from jaxtyping import Float, PRNGKeyArray
 from retrodict import supports
 from retrodict._errors import QueryError
 from retrodict._types import Key, as_key
+from retrodict.constraints import AbstractConstraint
 from retrodict.estimators import CalibrationWarning, Generative, Record, fingerprint
 from retrodict.estimators._answers import completed, count, pairs, propose, questioned
+from retrodict.estimators._guided import is_guided
 from retrodict.estimators._record import concerns
 from retrodict.guidance import effective_size, resample
+from retrodict.nets import AbstractArchitecture
 from retrodict.paths import LogSNR
 from retrodict.problem import AbstractPrior, Problem
-from retrodict.roles import LATENT
+from retrodict.roles import LATENT, AbstractRoleLaw
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver, DPMSolver, Straightened
 from retrodict.synthesis import Learned
@@ -75,6 +78,18 @@ class Weighted(eqx.Module):
         return self.flow.scaling
 
     @property
+    def law(self) -> AbstractRoleLaw:
+        return self.flow.law
+
+    @property
+    def architecture(self) -> AbstractArchitecture:
+        return self.flow.architecture
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        return self.flow.embedded
+
+    @property
     def calibration(self) -> Record:
         """The record without what was found out about other weights."""
         return self.record.of(fingerprint(self)) if self.record.calibrations else self.record
@@ -89,6 +104,8 @@ class Weighted(eqx.Module):
         *,
         given: Mapping[str, Any] | None = None,
         of: Iterable[str] | Mapping[str, Any] | None = None,
+        guide: Sequence[AbstractConstraint] = (),
+        strength: float = 1.0,
         solver: AbstractSolver | None = None,
         key: Key,
     ) -> dict[str, np.ndarray]:
@@ -105,6 +122,10 @@ class Weighted(eqx.Module):
             WeightingWarning: all proposals together are worth less than a tenth of `n` independent draws.
             CalibrationWarning: as `Generative.sample`.
         """
+        if is_guided(given, guide, strength):
+            raise QueryError(
+                "constraints are asked of the flow alone: `model.flow.sample(...)` with the same arguments"
+            )
         n = count(n)
         question = questioned(self.flow, given, of)
         completed(self.flow, question.roles)  # refuses what the flow would

@@ -204,9 +204,9 @@ class _Trained:
             validation_loss=self.history.best,
             refused=solver.refusal(flow.path),
             settings={
-                "net": flow.architecture.to_json(),
+                "net": self.model.architecture.to_json(),
                 "steps": int(self.history.step[-1]),
-                "roles": flow.law.to_json(),
+                "roles": self.model.law.to_json(),
                 "solver": str(solver),
                 **({} if self.account is None else {"way": self.account.chosen, "losses": dict(self.account.losses)}),
             },
