@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import bench, cli, recipe
+from retrodict import bench, cli, recipe, weighting
 from retrodict.diagnostics import C2ST
 from retrodict.training import History
 
@@ -169,6 +169,8 @@ def little(monkeypatch):
     monkeypatch.setattr(recipe, "TUNING", {"steps": 2})
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
     monkeypatch.setattr(recipe, "MADE", 100)
+    monkeypatch.setattr(recipe, "PROPOSALS", 4)
+    monkeypatch.setattr(weighting, "ROUNDS", 1)
 
 
 def test_the_rule_and_the_default_solver(classifiers, little):

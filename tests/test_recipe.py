@@ -28,6 +28,7 @@ def small(monkeypatch):
     monkeypatch.setattr(recipe, "TUNING", {"steps": 50, "learning_rate": 3e-4})
     monkeypatch.setattr(recipe, "SURROGATE", SURROGATE)
     monkeypatch.setattr(recipe, "MADE", 5000)
+    monkeypatch.setattr(recipe, "PROPOSALS", 32)
 
 
 def test_a_posterior_from_few_simulations(small):
