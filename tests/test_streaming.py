@@ -72,9 +72,15 @@ def test_a_stream_gives_every_row_once_before_any_twice():
 
 def test_large_rows_come_a_few_steps_at_a_time(monkeypatch):
     monkeypatch.setattr(source, "GATHERED", 4 * 10 * 32 * 7)
-    rows = np.zeros((500, 10), np.float32)
-    stream = source.Stream(lambda a, b: rows[a:b], lambda r: r, lambda: 500, 40, held=0, block=50)
+    rows, read = np.zeros((500, 10), np.float32), []
+
+    def noted(start, stop):
+        read.append(stop - start)
+        return rows[start:stop]
+
+    stream = source.Stream(noted, lambda r: r, lambda: 500, 40, held=0, block=500)
     assert [piece.steps for piece in stream.pieces((0,), 0, 20, 32)] == [7, 7, 6]
+    assert sum(read) == 20 * 32  # not a block for each piece
 
 
 @pytest.mark.slow

@@ -59,18 +59,18 @@ class StoredRows(Mapping[str, np.ndarray]):
     def part(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """The rows from `start` to `stop`."""
         where = range(int(np.searchsorted(self.ends, start, "right")) - 1, int(np.searchsorted(self.ends, stop)))
-        found = {}
-        for name in self.names:
-            rows = np.concatenate([self._rows(name, self.parts[i]) for i in where])
-            found[name] = rows[start - self.ends[where[0]] :][: stop - start]
-        return found
+        ends = [(max(start - self.ends[i], 0), stop - self.ends[i]) for i in where]
+        return {
+            name: np.concatenate([self._rows(name, self.parts[i], *own) for i, own in zip(where, ends, strict=True)])
+            for name in self.names
+        }
 
-    def _rows(self, name: str, part: Part) -> np.ndarray:
+    def _rows(self, name: str, part: Part, start: int = 0, stop: int | None = None) -> np.ndarray:
         k, content = self._last.get(name, (-1, np.empty(0)))
         if k != part.batch:  # a block of rows may end within a batch, and the next begin there
             content = self.store.batch_of(name, part.batch)
             self._last[name] = part.batch, content
-        return content[: part.rows] if part.places is None else content[part.places]
+        return content[: part.rows][start:stop] if part.places is None else content[part.places[start:stop]]
 
     def _add(self) -> None:
         """Parts for the rows that are wanted and not there yet."""

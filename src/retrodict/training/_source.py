@@ -119,7 +119,9 @@ class Stream(AbstractSource):
         numbers, orders = range(begin // block, -(-end // block)), {}
         for turn in {i // blocks for i in numbers}:
             orders[turn] = np.random.default_rng((*seed, turn)).permutation(blocks)
-        firsts = [self.held + int(orders[i // blocks][i % blocks]) * block for i in numbers]
-        rows = np.concatenate([self.read(first, first + block) for first in firsts])
-        rows = rows[begin - numbers[0] * block :][: end - begin]
+        parts = []
+        for i in numbers:  # a piece may be far less than a block
+            first = self.held + int(orders[i // blocks][i % blocks]) * block
+            parts.append(self.read(first + max(begin - i * block, 0), first + min(end - i * block, block)))
+        rows = np.concatenate(parts)
         return self.scaled(rows[np.random.default_rng((*seed, done, 1)).permutation(len(rows))])
