@@ -18,6 +18,7 @@ import numpy as np
 
 
 SIDE, TIMES = 1024, 40
+DRAWS = 1_000
 
 
 def matrices() -> float:
@@ -39,8 +40,8 @@ def matrices() -> float:
     return 2.0 * SIDE**3 * TIMES / min(spent)
 
 
-def training(width: int, depth: int, batch: int, steps: int) -> tuple[float, float, float]:
-    """Seconds of a first run of 20 steps, steps a second of a second run, and operations a step."""
+def training(width: int, depth: int, batch: int, steps: int) -> tuple[dict[str, float], float]:
+    """Steps a second, what compiling a fit and a draw takes, in seconds, and operations a step."""
     import equinox as eqx
     import jax
 
@@ -54,8 +55,14 @@ def training(width: int, depth: int, batch: int, steps: int) -> tuple[float, flo
     begun = time.perf_counter()
     rd.fit(model, sims, **how)
     first = time.perf_counter() - begun
-    seconds = rd.fit(model, sims, **how)[1].seconds
-    return first - seconds, steps / seconds, 6.0 * weights * batch
+    trained, history = rd.fit(model, sims, **how)
+    given, draws = {"x": sims["x"][0]}, []
+    for _ in range(2):
+        begun = time.perf_counter()
+        trained.sample(DRAWS, given=given, key=0)
+        draws.append(time.perf_counter() - begun)
+    told = {"steps_per_second": steps / history.seconds, "compile_fit_seconds": first - history.seconds}
+    return {**told, "compile_sample_seconds": draws[0] - draws[1]}, 6.0 * weights * batch
 
 
 def main() -> None:
@@ -71,10 +78,10 @@ def main() -> None:
     if options.cores:
         os.sched_setaffinity(0, {int(core) for core in options.cores.split(",")})
         before = matrices()
-        compiling, rate, work = training(*what)
+        found, work = training(*what)
         machine = float(np.mean([before, matrices()]))  # the machine's own rate wanders
-        told = {"cores": options.cores, "gflops": machine / 1e9, "steps_per_second": rate}
-        print(json.dumps({**told, "share": rate * work / machine, "compile_seconds": compiling}))
+        share = found["steps_per_second"] * work / machine
+        print(json.dumps({"cores": options.cores, "gflops": machine / 1e9, "share": share, **found}))
         return
     cores, rows = sorted(os.sched_getaffinity(0)), []
     for some in (cores[:1], cores[:2]):

@@ -8,8 +8,11 @@ Whoever has set JAX's own `JAX_COMPILATION_CACHE_DIR`, or `JAX_ENABLE_COMPILATIO
 """
 
 import hashlib
+import os
 import platform
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import platformdirs
@@ -35,6 +38,18 @@ def keep_compiled() -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTHWHILE)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
+
+
+@cache
+def for_few_runs() -> dict[str, Any]:
+    """What has a program compiled with little effort, for `jit`: one that runs for less time than that would take.
+
+    On a processor alone, and not where the user has settled it in XLA_FLAGS. Products of matrices are as fast.
+    """
+    effort = "xla_backend_optimization_level"
+    if jax.default_backend() != "cpu" or effort in os.environ.get("XLA_FLAGS", ""):
+        return {}
+    return {"compiler_options": {effort: 0}}
 
 
 def _processor() -> str:

@@ -25,6 +25,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from retrodict._compiled import for_few_runs
 from retrodict._errors import TrainingError
 from retrodict._types import Scalar
 from retrodict.devices import mesh_for, on_each, shared_out
@@ -106,7 +107,12 @@ class Trainer:
     def begin(self) -> Any:
         """What the first step starts from: weights, their average, the optimizer's state, steps so far."""
         copy = partial(jax.tree.map, jnp.copy)  # what a step is given is donated to it
-        carry = (copy(self.initial), copy(self.initial), _optimizer(self.pace).init(self.initial), jnp.zeros((), int))
+        carry = (
+            copy(self.initial),
+            copy(self.initial),
+            eqx.filter_jit(_optimizer(self.pace).init)(self.initial),
+            jnp.zeros((), int),
+        )
         return on_each(carry, self.mesh)
 
     def advance(self, carry: Any, piece: Piece, key: PRNGKeyArray) -> tuple[Any, Array]:
@@ -116,7 +122,7 @@ class Trainer:
 
     def validate(self, weights: Any, key: PRNGKeyArray) -> Array:
         """The validation loss; for equal keys every row meets the same roles, times and noise."""
-        return _validate(self.loss, weights, self.held_out.rows, self.held_out.which, key)
+        return _validation()(self.loss, weights, self.held_out.rows, self.held_out.which, key)
 
     def run(
         self,
@@ -224,7 +230,8 @@ def _optimizer(pace: Pace) -> Any:
     warm_up = min(500, max(1, pace.steps // 10))
     rate = optax.warmup_cosine_decay_schedule(0.0, pace.learning_rate, warm_up, max(pace.steps, warm_up + 1))
     decay = optax.adamw(rate, weight_decay=pace.weight_decay)
-    return optax.chain(optax.clip_by_global_norm(1.0), decay)
+    # as one vector: a program for each array would take longer to compile
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(1.0), decay))
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -246,8 +253,12 @@ def _advance(same: tuple[Loss, Pace, Any, Any, PRNGKeyArray], carry: Any) -> tup
     return jax.lax.scan(step, carry, (batches, jr.split(key, len(jax.tree.leaves(batches)[0]))))
 
 
-@eqx.filter_jit
-def _validate(loss_of: Loss, weights: Any, rows: Any, which: Any, key: PRNGKeyArray) -> Array:
+@lru_cache(maxsize=1)
+def _validation() -> Callable[..., Array]:
+    return eqx.filter_jit(_mean_loss, **for_few_runs())
+
+
+def _mean_loss(loss_of: Loss, weights: Any, rows: Any, which: Any, key: PRNGKeyArray) -> Array:
     def one(row: tuple[Any, PRNGKeyArray]) -> Array:
         batch, key = row
         return loss_of(weights, batch if which is None else jax.tree.map(lambda part: part[batch], rows), key)
