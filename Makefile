@@ -18,7 +18,7 @@ demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (4 to 7
 	$(BIN)/retrodict demo --out runs/demo
 
 # half of the fast tests' time is compilation of what runs once: it is optimized little
-test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (about twelve minutes)
+test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (about ten minutes)
 	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed  ## the trained bars: about two hours on two cores
