@@ -67,8 +67,6 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path):
 def test_what_runs_seldom_is_compiled_with_little_effort_unless_the_user_has_settled_it(monkeypatch):
     for flags, expected in (("", {"compiler_options": {EFFORT: 0}}), (f"--{EFFORT}=2", {})):
         monkeypatch.setenv("XLA_FLAGS", flags)
-        _compiled.for_few_runs.cache_clear()
         how = _compiled.for_few_runs()
-        _compiled.for_few_runs.cache_clear()
         assert how == (expected if jax.default_backend() == "cpu" else {})
         np.testing.assert_allclose(jax.jit(lambda x: jnp.sum(x @ x + 1.0), **how)(jnp.eye(3)), 12.0)

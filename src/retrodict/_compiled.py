@@ -10,7 +10,6 @@ Whoever has set JAX's own `JAX_COMPILATION_CACHE_DIR`, or `JAX_ENABLE_COMPILATIO
 import hashlib
 import os
 import platform
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,6 @@ def keep_compiled() -> Path | None:
     return folder
 
 
-@cache
 def for_few_runs() -> dict[str, Any]:
     """What has a program compiled with little effort, for `jit`: one that runs for less time than that would take.
 
