@@ -49,8 +49,7 @@ def training(width: int, depth: int, batch: int, steps: int) -> tuple[dict[str, 
 
     sims = rd.simulate(rd.tasks.get("two_moons").problem, 10_000, key=0)
     model = rd.joint(sims.layout, net=rd.nets.ResMLP(width, depth))
-    layers = jax.tree.leaves(model.net, is_leaf=lambda part: isinstance(part, eqx.nn.Linear))
-    weights = sum(layer.weight.size for layer in layers if isinstance(layer, eqx.nn.Linear))
+    weights = sum(part.size for part in jax.tree.leaves(model.net) if eqx.is_array(part) and part.ndim == 2)
     how = {"key": 0, "steps": steps, "batch_size": batch, "progress": False}
     begun = time.perf_counter()
     rd.fit(model, sims, **how)

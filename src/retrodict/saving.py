@@ -35,7 +35,7 @@ from retrodict.weighting import Weighted
 
 
 Model: TypeAlias = Generative | Hierarchical | Student | Head | Weighted
-SCHEMA = 1
+SCHEMA = 2  # 1 had matrices the other way round
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
@@ -60,7 +60,7 @@ def load(file: str | os.PathLike[str]) -> Any:
     """Reads a model that `save` wrote, of the kind that was saved; nothing in the file is executed.
 
     Raises:
-        FileError: the file is not there, truncated, of another kind, or of a newer version.
+        FileError: the file is not there, truncated, of another kind, or of another version.
     """
     arrays, manifest = _read(Path(file))
     try:
@@ -317,9 +317,10 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         schema = int(manifest["schema"])
     except (ValueError, KeyError, TypeError) as error:
         raise FileError(f"'{file}' has a manifest that cannot be read ({error}); it is damaged") from error
-    if schema > SCHEMA:
-        wrote = manifest.get("versions", {}).get("retrodict", "a newer version")
+    if schema != SCHEMA:
+        wrote = manifest.get("versions", {}).get("retrodict", "of another version")
+        cure = "update it" if schema > SCHEMA else "train the model anew"
         raise FileError(
-            f"'{file}' was written by retrodict {wrote} (schema {schema}); this version reads up to {SCHEMA}: update it"
+            f"'{file}' was written by retrodict {wrote} (schema {schema}); this version reads {SCHEMA}: {cure}"
         )
     return arrays, manifest

@@ -1,6 +1,6 @@
 """The parts that every network is made of, for one example; `vmap` batches them.
 
-    Dense        W x + b, in single precision or with bfloat16 factors and sums in single precision
+    Dense        x W + b, in single precision or with bfloat16 factors and sums in single precision
     normalize    LayerNorm without weights
     modulate     adaptive LayerNorm: (1 + scale) normalize(h) + shift, then h + gate * inner    (Peebles and Xie 2023)
     attend       softmax(q k' / sqrt(size)) v over the tokens that a mask shows; the others count exactly nothing
@@ -20,6 +20,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from retrodict._types import Scalar
+from retrodict.nets._product import product
 
 
 TIME_WIDTH = 64
@@ -29,25 +30,25 @@ FEW = 36  # pairs of tokens up to which elementwise products beat small matrix p
 
 
 class Dense(eqx.Module):
-    """`W x + b` on the last axis; weights of variance `scale^2 / inputs`, no bias at first.
+    """`x W + b` on the last axis; weights of variance `scale^2 / inputs`, no bias at first.
 
     Unlike `eqx.nn.Linear` it takes any leading axes, and factors in half precision.
     """
 
-    weight: Float[Array, "outputs inputs"]
+    weight: Float[Array, "inputs outputs"]
     bias: Float[Array, " outputs"]
     half: bool = eqx.field(static=True)
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0, half: bool = False) -> None:
-        self.weight = scale * jr.normal(key, (outputs, inputs)) / math.sqrt(inputs)
+        self.weight = scale * jr.normal(key, (outputs, inputs)).T / math.sqrt(inputs)
         self.bias = jnp.zeros(outputs)
         self.half = half
 
     def __call__(self, x: Float[Array, "*n inputs"]) -> Float[Array, "*n outputs"]:
         if not self.half:
-            return x @ self.weight.T + self.bias
+            return product(x, self.weight) + self.bias
         x, weight = x.astype(jnp.bfloat16), self.weight.astype(jnp.bfloat16)
-        return jnp.matmul(x, weight.T, preferred_element_type=self.bias.dtype) + self.bias
+        return jnp.matmul(x, weight, preferred_element_type=self.bias.dtype) + self.bias
 
 
 def waves(time: Scalar) -> Float[Array, " e"]:

@@ -21,7 +21,7 @@ from retrodict._errors import DataError
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractArchitecture, AbstractNet
-from retrodict.nets._blocks import TIME_WIDTH, normalize, waves
+from retrodict.nets._blocks import TIME_WIDTH, Dense, TimeEmbedding, normalize
 from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout
@@ -57,15 +57,15 @@ class ResMLP(AbstractMLP):
 
 
 class Block(eqx.Module):
-    modulate: eqx.nn.Linear
-    enter: eqx.nn.Linear
-    leave: eqx.nn.Linear
+    modulate: Dense
+    enter: Dense
+    leave: Dense
 
     def __init__(self, width: int, *, key: PRNGKeyArray) -> None:
         key_modulate, key_enter, key_leave = jr.split(key, 3)
-        self.modulate = _zero(eqx.nn.Linear(TIME_WIDTH, 3 * width, key=key_modulate))
-        self.enter = _scaled(eqx.nn.Linear(width, width, key=key_enter), key_enter)
-        self.leave = _scaled(eqx.nn.Linear(width, width, key=key_leave), key_leave)
+        self.modulate = Dense(TIME_WIDTH, 3 * width, key=key_modulate, scale=0.0)
+        self.enter = Dense(width, width, key=key_enter)
+        self.leave = Dense(width, width, key=key_leave)
 
     def __call__(self, h: Float[Array, " w"], time: Float[Array, " e"]) -> Float[Array, " w"]:
         scale, shift, gain = jnp.split(self.modulate(time), 3)
@@ -74,10 +74,10 @@ class Block(eqx.Module):
 
 
 class _ResMLP(AbstractNet):
-    enter: eqx.nn.Linear
-    time: eqx.nn.Linear
+    enter: Dense
+    time: TimeEmbedding
     blocks: tuple[Block, ...]
-    leave: eqx.nn.Linear
+    leave: Dense
     embedded: Embedded
 
     def __init__(self, settings: ResMLP, layout: Layout, *, key: PRNGKeyArray) -> None:
@@ -92,28 +92,17 @@ class _ResMLP(AbstractNet):
         key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
         self.embedded = Embedded(settings.embed, layout, width=EMBEDDED, key=jr.fold_in(key, 0))
         more = EMBEDDED * sum(self.embedded.tokens.values())
-        self.enter = _scaled(eqx.nn.Linear(3 * size + more, width, key=key_enter), key_enter)
-        self.time = _scaled(eqx.nn.Linear(TIME_WIDTH, TIME_WIDTH, key=key_time), key_time)
+        self.enter = Dense(3 * size + more, width, key=key_enter)
+        self.time = TimeEmbedding(key=key_time)
         self.blocks = tuple(Block(width, key=k) for k in keys)
-        self.leave = _zero(eqx.nn.Linear(width, size, key=key_leave))
+        self.leave = Dense(width, size, key=key_leave, scale=0.0)
 
     def prepare(self, z: Tokens, roles: Roles) -> Float[Array, " e"]:
         return self.embedded(z, roles).ravel()
 
     def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Float[Array, " e"]) -> Tokens:
         h = self.enter(jnp.concatenate([values, roles == LATENT, roles == GIVEN, prepared]))
-        e = jax.nn.silu(self.time(waves(time)))
+        e = self.time(time)
         for block in self.blocks:
             h = block(h, e)
         return self.leave(jax.nn.silu(normalize(h)))
-
-
-def _scaled(linear: eqx.nn.Linear, key: PRNGKeyArray) -> eqx.nn.Linear:
-    """Weights of variance 1 / fan-in and no bias, so that every layer starts with outputs of order one."""
-    outputs, inputs = linear.weight.shape
-    weight = jr.normal(key, (outputs, inputs)) / jnp.sqrt(inputs)
-    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (weight, jnp.zeros(outputs)))
-
-
-def _zero(linear: eqx.nn.Linear) -> eqx.nn.Linear:
-    return jax.tree.map(jnp.zeros_like, linear)
