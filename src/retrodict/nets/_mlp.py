@@ -57,18 +57,18 @@ class ResMLP(AbstractMLP):
 
 
 class Block(eqx.Module):
-    modulate: Dense
+    modulate: tuple[Dense, ...]  # scale, shift, gain; the gradient of all in one would first be put together
     enter: Dense
     leave: Dense
 
     def __init__(self, width: int, *, key: PRNGKeyArray) -> None:
         key_modulate, key_enter, key_leave = jr.split(key, 3)
-        self.modulate = Dense(TIME_WIDTH, 3 * width, key=key_modulate, scale=0.0)
+        self.modulate = tuple(Dense(TIME_WIDTH, width, key=k, scale=0.0) for k in jr.split(key_modulate, 3))
         self.enter = Dense(width, width, key=key_enter)
         self.leave = Dense(width, width, key=key_leave)
 
     def __call__(self, h: Float[Array, " w"], time: Float[Array, " e"]) -> Float[Array, " w"]:
-        scale, shift, gain = jnp.split(self.modulate(time), 3)
+        scale, shift, gain = (part(time) for part in self.modulate)
         inner = self.leave(jax.nn.silu(self.enter((1.0 + scale) * normalize(h) + shift)))
         return h + (1.0 + gain) * inner
 
