@@ -312,7 +312,7 @@ def test_repaint_in_names(silent, sims):
 def test_strength_weighs_what_is_given(silent, sims):
     """p(rate | counts)^.5 p(rate)^.5 of the model's own densities on a grid; five standard errors."""
     leaves, tree = jax.tree.flatten(eqx.filter(silent.net, eqx.is_inexact_array))
-    wild = [x + 0.3 * jr.normal(k, x.shape) for x, k in zip(leaves, jr.split(jr.key(0), len(leaves)), strict=True)]
+    wild = [x + 0.6 * jr.normal(k, x.shape) for x, k in zip(leaves, jr.split(jr.key(0), len(leaves)), strict=True)]
     model = dataclasses.replace(silent, net=eqx.combine(jax.tree.unflatten(tree, wild), silent.net))
     given, grid = {"counts": sims["counts"][0]}, np.geomspace(1e-3, 1e3, 4001)
     told, blank = model.log_prob({"rate": grid}, given=given), model.log_prob({"rate": grid})

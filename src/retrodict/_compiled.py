@@ -18,6 +18,7 @@ import platformdirs
 
 
 FULL = 2 * 2**30  # bytes
+EFFORT = "xla_backend_optimization_level"
 WORTHWHILE = 0.3  # seconds of compilation; below, a file costs as much as it saves
 
 
@@ -44,10 +45,14 @@ def for_few_runs() -> dict[str, Any]:
 
     On a processor alone, and not where the user has settled it in XLA_FLAGS. Products of matrices are as fast.
     """
-    effort = "xla_backend_optimization_level"
-    if jax.default_backend() != "cpu" or effort in os.environ.get("XLA_FLAGS", ""):
+    if jax.default_backend() != "cpu" or EFFORT in os.environ.get("XLA_FLAGS", ""):
         return {}
-    return {"compiler_options": {effort: 0}}
+    return {"compiler_options": {EFFORT: 0}}
+
+
+def loops_are_cheap() -> bool:
+    """Whether loops cost little beside products of matrices: not where the user has settled on no effort."""
+    return f"{EFFORT}=0" not in os.environ.get("XLA_FLAGS", "")
 
 
 def _processor() -> str:

@@ -16,6 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from retrodict._compiled import loops_are_cheap
+
 
 _product = Primitive("rows_times_matrix")
 
@@ -40,7 +42,7 @@ def _of_matrix(slope: Array, x: Array, matrix: Any) -> Array:
     """The gradient by the matrix, which is unknown here."""
     del matrix
     turned = x.reshape(-1, x.shape[-1]).T
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and loops_are_cheap():
         turned = jax.lax.optimization_barrier(turned)  # otherwise XLA takes the turning into the product again
     return product(turned, slope.reshape(-1, slope.shape[-1]))
 
