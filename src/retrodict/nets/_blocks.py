@@ -40,6 +40,7 @@ class Dense(eqx.Module):
     half: bool = eqx.field(static=True)
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0, half: bool = False) -> None:
+        # drawn the other way round, as it was first stored, so that seeds keep their numbers
         self.weight = scale * jr.normal(key, (outputs, inputs)).T / math.sqrt(inputs)
         self.bias = jnp.zeros(outputs)
         self.half = half
