@@ -189,12 +189,10 @@ def test_rows_that_hang_or_kill_their_process(tmp_path):
     import os
     import time
 
-    here = os.getpid()
-
     def simulate(rng, a):
         if a > 0.9:
             time.sleep(1000)
-        if a < 0.1 and os.getpid() != here:  # the trial run is in this process
+        if a < 0.1:
             os.kill(os.getpid(), 9)
         return {"y": a, "jax": float("jax" in sys.modules), "pid": os.getpid()}
 
@@ -229,6 +227,33 @@ def test_a_time_limit_holds_in_this_process_and_on_executors(tmp_path):
     with ThreadPoolExecutor(1) as threads:
         simulated(tmp_path / "two", problem, 12, timeout=0.4, executor=threads)
     assert_same(contents(tmp_path / "one"), contents(tmp_path / "two"))
+
+
+def test_a_trial_run_may_hang_or_kill_its_process(tmp_path):
+    import os
+    import time
+
+    prior = rd.Problem({"a": dist.Uniform(0.0, 1.0)}, lambda key, a: {}).prior
+    first, second = (float(prior.draw(jax.random.key(seed))["a"]) for seed in (0, 1))
+
+    def simulate(rng, a):
+        if abs(a - first) < 1e-6:
+            time.sleep(1000)
+        if abs(a - second) < 1e-6:
+            os.kill(os.getpid(), 9)
+        return {"y": [a, 1.0]}
+
+    problem = problem_of(simulate)
+    assert simulated(tmp_path / "s", problem, 4, timeout=0.4).layout["y"].shape == (2,)  # the third trial showed it
+
+    def hang(rng, a):
+        time.sleep(1000)
+
+    with pytest.raises(rd.RetrodictError, match=r"none of 5 trial runs of the simulator ended well; .* within 0\.1 s"):
+        simulated(tmp_path / "t", problem_of(hang), 4, timeout=0.1)
+    with pytest.raises(rd.RetrodictError, match="ended well; the last: the process died 3 times at this row"):
+        simulated(tmp_path / "t", problem_of(lambda rng, a: os.kill(os.getpid(), 9)), 4, executor=1)
+    assert not (tmp_path / "t").exists()
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

@@ -277,12 +277,18 @@ class Problem:
     @functools.cached_property
     def layout(self) -> Layout:
         """The parameters of the prior, then the data as a trial run of the simulator shows them."""
-        parameters = self.prior.variables
-        key = jax.random.key(0)
         if isinstance(self.simulator, NumpySimulator):
-            found: Any = self._trial()
-        else:
-            found = jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key)
+            return self._shown(self._trial(self.simulator))
+        return self._shown(jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), jax.random.key(0)))
+
+    def try_by(self, run: Simulator) -> None:
+        """Finds `layout`, unless it is known, by trial runs that `run(key, **parameters)` makes in the simulator's
+        place: elsewhere, where one that hangs or dies can be ended."""
+        if "layout" not in vars(self):
+            vars(self)["layout"] = self._shown(self._trial(run))
+
+    def _shown(self, found: Any) -> Layout:
+        parameters = self.prior.variables
         if not isinstance(found, Mapping):
             kind = "an array" if hasattr(found, "shape") else type(found).__name__
             raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
@@ -302,13 +308,13 @@ class Problem:
         # the simulator is that of one site: where there are sites, all data are theirs
         return Layout((*parameters, *(dataclasses.replace(v, plate=self.prior.plate) for v in rows)))
 
-    def _trial(self) -> Any:
+    def _trial(self, run: Simulator) -> Any:
         """What the first of some runs returns that does not raise: a simulator may fail now and then."""
         for seed in range(TRIALS):
             key = jax.random.key(seed)
             try:
                 with contextlib.redirect_stdout(sys.stderr):  # what it prints is not what a command prints
-                    return self.simulator(key, **self.prior.draw(key))
+                    return run(key, **self.prior.draw(key))
             except Exception:
                 if seed == TRIALS - 1:
                     raise

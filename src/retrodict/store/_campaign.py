@@ -18,9 +18,9 @@ from retrodict.problem import NumpySimulator, Problem
 from retrodict.progress import Progress
 from retrodict.rows import BATCH, Simulations
 from retrodict.store._fingerprint import fingerprint
-from retrodict.store._runs import Signals, Track, Work, run_jax, run_python
+from retrodict.store._runs import Signals, Track, Work, run_jax, run_python, try_apart
 from retrodict.store._store import MISSING, OK, OWN, Writer
-from retrodict.store._workers import crew_of
+from retrodict.store._workers import Job, crew_of, who
 
 
 LARGEST_PYTHON = 256  # rows of a batch in Python
@@ -41,16 +41,19 @@ def campaign(
     progress: bool = True,
 ) -> Simulations:
     """Brings a store to `n` rows, and returns the first `n` of it; see `retrodict.simulate`."""
-    own = [name for name in problem.layout.names if name in (*OWN, "row") or "/" in name]
-    if own:
-        raise DataError(
-            f"{listed(own)} cannot be the name of a variable in a store, which keeps {listed([*OWN, 'row'])} itself"
-        )
     python = problem.simulator if isinstance(problem.simulator, NumpySimulator) else None
     if python is None and (executor is not None or timeout is not None):
         raise DataError(
             "a simulator in JAX runs in this process, in batches; `executor` and `timeout` are for simulators in "
             "Python: rd.numpy_simulator(f), rd.command_simulator(...)"
+        )
+    executor = who(executor, timeout)
+    if python is not None and (timeout is not None or isinstance(executor, int)):
+        try_apart(problem, Job.of(python.function, None, timeout))
+    own = [name for name in problem.layout.names if name in (*OWN, "row") or "/" in name]
+    if own:
+        raise DataError(
+            f"{listed(own)} cannot be the name of a variable in a store, which keeps {listed([*OWN, 'row'])} itself"
         )
     if batch is not None and batch < 1:
         raise DataError(f"`batch` is how many rows are written at once, at least 1, got {batch}")

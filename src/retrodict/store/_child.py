@@ -27,7 +27,7 @@ import numpy as np
 FAILED, TIMED_OUT = 2, 4
 LONGEST = 1000  # letters of an error text
 
-Shapes = Mapping[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]] | None  # of the data; None where a trial run is to show them
 Outcome = tuple[int, float, str, dict[str, np.ndarray] | None]  # status, 0 if it ended; seconds; error; values
 
 
@@ -67,7 +67,7 @@ def _checked(found: Any, shapes: Shapes) -> dict[str, np.ndarray]:
             flat |= {name: value[1], f"{name}.at": points}
         else:
             flat[name] = value
-    if set(flat) != set(shapes):
+    if shapes is not None and set(flat) != set(shapes):
         raise _Wrong(f"the simulator returned {_names(flat)} instead of {_names(shapes)}")
     values = {}
     for name, value in flat.items():
@@ -77,7 +77,7 @@ def _checked(found: Any, shapes: Shapes) -> dict[str, np.ndarray]:
             raise _Wrong(f"'{name}' is no array: {error}") from error
         if array.dtype.kind not in "biuf":
             raise _Wrong(f"'{name}' must be real numbers, and is of the type {array.dtype}")
-        if array.shape != tuple(shapes[name]):
+        if shapes is not None and array.shape != tuple(shapes[name]):
             raise _Wrong(f"'{name}' has the shape {array.shape} instead of {tuple(shapes[name])}")
         values[name] = array.astype(np.float32)
     return values

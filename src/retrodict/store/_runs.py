@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -18,12 +18,13 @@ import jax
 import numpy as np
 
 from retrodict._errors import RetrodictError
-from retrodict.problem import Problem
+from retrodict.functions import joined
+from retrodict.problem import TRIALS, Problem
 from retrodict.progress import Progress
 from retrodict.rows import ended_well, keys_of, row_of
 from retrodict.store._child import Outcome
 from retrodict.store._store import FAILED, NON_FINITE, OK, Writer
-from retrodict.store._workers import TRIES, Crew
+from retrodict.store._workers import TRIES, Crew, Job, Worker
 
 
 class Track:
@@ -190,6 +191,27 @@ def _programs(problem: Problem) -> Programs:
 
     many = (None, 0)
     return Programs(jax.jit(jax.vmap(seeded, many)), jax.jit(row), jax.jit(jax.vmap(draw, many)))
+
+
+def try_apart(problem: Problem, job: Job) -> None:
+    """Makes the trial run that shows what the data are in a process of its own, as it may hang or die.
+
+    Raises:
+        RetrodictError: no trial run ended well.
+    """
+    worker = Worker(job)
+
+    def run(key: jax.Array, **parameters: Any) -> Mapping[str, Any]:
+        seed = np.asarray(jax.random.key_data(key))
+        _, _, text, found = worker.run([(seed, jax.device_get(parameters))])[0]
+        if found is None:
+            raise RetrodictError(f"none of {TRIALS} trial runs of the simulator ended well; the last: {text}")
+        return joined(found)
+
+    try:
+        problem.try_by(run)
+    finally:
+        worker.close()
 
 
 def run_python(work: Work, crew: Crew) -> None:

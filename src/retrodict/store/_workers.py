@@ -49,7 +49,7 @@ class Job:
         # by value, so that a worker that runs programs need not import retrodict
         cloudpickle.register_pickle_by_value(command)
         try:
-            return cls(cloudpickle.dumps((function, dict(shapes))), timeout)
+            return cls(cloudpickle.dumps((function, shapes)), timeout)
         except Exception as error:
             raise DataError(f"the simulator cannot be sent to another process: {error}") from error
         finally:
@@ -138,20 +138,19 @@ def run_rows(job: Job, rows: Rows) -> list[Outcome]:
     return [_child.run_row(function, shapes, *row) for row in rows]
 
 
-def crew_of(executor: Any, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None) -> Crew:
-    """Who `executor` stands for: None, a whole number of processes, a client of Dask, or an executor.
+def who(executor: Any, timeout: float | None) -> Any:
+    """What `executor` stands for: None, this process; a whole number of processes, of which a time limit needs one; or
+    something with the interface of `concurrent.futures`.
 
     Raises:
         DataError: it is none of these, or the time limit is not positive.
     """
     if timeout is not None and not timeout > 0:
         raise DataError(f"`timeout` is the seconds that a row may take, more than 0, got {timeout!r}")
-    if executor is None and timeout is None:
-        return Here(function, shapes)
-    job = Job.of(function, shapes, timeout)
-    count = 1 if executor is None else executor
-    if isinstance(count, int | np.integer) and not isinstance(count, bool) and count > 0:
-        return Processes(job, int(count))
+    if executor is None:
+        return None if timeout is None else 1
+    if isinstance(executor, int | np.integer) and not isinstance(executor, bool) and executor > 0:
+        return int(executor)
     if hasattr(executor, "get_executor"):  # a client of Dask; its own `submit` keeps results by what was asked
         executor = executor.get_executor(pure=False)
     if not hasattr(executor, "submit"):
@@ -159,7 +158,15 @@ def crew_of(executor: Any, function: Callable[..., Any], shapes: _child.Shapes, 
             "`executor` is None, a positive whole number of processes, a dask.distributed.Client, or anything with "
             f"`submit` as in concurrent.futures, got {executor!r}"
         )
-    return Elsewhere(job, executor)
+    return executor
+
+
+def crew_of(executor: Any, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None) -> Crew:
+    """Those who run rows; `executor` is what `who` found."""
+    if executor is None:
+        return Here(function, shapes)
+    job = Job.of(function, shapes, timeout)
+    return Processes(job, executor) if isinstance(executor, int) else Elsewhere(job, executor)
 
 
 class Worker:
