@@ -144,6 +144,33 @@ def test_weights_decay_as_fast_as_asked(sims):
         np.testing.assert_allclose(moved, -3e-3 * weight, rtol=1e-4, atol=1e-9)
 
 
+def test_the_optimizer_is_adamw_on_gradients_clipped_all_together():
+    """Against the equations (Loshchilov & Hutter 2019, Algorithm 2), array by array, with Adam's usual constants."""
+    pace, rng = loop.Pace(40, learning_rate=0.01, weight_decay=0.3), np.random.default_rng(0)
+    optimizer, shapes = loop._optimizer(pace), {"matrix": (3, 2), "vector": (4,), "number": ()}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    expected = {name: np.asarray(w, float) for name, w in weights.items()}
+    first, second = ({name: np.zeros(shape) for name, shape in shapes.items()} for _ in range(2))
+    state = optimizer.init(weights)
+    for step in range(40):
+        size = 3.0 if step % 2 else 0.05  # above the norm at which they are clipped, and below
+        slope = {name: (size * rng.normal(size=shape)).astype(np.float32) for name, shape in shapes.items()}
+        update, state = optimizer.update(slope, state, weights)
+        weights = jax.tree.map(np.add, weights, update)
+        norm = np.sqrt(sum((part.astype(float) ** 2).sum() for part in slope.values()))
+        assert (norm > 1) == (size > 1)
+        rate = 0.01 * (step / 4 if step < 4 else (1 + np.cos(np.pi * (step - 4) / 36)) / 2)
+        for name in shapes:
+            g = slope[name] / max(norm, 1.0)
+            first[name] = 0.9 * first[name] + 0.1 * g
+            second[name] = 0.999 * second[name] + 0.001 * g**2
+            ahead = first[name] / (1 - 0.9 ** (step + 1))
+            spread = np.sqrt(second[name] / (1 - 0.999 ** (step + 1))) + 1e-8
+            expected[name] = expected[name] - rate * (ahead / spread + 0.3 * expected[name])
+        for name in shapes:
+            np.testing.assert_allclose(weights[name], expected[name], rtol=2e-5, atol=2e-6)
+
+
 def test_a_second_run_of_the_same_form_compiles_nothing(caplog):
     """Other rows, another number of them, other weights: what is compiled depends on none of these."""
     rows = rd.simulate(rd.tasks.get("two_moons").problem, 500, key=0)
