@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES, Composed, Known, Observed, OneSite, law_from_json
+from retrodict.roles import ABSENT, GIVEN, LATENT, VARIES, Composed, Known, Observed, OneSite, Thinned, law_from_json
+from retrodict.variables import Layout, Variable
 
 
 N = 20_000
@@ -101,6 +102,28 @@ def test_missing_data(gaussian_layout):
     assert (some == LATENT).any(axis=1).all()
 
 
+def test_points_of_functions_are_left_out():
+    """The number of points that are there is six in half of the rows and uniform on zero to six in the other; each
+    function has its own, what is no function is always there, and something is always asked."""
+    curve = {"shape": (6,), "axes": 1}
+    both = Layout((Variable("a"), Variable("f", **curve), Variable("y", kind="data", **curve)))
+    found = draws(Thinned(rd.roles.Posterior()), both)
+    assert (found[:, 0] == LATENT).all()
+    assert set(np.unique(found[:, 1:7])) == {ABSENT, LATENT}
+    assert set(np.unique(found[:, 7:])) == {ABSENT, GIVEN}
+    counts = (found[:, 1:7] != ABSENT).sum(axis=1), (found[:, 7:] != ABSENT).sum(axis=1)
+    for count in counts:
+        for k in range(7):
+            assert close(np.mean(count == k), 1 / 14 + (k == 6) / 2)
+    assert close(np.mean((counts[0] == 0) & (counts[1] == 0)), 1 / 14**2)
+    for point in range(1, 13):
+        assert close(np.mean(found[:, point] != ABSENT), 3 / 4)
+    alone = draws(Thinned(rd.roles.Likelihood()), Layout((Variable("a"), Variable("y", kind="data", **curve))))
+    assert (alone[:, 0] == GIVEN).all()
+    assert close(np.mean((alone[:, 1:] == LATENT).all(axis=1)), 1 / 2 + 2 / 14)  # those that had nothing left, too
+    assert (alone == LATENT).any(axis=1).all()
+
+
 @pytest.mark.parametrize(
     "law",
     [
@@ -111,6 +134,7 @@ def test_missing_data(gaussian_layout):
         rd.roles.random_roles(0.2, 0.3),
         Observed(rd.roles.random_roles(), ("c",), (1,)),
         Known(rd.roles.Missing(), ("c",)),
+        Thinned(rd.roles.Posterior()),
         OneSite(0.4),
         Composed(),
     ],

@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from retrodict._errors import DataError, FileError
 from retrodict._types import Roles
@@ -146,9 +146,8 @@ class Query(AbstractRoleLaw):
 class Observed(AbstractRoleLaw):
     """Another law, under which the variables `names` are given or absent, and never latent.
 
-    They are given where the law gives their first element. Of one with `pieces` above zero parts may be missing: in
-    half of the rows each element along its first `pieces` axes is left with a probability that is uniform on (0, 1), so
-    that their number is uniform too.
+    They are given where the law gives their first element. Of one with `pieces` above zero parts may be missing: of the
+    elements along its first `pieces` axes `_some` are left.
     """
 
     law: AbstractRoleLaw
@@ -164,8 +163,8 @@ class Observed(AbstractRoleLaw):
             shown = jnp.ones(layout[name].size, bool)
             if axes:
                 n = math.prod(layout[name].shape[:axes])
-                left = jr.uniform(jr.fold_in(key_which, i), (n,)) < jr.uniform(jr.fold_in(key_share, i))
-                shown = jnp.repeat(left | jr.bernoulli(jr.fold_in(key_some, i)), layout[name].size // n)
+                keys = (jr.fold_in(key, i) for key in (key_some, key_share, key_which))
+                shown = jnp.repeat(_some(n, *keys), layout[name].size // n)
             given = (roles[block.start] == GIVEN) & shown
             roles = roles.at[block].set(jnp.where(given, GIVEN, ABSENT))
         return jnp.where(others & ~jnp.any(roles == LATENT), LATENT, roles)
@@ -185,6 +184,38 @@ class Observed(AbstractRoleLaw):
             "names": list(self.names),
             "pieces": list(self.pieces),
         }
+
+
+@dataclass(frozen=True)
+class Thinned(AbstractRoleLaw):
+    """Another law, under which points of functions may be absent: of those of each function `_some` are left.
+
+    A model of one question is so asked about any number of points, which is no other question: `fixed` tells the roles
+    of the points that are there.
+    """
+
+    law: AbstractRoleLaw
+
+    def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
+        roles = self.law.draw(key, layout)
+        left = roles
+        for i, name in enumerate(layout.functions):
+            block = layout.slices[name]
+            keys = jr.split(jr.fold_in(key, i), 3)
+            left = left.at[block].set(jnp.where(_some(layout[name].size, *keys), left[block], ABSENT))
+        return jnp.where(jnp.any(left == LATENT), left, roles)
+
+    def fixed(self, layout: Layout) -> np.ndarray:
+        return self.law.fixed(layout)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": "Thinned", "law": self.law.to_json()}
+
+
+def _some(n: int, key_some: PRNGKeyArray, key_share: PRNGKeyArray, key_which: PRNGKeyArray) -> Bool[Array, " n"]:
+    """All of n in half of the cases; else each with a probability that is uniform on (0, 1), so that their number is
+    uniform, too."""
+    return (jr.uniform(key_which, (n,)) < jr.uniform(key_share)) | jr.bernoulli(key_some)
 
 
 @dataclass(frozen=True)
@@ -289,6 +320,8 @@ def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
         return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
     if name == "Observed":
         return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
+    if name == "Thinned":
+        return Thinned(law_from_json(settings["law"]))
     if name == "Known":
         return Known(law_from_json(settings["law"]), tuple(settings["names"]))
     if name not in _LAWS:

@@ -27,7 +27,7 @@ from retrodict.files import write_whole
 from retrodict.frame import Frame
 from retrodict.nets import PlateTransformer, architecture_from_json
 from retrodict.problem import AbstractPrior, Prior
-from retrodict.roles import LATENT, AbstractRoleLaw, Known, Observed, law_from_json
+from retrodict.roles import LATENT, AbstractRoleLaw, Known, Observed, Thinned, law_from_json
 from retrodict.scaling import Scaling
 from retrodict.synthesis import Learned
 from retrodict.variables import Layout
@@ -182,13 +182,16 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
         balanced=manifest["balanced"],
         framed=manifest.get("framed", False),
     )
-    return dataclasses.replace(model, record=Record.from_json(manifest["record"]))
+    record, law = Record.from_json(manifest["record"]), law_from_json(manifest["roles"])
+    return dataclasses.replace(model, record=record, law=law)
 
 
 def _law(layout: Layout, found: dict[str, Any]) -> AbstractRoleLaw:
     """A law of roles without what `joint` puts around it."""
     law = law_from_json(found)
     if layout.functions and isinstance(law, Known):
+        law = law.law
+    if isinstance(law, Thinned):
         law = law.law
     return law.law if isinstance(law, Observed) else law
 

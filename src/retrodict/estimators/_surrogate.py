@@ -31,7 +31,7 @@ from retrodict.estimators._rows import solve_rows
 from retrodict.functions import slots
 from retrodict.nets import AbstractArchitecture, PointMLP, ResMLP
 from retrodict.paths import Path
-from retrodict.roles import ABSENT, GIVEN, LATENT
+from retrodict.roles import ABSENT, GIVEN, LATENT, Known, Likelihood
 from retrodict.scaling import Scaling
 from retrodict.solvers import AbstractSolver
 from retrodict.tokens import Batch, flatten
@@ -160,7 +160,10 @@ def surrogate_of(
     # drawn from by the million, and what is linear is taken off before: smaller than other networks
     net = net or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
     trend = jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size))
-    return Surrogate(likelihood(_residuals(layout), net=net, path=path, key=key), trend)
+    model = likelihood(_residuals(layout), net=net, path=path, key=key)
+    if isinstance(net, PointMLP):  # it draws point by point: how many there are is nothing to learn
+        model = dataclasses.replace(model, law=Known(Likelihood(), tuple(layout.places)))
+    return Surrogate(model, trend)
 
 
 def _residuals(layout: Layout) -> Layout:
