@@ -12,6 +12,7 @@ import retrodict as rd
 from conftest import normals
 from retrodict import cli, referee
 from retrodict.report import Drawing
+from retrodict.variables import Layout, Variable
 from test_report import Page
 
 
@@ -92,6 +93,13 @@ def test_a_failure_is_said_first(model, tmp_path):
 def test_a_drawing_without_words_is_refused():
     with pytest.raises(rd.DataError, match="needs `alt`"):
         Drawing(None)
+
+
+def test_a_model_of_functions_has_no_report():
+    layout = Layout((Variable("a"), Variable("y", (3,), kind="data", axes=1), Variable("y.at", (3,), kind="place")))
+    model = rd.joint(layout, net=rd.nets.PointMLP(8, 1))
+    with pytest.raises(rd.QueryError, match=r"models with functions \('y'\)"):
+        referee.examine(model, {}, {"y": rd.At([0.1], [0.2])})
 
 
 def visited(browser, page, width, folder):

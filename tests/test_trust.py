@@ -15,6 +15,7 @@ from conftest import LAYOUT, normals
 from retrodict import likeness
 from retrodict.estimators import Familiar, loneliness
 from retrodict.estimators._record import distance
+from retrodict.variables import Layout, Variable
 
 
 SMALL = {"observations": 60, "draws": 20, "densities": 4}  # the same everywhere: compiled once
@@ -259,6 +260,59 @@ def test_what_was_not_observed_is_left_out(normal):
 def test_simulations_of_a_check_serve(checked):
     model, _ = checked
     assert rd.unlike(model, OBSERVED, key=0).ok
+
+
+CURVE = {"shape": (4,), "axes": 1}
+CURVES = Layout(
+    (
+        Variable("a"),
+        Variable("y", kind="data", **CURVE),
+        Variable("top", kind="data"),
+        Variable("y.at", (4,), kind="place"),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def curve_model():
+    """An untrained model of a function, right for `curves`."""
+    return rd.joint(CURVES, net=rd.nets.PointMLP(8, 1))
+
+
+def curves(n, seed, *, width=1.0, fewer=False):
+    """Standard normals, four of them at times of their own; with `fewer` at 2 to 4 of them, the others NaN."""
+    rng = np.random.default_rng(seed)
+    t, y = rng.uniform(size=(n, 4)), rng.normal(size=(n, 4))
+    if fewer:
+        gone = np.arange(4) >= rng.integers(2, 5, size=(n, 1))
+        t[gone] = y[gone] = np.nan
+    return {"a": width * rng.normal(size=n), "y": y, "top": rng.normal(size=n), "y.at": t}
+
+
+def test_answers_given_a_function_are_checked(curve_model):
+    """At the points of each simulation; a question at another number of points is of the same family."""
+    model, outcome = rd.check(curve_model, curves(100, 1, fewer=True), given=["y"], key=2, **SMALL)
+    assert outcome.ok
+    assert outcome.sbc.labels == ("a", "top")
+    assert outcome.log_prob is not None
+    assert outcome.calibration.shares == (("a", 0.0, 1.0), ("y", 1.0, 0.0), ("top", 0.0, 1.0))
+    seen = rd.At([0.3, 0.5], [0.1, -0.2])
+    assert warned(lambda: model.sample(5, given={"y": seen}, of=["a", "top"], key=0)) == []
+    (sentence,) = warned(lambda: model.sample(5, given={"top": 0.2}, of={"y": rd.At([0.3])}, key=0))
+    assert "far from those that were checked (a, top given y) in the role of 'y'" in sentence
+    assert not rd.check(curve_model, curves(100, 1, width=0.3), given=["y"], key=2, **SMALL)[1].ok
+
+
+def test_a_function_is_asked_where_each_simulation_saw_it(curve_model):
+    mask = np.array([True, False, True, False])
+    _, outcome = rd.check(curve_model, curves(100, 3), given={"y": mask}, of=["y", "a"], key=0, **SMALL)
+    assert outcome.ok
+    assert outcome.sbc.labels == ("y[1]", "y[3]", "a")
+    assert outcome.calibration.shares == (("a", 0.0, 1.0), ("y", 0.5, 0.5), ("top", 0.0, 0.0))
+    wrong = curves(100, 3) | {"y": 0.3 * curves(100, 3)["y"]}
+    assert not rd.check(curve_model, wrong, given={"y": mask}, of=["y"], key=0, **SMALL)[1].ok
+    with pytest.raises(rd.DataError, match="'y' has fewer points in some simulations"):
+        rd.check(curve_model, curves(100, 3, fewer=True), given=["a"], key=0, **SMALL)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 
 from retrodict import diagnostics, plots, report
+from retrodict._errors import QueryError, listed
 from retrodict._types import as_key
 from retrodict.diagnostics import Predictive
 from retrodict.estimators import Generative
@@ -86,6 +87,10 @@ def examine(
         DataError: simulations or an observation of a wrong name, shape or type.
         QueryError: a question that this model cannot answer.
     """
+    if model.layout.functions:
+        raise QueryError(
+            f"a report is not offered for models with functions ({listed(model.layout.functions)}); rd.check is"
+        )
     begun = time.monotonic()
     keys = jr.split(as_key(seed), 5)
     # what was not observed is not given to the simulations either

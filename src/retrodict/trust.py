@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrodict import diagnostics
-from retrodict._errors import DataError, QueryError, listed, unknown
+from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
 from retrodict.diagnostics._pairs import generator
@@ -26,6 +26,7 @@ from retrodict.roles import LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.summary import labels_of
 from retrodict.tokens import Batch, ask, flatten, unflatten
+from retrodict.variables import places_of
 from retrodict.weighting import Weighted
 
 
@@ -91,7 +92,8 @@ def check(
     Args:
         sims: held-out simulations `{name: (n, *shape)}`, at least 50.
         given: names of what is known; or a mapping from name to booleans `shape`, the elements that are.
-        of: names of what is asked; by default all that `given` does not name.
+        of: names of what is asked; by default all that `given` does not name. A function is given, and asked, at the
+            points of each simulation.
         observations: how many of the simulations are asked about.
         draws: for each of them.
         densities: draws of each whose log density is computed, for joint regions and the expected log probability; 0
@@ -99,20 +101,20 @@ def check(
         level: the probability that any test fails although the model is right.
 
     Raises:
-        DataError: simulations of the wrong names or shapes, or too few.
+        DataError: simulations of the wrong names or shapes, or too few, or a function is asked of which some
+            simulations have fewer points.
         QueryError: a question that this model cannot answer.
     """
     begun = time.monotonic()
     if not isinstance(model, Generative | Weighted):
         raise QueryError(f"check takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
-    if model.layout.functions:
-        raise QueryError(f"check is not offered for models with functions ({listed(model.layout.functions)})")
     key_rows, key_draws, key_tests = jr.split(as_key(key), 3)
     rows, familiar = _chosen(model, sims, observations, key_rows)
     known = known_of(model, given, rows)
     if not known:
         raise QueryError("`given` names nothing; a check is of answers to what was observed, such as given=['y']")
     asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
+    _whole(model, asked, rows)
     roles = ask(model.layout, known, asked).roles
     found = silent(model).sample(draws, given=known, of=asked, solver=solver, key=key_draws)
     latent = unflatten(model.layout, roles[0] == LATENT, asked)
@@ -172,7 +174,8 @@ def tokens_of(model: Generative | Weighted, sims: Mapping[str, Any]) -> Float[np
     if not isinstance(sims, Mapping):
         raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
     tokens = flatten(model.layout, sims, model.layout.names, where="the simulations")
-    if bad := int((~np.isfinite(tokens)).any(axis=1).sum()):
+    exact = model.layout.tokens_of([v.name for v in model.layout.variables if not v.axes and v.kind != "place"])
+    if bad := int((~np.isfinite(tokens[:, exact])).any(axis=1).sum()):
         raise DataError(f"{bad} of {len(tokens)} simulations are not finite: take these rows out")
     if len(tokens) < FEWEST:
         raise DataError(f"a check needs at least {FEWEST} held-out simulations, got {len(tokens)}")
@@ -182,7 +185,7 @@ def tokens_of(model: Generative | Weighted, sims: Mapping[str, Any]) -> Float[np
 def familiar_of(model: Generative | Weighted, tokens: Float[np.ndarray, "n d"]) -> Familiar | None:
     """What a model keeps of simulated data, unless it has none."""
     data = np.flatnonzero(~np.asarray(model.layout.is_parameter))
-    if not data.size:
+    if not data.size or model.layout.functions:  # seen at other points they are not alike
         return None
     kept = data[np.unique(np.linspace(0, len(data) - 1, min(len(data), WIDEST)).round().astype(int))]
     z = np.asarray(model.scaling.forward(tokens), np.float32)[:, kept]
@@ -190,7 +193,7 @@ def familiar_of(model: Generative | Weighted, tokens: Float[np.ndarray, "n d"]) 
 
 
 def known_of(model: Generative | Weighted, given: Iterable[str] | Mapping[str, Any], rows: Rows) -> Batch:
-    """The simulations' values of what is given, NaN where it is not."""
+    """The simulations' values of what is given, NaN where it is not, and where their functions lie."""
     if isinstance(given, str):
         raise QueryError(f"`given` must be a list of names or a mapping from name to booleans, got '{given}'")
     known = {}
@@ -202,8 +205,28 @@ def known_of(model: Generative | Weighted, given: Iterable[str] | Mapping[str, A
             mask = np.asarray(given[name])
             if mask.dtype != bool or mask.shape != model.layout[name].shape:
                 raise DataError(f"'{name}' in `given` must be booleans of the shape {model.layout[name].shape}")
-        known[name] = np.where(mask, rows[name], np.nan).astype(np.float32)
+        known[name] = np.where(mask & _there(model, name, rows), rows[name], np.nan).astype(np.float32)
+    if known:
+        known |= {place: np.nan_to_num(rows[place]) for place in model.layout.places}
     return Batch(known)
+
+
+def _there(model: Generative | Weighted, name: str, rows: Rows) -> np.ndarray:
+    """Which elements of a variable there are; a function has as many as points."""
+    if name not in model.layout.functions:
+        return np.ones(rows[name].shape, bool)
+    places = rows[places_of(name)]
+    return np.asarray(np.isfinite(places.reshape(*rows[name].shape, -1)).all(axis=2))
+
+
+def _whole(model: Generative | Weighted, asked: Iterable[str], rows: Rows) -> None:
+    """Refuses functions of which some simulations have fewer points: there would be no truth to compare with."""
+    for name in asked:
+        if name in model.layout.functions and not (_there(model, name, rows) & np.isfinite(rows[name])).all():
+            raise DataError(
+                f"'{name}' has fewer points in some simulations, and cannot be checked there: leave it out of `of`, or "
+                "hand in the simulations that have all of its points"
+            )
 
 
 def silent(model: M) -> M:

@@ -143,7 +143,7 @@ class Weighted(eqx.Module):
         self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
     ) -> list[str]:
         """What the calibration has to say against a question, a sentence each; `sample` warns of them."""
-        return concerns(self, questioned(self.flow, given, of))
+        return concerns(self.calibration, self, questioned(self.flow, given, of))
 
     def log_prob(
         self,

@@ -54,7 +54,7 @@ def at_points(
     model: Any, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None
 ) -> tuple[Any, Any, Any, Mapping[str, slice]]:
     """The model and the question with as many slots as its functions need, and where their answers lie."""
-    if not model.layout.functions:
+    if not model.layout.functions or _in_slots(model, given):
         return model, given, of, {}
     between = {name: at for name, at in _functions(given).items() if isinstance(at.values, Interval)}
     if not between:
@@ -69,6 +69,11 @@ def at_points(
         name: Interval(np.append(low, -open_[name]), np.append(high, open_[name])) for name, (low, high) in ends.items()
     }
     return model.seen_at(found.layout), {**found.given, **held}, found.of, found.answers
+
+
+def _in_slots(model: Any, given: Mapping[str, Any] | None) -> bool:
+    """Whether a question says itself what lies in which slot, as rows of simulations do."""
+    return isinstance(given, Mapping) and not set(model.layout.places).isdisjoint(given)
 
 
 def _functions(given: Mapping[str, Any] | None) -> dict[str, At]:
@@ -217,9 +222,9 @@ def density(
     slopes: bool = False,
 ) -> Densities:
     """`Generative.log_prob` and its relatives."""
-    if model.layout.functions and not set(model.layout.places) & set(given or ()):
+    if model.layout.functions and not _in_slots(model, given):
         found = slots(model.layout, given, {k: _where(v) for k, v in values.items()})
-        resized, filled = model.seen_at(found.layout), _in_slots(found, values)
+        resized, filled = model.seen_at(found.layout), _filled(found, values)
         return density(resized, filled, found.given, solver, trace, key, slopes=slopes)
     solver = solver or INTEGRATOR
     check(solver)
@@ -290,7 +295,7 @@ def _where(values: Any) -> At | None:
     return At(values.points) if isinstance(values, At) else None
 
 
-def _in_slots(found: Slots, values: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(found: Slots, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a density, those of functions `(n, k)` in their slots."""
     filled: dict[str, Any] = {}
     for name, value in values.items():

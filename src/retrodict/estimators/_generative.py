@@ -228,9 +228,9 @@ class Generative(eqx.Module):
                 there, or what is given is unlike the simulations.
         """
         count = _answers.count(n)
-        model, given, of, answers = _answers.at_points(self, given, of)
         for sentence in self.concerns(given, of) if self.record.calibrations else ():
             warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
+        model, given, of, answers = _answers.at_points(self, given, of)
         if is_guided(given, guide, strength):
             rest: dict[str, Any] = {"solver": solver, "correct": correct, "key": key}
             draws = sample_guided(model, count, given=given, guide=guide, of=of, strength=strength, **rest)
@@ -242,10 +242,10 @@ class Generative(eqx.Module):
         self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
     ) -> list[str]:
         """What the model's calibration has to say against a question, a sentence each; `sample` warns of them."""
-        known = given
-        if isinstance(given, Mapping) and not isinstance(given, Batch):
-            known = {name: value for name, value in given.items() if not isinstance(value, Interval)}
-        return concerns(self, _answers.questioned(self, known, of))
+        model, known, of, _ = _answers.at_points(self, given, of)
+        if isinstance(known, Mapping) and not isinstance(known, Batch):
+            known = {name: value for name, value in known.items() if not isinstance(value, Interval)}
+        return concerns(self.calibration, model, _answers.questioned(model, known, of))
 
     def guided(
         self,

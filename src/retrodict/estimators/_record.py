@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from retrodict.roles import GIVEN, LATENT
+from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.solvers import from_json as solver_from_json
 from retrodict.solvers import to_json as solver_to_json
@@ -220,11 +220,14 @@ def fingerprint(model: eqx.Module) -> str:
 
 
 def shares_of(layout: Layout, roles: np.ndarray) -> Shares:
-    """The shares given and latent of every variable, over the roles `(m, d)` of one question or many."""
+    """The shares given and latent of every variable, over the roles `(m, d)` of one question or many; of a function
+    they are shares of the points that are there."""
     found = []
     for variable in layout.variables:
         if variable.kind != "place":
             own = roles[:, layout.slices[variable.name]]
+            if variable.axes and (own != ABSENT).any():
+                own = own[own != ABSENT]
             found.append((variable.name, float((own == GIVEN).mean()), float((own == LATENT).mean())))
     return tuple(found)
 
@@ -247,9 +250,8 @@ def distance(one: Shares, other: Shares) -> tuple[float, str]:
     return max(((apart(*row), row[0]) for row in one), key=lambda found: found[0])
 
 
-def concerns(model: Any, question: Question) -> list[str]:
-    """What a model's calibration has to say against a question, a sentence each; a model without one says nothing."""
-    record = model.calibration
+def concerns(record: Record, model: Any, question: Question) -> list[str]:
+    """What the calibrations in a model's record have to say against a question, a sentence each."""
     if not record.calibrations:
         return []
     own, found = shares_of(model.layout, question.roles), []
