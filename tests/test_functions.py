@@ -255,8 +255,8 @@ def test_one_question_is_learned_with_any_number_of_points(tmp_path):
 def test_one_question_knows_fewer_points_than_it_saw(asked):
     """A level seen with noise .5 at 12 points, asked at 3 of them or 12: against the exact mean and deviation.
 
-    From 4 seeds the errors of means and of log deviations were below .06 and .08; where every row had 12 points they
-    were up to FILL and FILL at 3.
+    Of two seeds, at three points: means within .06 sd and log deviations within .05; where every row that was learned
+    from had twelve, a posterior was off by .59 sd and 35 % too narrow.
     """
 
     def simulate(key, level):
@@ -275,7 +275,7 @@ def test_one_question_knows_fewer_points_than_it_saw(asked):
         else:
             y = model.sample(4000, given={"level": 1.0}, of={"y": rd.At(t)}, key=2)["y"]
             drawn, mean, sd = y.mean(axis=1), 1.0, 0.5 / count**0.5
-        assert abs(drawn.mean() - mean) < 0.2 * sd
+        assert abs(drawn.mean() - mean) < 0.25 * sd
         assert abs(np.log(drawn.std() / sd)) < 0.2
 
 
