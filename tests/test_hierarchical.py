@@ -1,6 +1,7 @@
 """Hierarchies: what all sites share and what each has, from simulations of one site; any number, in any order."""
 
 import dataclasses
+import warnings
 
 import equinox as eqx
 import jax
@@ -521,6 +522,71 @@ def test_the_laws_of_one_site(sims):
     assert (composed[:, 1] == ABSENT).all()
     assert 64 < (composed[:, 2] == GIVEN).sum() < 136  # half of 200, 5 sd
     assert ((composed[:, 2] == GIVEN) | (composed[:, 2] == ABSENT)).all()
+
+
+# checks ---------------------------------------------------------------------------------------------------------------
+
+
+def normal_sites(n, sites, seed, *, width=1.0):
+    """Standard normals, the last site NaN in some rows; those of which an untrained model knows what a site has."""
+    rng = np.random.default_rng(seed)
+    theta, y = width * rng.normal(size=(n, sites)), rng.normal(size=(n, sites))
+    theta[::7, -1] = y[::7, -1] = np.nan
+    return {"mu": rng.normal(size=n), "theta": theta, "y": y}
+
+
+def said(call):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [str(one.message) for one in found if one.category is rd.CalibrationWarning]
+
+
+def test_answers_about_sites_are_checked(sims, tmp_path):
+    untrained, how = rd.hierarchical(sims.layout, **SMALL), {"observations": 60, "draws": 20, "key": 2}
+    question = {"given": ["mu", "y"], "of": ["theta"]}
+    checked, outcome = rd.check(untrained, normal_sites(80, 3, 1), **question, **how)
+    assert outcome.ok
+    assert outcome.sbc.labels == ("theta[0]", "theta[1]")  # of the last site not all have a truth
+    assert outcome.log_prob is None
+    (own,) = rd.load(rd.save(checked, tmp_path / "model.safetensors")).calibration.calibrations
+    assert own == outcome.calibration
+    assert own.question == "theta given mu, y"
+    wrong, failed = rd.check(untrained, normal_sites(80, 3, 1, width=0.3), **question, **how)
+    assert not failed.ok
+    # and what came out is heeded, for any number of sites
+    assert said(lambda: checked.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0)) == []
+    (sentence,) = said(lambda: wrong.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0))
+    assert sentence.startswith("the check of theta given mu, y failed (")
+    (sentence,) = said(lambda: checked.sample(2, given={"y": Y}, key=0))
+    assert "far from those that were checked (theta given mu, y) in the role of 'mu'" in sentence
+
+
+WRONG_SETS = {
+    "single sites": (
+        lambda n: {**n, "y": n["y"][:, 0], "theta": n["theta"][:, 0]}, {},
+        r"needs simulations of many, .*'theta' has the shape \(60,\) instead of \(60, sites\)"),
+    "other sites": (
+        lambda n: {**n, "y": n["y"][:, :2]}, {}, r"'y' has the shape \(60, 2\) instead of \(60, 3\)"),
+    "nothing given": (dict, {"given": []}, "`given` names nothing"),
+    "a strange name": (dict, {"given": ["z"]}, "`given` names 'z'"),
+    "one name": (dict, {"given": "y"}, "must be a list of names"),
+    "a mask of one site": (
+        dict, {"given": {"y": np.ones(1, bool)}}, r"'y' in `given` must be booleans of the shape \(3,\)"),
+    "too few": (lambda n: {k: v[:20] for k, v in n.items()}, {}, "at least 50 held-out simulations, got 20"),
+    "not finite": (lambda n: {**n, "mu": n["mu"] * np.nan}, {}, "60 of 60 simulations are not finite"),
+    "less": (lambda n: {"mu": n["mu"]}, {}, "'theta' is missing in the simulations"),
+    "no truth": (
+        lambda n: {**n, "theta": n["theta"] * np.nan}, {"of": ["theta"]}, "nothing is asked that all simulations"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_SETS)
+def test_what_a_check_of_sites_cannot_use_is_told(sims, case):
+    change, how, sentence = WRONG_SETS[case]
+    untrained = rd.hierarchical(sims.layout, **SMALL)
+    with pytest.raises(rd.RetrodictError, match=sentence):
+        rd.check(untrained, change(normal_sites(60, 3, 1)), **{"given": ["y"], "draws": 2, "key": 0, **how})
 
 
 # files ----------------------------------------------------------------------------------------------------------------

@@ -82,6 +82,18 @@ def test_conjugate_sites_are_exact(conjugate, sites):
         assert abs(correlation.mean()) <= 0.1
 
 
+def test_a_trained_hierarchy_passes_its_check(conjugate):
+    """300 data sets of ten sites, shared and own parameters, at a level of .001; with twice the noise it fails."""
+    problem, _, model = conjugate
+    test = dict(rd.simulate(problem, 300, key=7, sites=10))
+    _, found = rd.check(model, test, given=["y"], draws=200, level=1e-3, key=8)
+    print(f"\n{found.tell()}")
+    assert found.ok
+    assert len(found.sbc.labels) == 11
+    noisy = test | {"y": test["y"] + 0.3 * np.random.default_rng(9).normal(size=(300, 10))}
+    assert not rd.check(model, noisy, given=["y"], draws=200, level=1e-3, key=8)[1].ok
+
+
 def test_eight_schools():
     """Real data of different precision, against NUTS."""
     task = rd.tasks.get("eight_schools")

@@ -23,6 +23,7 @@ from retrodict.estimators._record import CalibrationWarning as CalibrationWarnin
 from retrodict.estimators._record import Choice as Choice
 from retrodict.estimators._record import Familiar as Familiar
 from retrodict.estimators._record import Record as Record
+from retrodict.estimators._record import Shares as Shares
 from retrodict.estimators._record import fingerprint as fingerprint
 from retrodict.estimators._record import loneliness as loneliness
 from retrodict.estimators._record import shares_of as shares_of

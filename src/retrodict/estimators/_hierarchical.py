@@ -18,6 +18,7 @@ of it: then it says nothing about g, and its own variables are predictions.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -33,10 +34,11 @@ from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.estimators import _answers
 from retrodict.estimators._composed import compose
-from retrodict.estimators._generative import Generative, Record
+from retrodict.estimators._generative import Generative
 from retrodict.estimators._kinds import joint
 from retrodict.estimators._narrow import Narrow, narrow_of
-from retrodict.estimators._sites import SiteQuestion, site_question
+from retrodict.estimators._record import CalibrationWarning, Record, fingerprint, of_family
+from retrodict.estimators._sites import SiteQuestion, observed_at, site_question
 from retrodict.estimators._surrogate import SiteMixture, Surrogate, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
 from retrodict.nets._plate import Line, Runs, SiteReader, Summary, runs_of
@@ -72,6 +74,11 @@ class Hierarchical(eqx.Module):
     def trained(self) -> bool:
         """Whether `fit` has seen this model."""
         return self.record.steps > 0
+
+    @property
+    def calibration(self) -> Record:
+        """The record, with those checks alone that belong to the numbers that the model has now."""
+        return self.record.of(fingerprint(self)) if self.record.calibrations else self.record
 
     @property
     def summary(self) -> str:
@@ -124,12 +131,17 @@ class Hierarchical(eqx.Module):
         Raises:
             QueryError: a name that this model does not have, nothing left to ask, `n` below 1, or `Auto` as a solver.
             DataError: a value of the wrong shape or type, outside its support, or numbers of sites that differ.
+
+        Warns:
+            CalibrationWarning: the model was checked by `rd.check`, but not for questions like this one, or it failed.
         """
         _refuse_auto(solver)
         count = _answers.count(n)
         if isinstance(given, Batch):
             return self._batch(count, given, of=of, sites=sites, solver=solver, key=key)
         question = site_question(self.layout, given, of, sites)
+        for sentence in of_family(self.calibration, question.shares) if self.record.calibrations else ():
+            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
         key_shared, key_own = jr.split(as_key(key))
         draws = self._shared(count, question, solver, key_shared)
         if set(question.of) & set(self.layout.own):
@@ -205,8 +217,8 @@ class Hierarchical(eqx.Module):
         lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
         if len(lengths) != 1:
             raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
-        root = as_key(key)
-        parts = [self.sample(n, given=_at(given, i), key=jr.fold_in(root, i), **rest) for i in range(lengths.pop())]
+        root, count = as_key(key), lengths.pop()
+        parts = [self.sample(n, given=observed_at(given, i), key=jr.fold_in(root, i), **rest) for i in range(count)]
         return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
     def _shared(
@@ -277,7 +289,7 @@ class Hierarchical(eqx.Module):
         known = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
         left = np.isnan(np.concatenate([known[name].reshape(rows, -1) for name in known], axis=1)).any(axis=1)
         if left.any():
-            drawn = self.site.sample(1, given=Batch(_at(given, left)), of=own, solver=solver, key=key)
+            drawn = self.site.sample(1, given=Batch(observed_at(given, left)), of=own, solver=solver, key=key)
             for name, values in _first(drawn).items():
                 known[name][left] = values
         return known
@@ -289,11 +301,6 @@ def _refuse_auto(solver: AbstractSolver | None) -> None:
             "Auto measures one model, and a hierarchy is several that read each other's draws; name a solver, or ask "
             "`model.site` about a single site"
         )
-
-
-def _at(given: Batch, which: Any) -> dict[str, Any]:
-    """One observation of a batch, or several of them."""
-    return {k: At(v.points[which], v.values[which]) if isinstance(v, At) else v[which] for k, v in given.items()}
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

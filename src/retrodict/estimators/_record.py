@@ -252,20 +252,22 @@ def distance(one: Shares, other: Shares) -> tuple[float, str]:
 
 def concerns(record: Record, model: Any, question: Question) -> list[str]:
     """What the calibrations in a model's record have to say against a question, a sentence each."""
+    return of_family(record, shares_of(model.layout, question.roles)) + _strangers(model, question, record.familiar)
+
+
+def of_family(record: Record, own: Shares) -> list[str]:
+    """What they have to say against a family of questions."""
     if not record.calibrations:
         return []
-    own, found = shares_of(model.layout, question.roles), []
     (far, name), nearest = min(((distance(own, one.shares), one) for one in record.calibrations), key=lambda f: f[0][0])
     if far > FAR:
         checked = "; ".join(one.question for one in record.calibrations)
-        found.append(
-            f"this question is far from those that were checked ({checked}) in the role of '{name}': rd.check it"
-        )
-    elif not nearest.ok:
-        bar = nearest.level / len(nearest.p_values)
-        failed = ", ".join(f"{test} p = {p:.2g}" for test, p in nearest.p_values if p <= bar)
-        found.append(f"the check of {nearest.question} failed ({failed}): do not rely on these draws")
-    return found + _strangers(model, question, record.familiar)
+        return [f"this question is far from those that were checked ({checked}) in the role of '{name}': rd.check it"]
+    if nearest.ok:
+        return []
+    bar = nearest.level / len(nearest.p_values)
+    failed = ", ".join(f"{test} p = {p:.2g}" for test, p in nearest.p_values if p <= bar)
+    return [f"the check of {nearest.question} failed ({failed}): do not rely on these draws"]
 
 
 def _strangers(model: Any, question: Question, familiar: Familiar | None) -> list[str]:

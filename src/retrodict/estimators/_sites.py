@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from retrodict._errors import DataError, QueryError, listed, unknown
+from retrodict.estimators._record import Shares
 from retrodict.functions import slots
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.tokens import Batch, as_numbers, ask
@@ -44,6 +45,18 @@ class SiteQuestion:
         """The sites `(count,)` of which all data are given and no own parameter."""
         known = np.where(self.layout.only_own.is_parameter, self.roles != GIVEN, self.roles == GIVEN)
         return known.all(axis=1)
+
+    @property
+    def shares(self) -> Shares:
+        """The shares given and asked of every variable; of a function, of the sites that have one."""
+        found = [(name, float(name in self.shared), float(name in self.of)) for name in self.layout.shared]
+        own = self.layout.only_own
+        for name in own.names:
+            if own[name].kind != "place":
+                seen = self.roles[:, own.slices[name]] == GIVEN
+                share = float((seen.any(axis=1) if own[name].axes else seen).mean())
+                found.append((name, share, (1.0 - share) * (name in self.of)))
+        return tuple(found)
 
     def points(self) -> dict[str, At | None]:
         """Own variables that are asked, functions with the points they are asked at."""
@@ -132,6 +145,11 @@ def site_question(
         values, roles = (np.zeros((count, cut.size), kind) for kind in (np.float32, np.int32))
     where = cut.tokens_of(cut.own)
     return SiteQuestion(count, shared, own, wanted, cut, values[:, where], _given_only(roles[:, where]))
+
+
+def observed_at(given: Batch, which: Any) -> dict[str, Any]:
+    """One observation of a batch, or several of them."""
+    return {k: At(v.points[which], v.values[which]) if isinstance(v, At) else v[which] for k, v in given.items()}
 
 
 def _given_only(roles: np.ndarray) -> np.ndarray:
