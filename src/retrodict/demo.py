@@ -66,8 +66,8 @@ class Plan:
     draws: int = 10_000
 
 
-# log posterior of held-out simulations of the last round: 15.98 after 30,000 steps of it, 16.00 after 15,000 of the default
-# network, which take as long, and 15.81 after half of these
+# log posterior of held-out simulations of the last round: 15.98 after 30,000 steps of it, 16.00 after 15,000 of the
+# default network, which take as long, and 15.81 after half of these
 QUICK = Plan(
     Round(100_000, 4_000), Round(100_000, 6_000, 0.99), Round(250_000, 24_000, 0.999), net=ResMLP(width=128, depth=4)
 )
