@@ -132,6 +132,18 @@ def test_batches_use_every_row_before_any_twice():
         assert sorted(piece.rows.ravel()[50 * epoch : 50 * (epoch + 1)]) == list(range(50))
 
 
+def test_a_large_validation_set_is_judged_in_part(sims, monkeypatch):
+    """Every row eight times while that is little; else as many as are allowed, none twice."""
+    trainer, rows = new_trainer(sims), np.arange(50.0)[:, None]
+    few = trainer._judges(rows)
+    assert sorted(np.unique(few.rows[..., 0], return_counts=True)[1].tolist())[0] >= loop.VALIDATION_DRAWS
+    monkeypatch.setattr(loop, "JUDGED", 2 * trainer.batch_size)
+    many = trainer._judges(np.arange(1000.0)[:, None])
+    values = np.asarray(many.rows).ravel()
+    assert len(values) == loop.VALIDATION_DRAWS * trainer.batch_size
+    assert len(np.unique(values)) == len(values)
+
+
 def test_weights_decay_as_fast_as_asked(sims):
     """Without a gradient AdamW takes `rate * decay` of every weight; the rate has warmed up to 1e-3 after one step."""
     trainer = new_trainer(sims)

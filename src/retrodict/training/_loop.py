@@ -4,9 +4,9 @@
     theta_ema <- d theta_ema + (1 - d) theta,  d = min(0.999, (1 + step) / (10 + step))
 
 Many steps run in one dispatch, while the rows of the next are got ready; every batch is shared out over all devices.
-After each chunk of steps the averaged weights meet the whole validation set, every row under the same roles, times and
-noise each time (common random numbers), so that two validation losses differ by what the network learned and not by
-luck. The best averaged weights are what is returned.
+After each chunk of steps the averaged weights meet the validation set (of a large one `JUDGED` rows), every row under
+the same roles, times and noise each time (common random numbers), so that two validation losses differ by what the
+network learned and not by luck. The best averaged weights are what is returned.
 
 What is compiled depends on the form of a loss and of its rows alone: a second run of the same model, with other numbers
 or another count of them, compiles nothing.
@@ -38,6 +38,7 @@ CHUNK = 250  # steps between two looks at the validation set
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.1  # validation loss on SLCP: 1.0456 after 8,000 steps, against 1.0474 after 10,000 with 1e-4
 VALIDATION_DRAWS = 8  # assignments of roles, times and noise per validation row
+JUDGED = 40_000  # of these in all: 8 of each of 37,500 rows took as long as the steps between two looks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +205,10 @@ class Trainer:
         return State(carry, best, best_step, [*state.log, (done, loss, held_out)], state.seconds, ended)
 
     def _judges(self, rows: Any) -> Piece:
-        """Batches in which every validation row is at least `VALIDATION_DRAWS` times, in random order: slices of time
-        meet rows at random too."""
+        """Batches in which every validation row is at least `VALIDATION_DRAWS` times, but no more than `JUDGED` in all,
+        in random order: slices of time meet rows at random too."""
         count = len(jax.tree.leaves(rows)[0])
-        batches = max(VALIDATION_DRAWS, -(-VALIDATION_DRAWS * count // self.batch_size))
+        batches = max(VALIDATION_DRAWS, -(-min(VALIDATION_DRAWS * count, JUDGED) // self.batch_size))
         which = shuffled(count, batches * self.batch_size, np.random.default_rng(0))
         piece = piece_of(rows, which.reshape(batches, self.batch_size))
         return self._placed(piece)
