@@ -277,18 +277,19 @@ class Problem:
     @functools.cached_property
     def layout(self) -> Layout:
         """The parameters of the prior, then the data as a trial run of the simulator shows them."""
+        # the prior first: what is wrong with it is said before anything runs
         if isinstance(self.simulator, NumpySimulator):
-            return self._shown(self._trial(self.simulator))
-        return self._shown(jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), jax.random.key(0)))
+            return self._shown(self.prior.variables, self._trial(self.simulator))
+        parameters, key = self.prior.variables, jax.random.key(0)
+        return self._shown(parameters, jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key))
 
     def try_by(self, run: Simulator) -> None:
         """Finds `layout`, unless it is known, by trial runs that `run(key, **parameters)` makes in the simulator's
         place: elsewhere, where one that hangs or dies can be ended."""
         if "layout" not in vars(self):
-            vars(self)["layout"] = self._shown(self._trial(run))
+            vars(self)["layout"] = self._shown(self.prior.variables, self._trial(run))
 
-    def _shown(self, found: Any) -> Layout:
-        parameters = self.prior.variables
+    def _shown(self, parameters: tuple[Variable, ...], found: Any) -> Layout:
         if not isinstance(found, Mapping):
             kind = "an array" if hasattr(found, "shape") else type(found).__name__
             raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
