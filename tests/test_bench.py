@@ -175,7 +175,8 @@ def little(monkeypatch):
 
 def test_the_rule_and_the_default_solver(classifiers, little):
     """Without the oracle: training both ways, drawing, densities and times."""
-    row = bench.run("two_moons", simulations=50, observations=[3], progress=False)
+    exam = bench.Exam.of("two_moons", simulations=50, observations=[3])
+    row = next(bench.matrix(exam, {bench.BY_RULE: None}, {"default": bench.SAMPLER}, progress=False))
     assert (row.path, row.solver, row.draws, row.evaluations) == ("rule", "default", 10_000, 20)
     assert row.refused is None
     assert min(row.train_seconds, row.sample_seconds, row.log_prob_seconds) > 0.0

@@ -244,10 +244,10 @@ def test_one_question_is_learned_with_any_number_of_points(tmp_path):
     one, many = rd.likelihood(PROBLEM.layout, net=NETS["points"]), rd.joint(PROBLEM.layout, net=NETS["points"])
     assert one.law == Known(Thinned(rd.roles.Likelihood()), ("trend.at", "y.at"))
     assert many.law == Known(rd.roles.random_roles(), ("trend.at", "y.at"))
-    rd.save(one, tmp_path / "one.safetensors")
-    assert rd.load(tmp_path / "one.safetensors").law == one.law
     surrogate = surrogate_of(PROBLEM.layout, None, None, key=jr.key(0)).model
     assert surrogate.law == Known(rd.roles.Likelihood(), ("trend.at", "y.at"))
+    for model in (one, many, surrogate):
+        assert rd.load(rd.save(model, tmp_path / "model.safetensors")).law == model.law
 
 
 @pytest.mark.slow

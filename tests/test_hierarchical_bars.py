@@ -83,7 +83,7 @@ def test_conjugate_sites_are_exact(conjugate, sites):
 
 
 def test_a_trained_hierarchy_passes_its_check(conjugate):
-    """300 data sets of ten sites, shared and own parameters, at a level of .001; with twice the noise it fails."""
+    """300 data sets of ten sites, all parameters, at a level of .001; with noise of twice the variance it fails."""
     problem, _, model = conjugate
     test = dict(rd.simulate(problem, 300, key=7, sites=10))
     _, found = rd.check(model, test, given=["y"], draws=200, level=1e-3, key=8)

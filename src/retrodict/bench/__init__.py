@@ -1,7 +1,7 @@
 """The benchmark: one rule for every task, how far its posteriors are from the reference, and what
 others have published."""
 
-from retrodict.bench._exam import BY_RULE, DRAWS, TASKS, Exam, Row, Spread, matrix, rule_of, run
+from retrodict.bench._exam import BY_RULE, DRAWS, TASKS, Exam, Row, Spread, matrix, rule_of
 from retrodict.bench._league import League, Published, best, league, published
 from retrodict.bench._record import append, done, read
 from retrodict.bench._text import across, line
@@ -28,5 +28,4 @@ __all__ = [
     "published",
     "read",
     "rule_of",
-    "run",
 ]

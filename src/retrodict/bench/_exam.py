@@ -19,7 +19,7 @@ from retrodict import tasks
 from retrodict._errors import DataError, QueryError
 from retrodict.dependencies import Dependencies
 from retrodict.diagnostics import c2st, c2st_forest
-from retrodict.estimators import SAMPLER, Generative, joint
+from retrodict.estimators import Generative, joint
 from retrodict.paths import Path
 from retrodict.progress import Progress
 from retrodict.recipe import RULE, Account, learn_posterior
@@ -128,19 +128,6 @@ class Exam:
             raise DataError(f"'{name}' has sites, and this benchmark trains models of one observation without any")
         references = {k: _thinned(task.reference(k), draws, name) for k in observations}
         return cls(task, simulations, references, draws, seed)
-
-
-def run(
-    name: str, *, simulations: int, observations: Sequence[int], seed: int = 0, progress: bool = True, jobs: int = 2
-) -> Row:
-    """Benchmarks one task by the rule, with the default solver; `jobs` classifiers are trained at once.
-
-    Raises:
-        DataError: an unknown task or observation.
-        QueryError: no observation.
-    """
-    exam = Exam.of(name, simulations=simulations, observations=observations, seed=seed)
-    return next(matrix(exam, {BY_RULE: None}, {"default": SAMPLER}, progress=progress, jobs=jobs))
 
 
 def matrix(

@@ -140,7 +140,7 @@ class Hierarchical(eqx.Module):
         if isinstance(given, Batch):
             return self._batch(count, given, of=of, sites=sites, solver=solver, key=key)
         question = site_question(self.layout, given, of, sites)
-        for sentence in of_family(self.calibration, question.shares) if self.record.calibrations else ():
+        for sentence in of_family(self.calibration, question.shares):
             warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
         key_shared, key_own = jr.split(as_key(key))
         draws = self._shared(count, question, solver, key_shared)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,9 @@ FEWEST = 50  # held-out simulations
 NOTHING = "`given` names nothing; a check is of answers to what was observed, such as given=['y']"
 Rows = Mapping[str, np.ndarray]
 Given = Iterable[str] | Mapping[str, Any]
-M = TypeVar("M")
 
 
-class Question(NamedTuple):
+class Inquiry(NamedTuple):
     """A family of questions and how often it is asked; the fields are arguments of `check`."""
 
     given: Given

@@ -14,7 +14,7 @@ from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
 from retrodict.estimators import Calibration, Generative, Hierarchical, fingerprint
 from retrodict.solvers import AbstractSolver
-from retrodict.trust._asked import Asked, Question
+from retrodict.trust._asked import Asked, Inquiry
 from retrodict.trust._rows import of_rows
 from retrodict.trust._sites import of_sites
 from retrodict.weighting import Weighted
@@ -94,11 +94,11 @@ def check(
     """
     begun = time.monotonic()
     keys = jr.split(as_key(key), 3)
-    question = Question(given, of, observations, draws, densities, solver)
+    inquiry = Inquiry(given, of, observations, draws, densities, solver)
     if isinstance(model, Hierarchical):
-        asked = of_sites(model, sims, question, keys)
+        asked = of_sites(model, sims, inquiry, keys)
     elif isinstance(model, Generative | Weighted):
-        asked = of_rows(model, sims, question, keys)
+        asked = of_rows(model, sims, inquiry, keys)
     else:
         raise QueryError(f"check takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
     tests = _tested(asked.truth, asked.drawn, asked.logs, jr.split(keys[2], 4), level)

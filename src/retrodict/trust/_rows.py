@@ -11,7 +11,7 @@ from retrodict.diagnostics._pairs import generator
 from retrodict.estimators import Familiar, Generative, shares_of
 from retrodict.roles import LATENT
 from retrodict.tokens import Batch, ask, flatten, unflatten
-from retrodict.trust._asked import NOTHING, Asked, Given, Question, Rows, elements_of, enough, masks_of, silent
+from retrodict.trust._asked import NOTHING, Asked, Given, Inquiry, Rows, elements_of, enough, masks_of, silent
 from retrodict.variables import places_of
 from retrodict.weighting import Weighted
 
@@ -20,23 +20,23 @@ KEPT, WIDEST = 500, 256  # rows and elements of simulated data that a model carr
 MOST_DENSITIES = 64  # latent elements: the exact density of more takes minutes
 
 
-def of_rows(model: Generative | Weighted, sims: Mapping[str, Any], question: Question, keys: Array) -> Asked:
+def of_rows(model: Generative | Weighted, sims: Mapping[str, Any], inquiry: Inquiry, keys: Array) -> Asked:
     """Asks about some simulations, all at once.
 
     Raises:
         DataError, QueryError: as `check`.
     """
-    rows, familiar = _chosen(model, sims, question.observations, keys[0])
-    known = known_of(model, question.given, rows)
+    rows, familiar = _chosen(model, sims, inquiry.observations, keys[0])
+    known = known_of(model, inquiry.given, rows)
     if not known:
         raise QueryError(NOTHING)
     free = (name for name in model.modeled.names if name not in known)
-    asked = tuple(free if question.of is None else question.of)
+    asked = tuple(free if inquiry.of is None else inquiry.of)
     _whole(model, asked, rows)
     roles = ask(model.layout, known, asked).roles
-    found = silent(model).sample(question.draws, given=known, of=asked, solver=question.solver, key=keys[1])
+    found = silent(model).sample(inquiry.draws, given=known, of=asked, solver=inquiry.solver, key=keys[1])
     latent = unflatten(model.layout, roles[0] == LATENT, asked)
-    few = min(question.densities, question.draws) if int((roles[0] == LATENT).sum()) <= MOST_DENSITIES else 0
+    few = min(inquiry.densities, inquiry.draws) if int((roles[0] == LATENT).sum()) <= MOST_DENSITIES else 0
     logs = _log_densities(model, rows, found, known, latent, few) if few else None
     truth, drawn = elements_of(rows, latent, axes=1), elements_of(found, latent, axes=2)
     return Asked(truth, drawn, logs, shares_of(model.layout, roles), familiar)

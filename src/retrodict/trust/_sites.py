@@ -11,11 +11,11 @@ from retrodict.diagnostics._pairs import generator
 from retrodict.estimators import Hierarchical
 from retrodict.functions import joined
 from retrodict.tokens import Batch, as_numbers
-from retrodict.trust._asked import NOTHING, Asked, Question, Rows, elements_of, enough, masks_of, silent
+from retrodict.trust._asked import NOTHING, Asked, Inquiry, Rows, elements_of, enough, masks_of, silent
 from retrodict.variables import Layout
 
 
-def of_sites(model: Hierarchical, sims: Mapping[str, Any], question: Question, keys: Array) -> Asked:
+def of_sites(model: Hierarchical, sims: Mapping[str, Any], inquiry: Inquiry, keys: Array) -> Asked:
     """Asks about some sets of sites; sites that some of them lack have no truth, and are left out.
 
     Raises:
@@ -23,17 +23,17 @@ def of_sites(model: Hierarchical, sims: Mapping[str, Any], question: Question, k
     """
     layout, rows = model.layout, _sets(model.layout, sims)
     order = generator(keys[0]).permutation(len(rows[layout.shared[0]]))
-    rows = {name: values[order[: question.observations]] for name, values in rows.items()}
-    masks = masks_of(question.given, {name: values.shape[1:] for name, values in rows.items()})
+    rows = {name: values[order[: inquiry.observations]] for name, values in rows.items()}
+    masks = masks_of(inquiry.given, {name: values.shape[1:] for name, values in rows.items()})
     if not masks:
         raise QueryError(NOTHING)
     known = {name: np.where(mask, rows[name], np.nan).astype(np.float32) for name, mask in masks.items()}
     numbers = [name for name in layout.names if name not in (*layout.functions, *layout.places)]
-    asked = tuple(question.of if question.of is not None else (name for name in numbers if name not in known))
+    asked = tuple(inquiry.of if inquiry.of is not None else (name for name in numbers if name not in known))
     if strange := [name for name in asked if name in layout.names and name not in numbers]:
         raise QueryError(f"a check of sites asks for numbers, and '{strange[0]}' is a function: leave it out of `of`")
     given = Batch(joined(known | {place: rows[place] for place in layout.places}))
-    found = silent(model).sample(question.draws, given=given, of=asked, solver=question.solver, key=keys[1])
+    found = silent(model).sample(inquiry.draws, given=given, of=asked, solver=inquiry.solver, key=keys[1])
     nothing = np.zeros((), bool)
     latent = {name: np.isfinite(rows[name]).all(axis=0) & ~masks.get(name, nothing) for name in asked}
     truth, drawn = elements_of(rows, latent, axes=1), elements_of(found, latent, axes=2)
