@@ -3,7 +3,7 @@
 | method | schedule | predicts | training times | grid | noise of the SDE |
 |---|---|---|---|---|---|
 | `flow_matching` | straight | velocity | density t^power | dense near the data | g^2 = sigma |
-| `vp` | variance preserving | noise | density t^2 | dense near the data | reverse SDE |
+| `vp` | variance preserving | noise | log-normal sigma / alpha | dense near the data | reverse SDE |
 | `ve` | variance exploding | noise | log-normal sigma | uniform: sigma geometric | reverse SDE |
 | `edm` | sigma itself | mix of unit variance | log-normal sigma | uniform: Karras's rho = 7 | reverse SDE |
 
