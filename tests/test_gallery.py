@@ -89,7 +89,10 @@ def test_exact_weights_of_a_half_line_keep_a_tenth():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", gallery.EXHIBITS)
 def test_an_exhibit_holds_its_bars(name, tmp_path):
-    """The figures of the README, each exhibit at its own budget and below ten minutes on two quiet cores."""
+    """The figures of the README, each exhibit at its own budget and below ten minutes on two quiet cores.
+
+    Two miss their bars: the true simulator's bands given 20 observations of Lotka-Volterra hold .951; SIRD takes 610 s.
+    """
     row = gallery.run(tmp_path, only=[name], progress=False)
     print(f"\n{gallery.tell(row)}")
     found = row[name]["findings"]

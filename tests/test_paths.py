@@ -91,6 +91,14 @@ def test_the_normal_laws_of_times_have_their_distribution(times, schedule):
     np.testing.assert_allclose((normal - sign * times.mean) / times.sd, ndtri(u), atol=1e-8)
 
 
+@pytest.mark.parametrize("method", [rd.paths.vp, rd.paths.ve])
+def test_scores_are_trained_where_data_are(method):
+    """By default log sigma / alpha ~ N(-.7, 1.6^2), on either schedule."""
+    path, u = method(), jnp.linspace(0.02, 0.98, 9)
+    alpha, sigma = path.schedule(jnp.stack([path.time_law(v, path.schedule) for v in u]))
+    np.testing.assert_allclose((jnp.log(sigma / alpha) + 0.7) / 1.6, -ndtri(u), atol=1e-8)
+
+
 @pytest.mark.parametrize("name", PATHS)
 def test_a_time_is_found_by_its_ratio(name):
     schedule = PATHS[name].schedule

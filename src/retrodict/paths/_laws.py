@@ -99,6 +99,8 @@ def plain(schedule: AbstractSchedule, parameterization: Parameterization, t: Sca
 def likelihood(schedule: AbstractSchedule, parameterization: Parameterization, t: Scalar) -> Array:
     """Errors of the score count g(t)^2, which bounds the negative log likelihood (Song et al., 2021, Theorem 1).
 
+    The bound is for uniform times, `PowerLaw(0.0)`, which are no method's default; other laws weigh it anew.
+
     With g^2 that of the reverse SDE, an error in the noise counts g^2 / sigma^2 = 2 d/dt log(alpha / sigma). For the
     velocity of straight lines that is `2 t / (1 - t)`: let `span` stop short of the data, such as at .999.
     """
