@@ -18,6 +18,7 @@ from retrodict.paths._laws import (
 from retrodict.paths._path import Path
 from retrodict.paths._schedules import AbstractSchedule, Karras, Straight, VarianceExploding, VariancePreserving
 
+
 # noise levels of scores: those at which numbers of standard deviation one are neither all signal nor all noise
 _NEAR_DATA = LogNormalRatio(-0.7, 1.6)
 
