@@ -16,7 +16,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.scaling import Scaling
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 
@@ -145,7 +145,7 @@ def exact_guess(path, x_t, t, mean, std):
     alpha, sigma = path.schedule(t)
     gain = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
     data = mean + gain * (x_t - alpha * mean)
-    return rd.paths.Guess(data, (x_t - alpha * data) / jnp.where(sigma == 0, 1.0, sigma))
+    return rd.paths.Denoised(data, (x_t - alpha * data) / jnp.where(sigma == 0, 1.0, sigma))
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import saving, tuning
-from retrodict.estimators import _auto
+from retrodict.evaluation import solver_tuning as tuning
+from retrodict.models import _auto_solver as _auto
+from retrodict.models import _files as saving
 from retrodict.solvers import (
     CANDIDATES,
     RK4,

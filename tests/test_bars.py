@@ -11,11 +11,12 @@ import pytest
 
 import retrodict as rd
 from conftest import Gaussian
-from retrodict import bench, demo
+from retrodict.query.tokens import unflatten
 from retrodict.roles import GIVEN, LATENT
-from retrodict.rows import Simulations
-from retrodict.tasks import lynx_hare
-from retrodict.tokens import unflatten
+from retrodict.simulation.rows import Simulations
+from retrodict_bench import benchmark as bench
+from retrodict_bench import demo
+from retrodict_bench.tasks import lynx_hare
 
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,12 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import bench, cli, recipe, weighting
+from retrodict import cli
 from retrodict.diagnostics import C2ST
+from retrodict.models import _importance as weighting
 from retrodict.training import History
+from retrodict.training import _learn_posterior as recipe
+from retrodict_bench import benchmark as bench
 
 
 TASK = rd.tasks.get("two_moons")
@@ -194,7 +197,9 @@ def test_what_was_judged_by_the_rule_is_not_judged_again(classifiers, monkeypatc
     """Whatever the rule has learned: an oracle stands in its place."""
 
     def learned(sims, **_):
-        return Oracle(SMALL_NET(sims.layout), 0.0), recipe.Account("direct", {"direct": 1.0}, {"direct": HISTORY}, 0.0)
+        return Oracle(SMALL_NET(sims.layout), 0.0), recipe.SelectionReport(
+            "direct", {"direct": 1.0}, {"direct": HISTORY}, 0.0
+        )
 
     monkeypatch.setattr(bench._exam, "learn_posterior", learned)
     file = tmp_path / "bench.jsonl"

@@ -20,7 +20,7 @@ import pytest
 import retrodict as rd
 from conftest import assert_same, contents
 from retrodict import cli
-from retrodict.store import _child
+from retrodict.simulation.store import _child
 
 
 KILLED = Path(__file__).parent.parent / "tools" / "killed_campaigns.py"
@@ -259,7 +259,7 @@ def test_a_trial_run_may_hang_or_kill_its_process(tmp_path):
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 @pytest.mark.parametrize("kind", ["jax", "python"])
 def test_signals_end_after_the_batch_at_hand(kind, number, raised, tmp_path, monkeypatch, capsys):
-    from retrodict.store._store import Writer
+    from retrodict.simulation.store._store import Writer
 
     if kind == "jax":
         problem = rd.Problem({"a": dist.Uniform(0.0, 1.0)}, lambda key, a: {"y": a + jax.random.uniform(key)})

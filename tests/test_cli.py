@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import arguments, cli
+from retrodict import cli
+from retrodict.cli import arguments
 
 
 @pytest.fixture(scope="module")

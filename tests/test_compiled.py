@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from retrodict import _compiled
+from retrodict._runtime import compile_cache as _compiled
 
 
 EFFORT = "xla_backend_optimization_level"
@@ -20,7 +20,7 @@ warnings.simplefilter("error")
 import retrodict, jax
 events = []
 jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
-retrodict._compiled.jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+retrodict._runtime.compile_cache.jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 total = float(jax.jit(lambda x: (x @ x).sum())(jax.numpy.eye(7)))
 found = [events.count(f"/jax/compilation_cache/cache_{what}") for what in ("hits", "misses")]
 print(json.dumps([total, found, jax.config.jax_compilation_cache_dir]))

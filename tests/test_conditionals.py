@@ -8,7 +8,7 @@ from scipy import stats
 
 import retrodict as rd
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.tasks._gaussian_tree import GaussianTree, Reading
+from retrodict_bench.tasks._gaussian_tree import GaussianTree, Reading
 from test_tasks import LIMIT, MOONS, metropolis, slcp_covariance, two_moons_noise, white, z_of_change
 
 

@@ -18,7 +18,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.dependencies import Dependencies, Edges, Graph, directed, undirected
+from retrodict.problem.dependencies import Dependencies, Edges, Graph, directed, undirected
 from retrodict.roles import ABSENT, GIVEN, LATENT, Partial
 from retrodict.variables import Layout, Variable
 

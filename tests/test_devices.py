@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 import retrodict as rd
-from retrodict import devices
+from retrodict._runtime import devices
 from retrodict.training import _loop
 
 _loop.CHUNK, placed, answered = 20, [], []

@@ -8,11 +8,12 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import distillation
-from retrodict.estimators import SAMPLER, Family, Head, MixtureDensity, Proof, Sizes, _student
-from retrodict.estimators._rows import ends_of
+from retrodict.models import SAMPLER, DistilledDensity, Family, MixtureDensity, Proof, Sizes
+from retrodict.models import _distilled as _student
+from retrodict.models._flow_rows import ends_of
 from retrodict.roles import GIVEN, LATENT
-from retrodict.scaling import Scaling
+from retrodict.training import _distill as distillation
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 
@@ -208,6 +209,6 @@ def test_no_density_outside_the_support():
     sizes = Sizes(1, 1, 1, width=4, depth=1)
     mixture = MixtureDensity.blank(sizes, key=jax.random.key(0))
     family = Family(layout, tuple(np.where(layout.is_parameter, LATENT, GIVEN).tolist()))
-    head = Head(family, 0.0, 0.0, Scaling.identity(layout), mixture)
+    head = DistilledDensity(family, 0.0, 0.0, Scaling.identity(layout), mixture)
     found = head.log_prob({"a": np.array([-0.1, 0.5, 1.1])}, given={"x": 0.2})
     assert np.isfinite(found).tolist() == [False, True, False]

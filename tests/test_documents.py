@@ -11,7 +11,7 @@ import pytest
 
 import retrodict as rd
 from conftest import blocks
-from retrodict import distillation
+from retrodict.training import _distill as distillation
 
 
 DOCS = Path(__file__).parent.parent / "docs"

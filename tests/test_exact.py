@@ -20,8 +20,8 @@ from scipy.stats import norm, qmc
 import retrodict as rd
 from retrodict import paths
 from retrodict.densities import Exact, Hutchinson, HutchPlusPlus, gaussian, pull_back
-from retrodict.estimators import SAMPLER
-from retrodict.paths import Flow, Guess
+from retrodict.models import SAMPLER
+from retrodict.paths import Denoised, Flow
 from retrodict.solvers import SOLVERS
 from retrodict.solvers._stochastic import AbstractStochastic
 
@@ -207,7 +207,7 @@ def test_a_score_of_the_wrong_sign_would_be_seen():
         def __call__(self, velocity, x, start, end, *, key=None):
             def guess(x, t):
                 found = velocity.guess(x, t)
-                return Guess(found.data, x + t * (found.data - found.noise))  # x - t u is the noise
+                return Denoised(found.data, x + t * (found.data - found.noise))  # x - t u is the noise
 
             return super().__call__(Flow(velocity.path, guess), x, start, end, key=key)
 
@@ -234,7 +234,7 @@ def test_noise_of_another_law(source):
         alpha = jnp.maximum(alpha, 1e-3)
         weight = jax.nn.softmax(source.log_prob(nodes) - 0.5 * (((x[0] - sigma * nodes) / alpha - 0.3) / 0.5) ** 2)
         noise = jnp.sum(weight * nodes)[None]
-        return Guess((x - sigma * noise) / alpha, noise)
+        return Denoised((x - sigma * noise) / alpha, noise)
 
     flow = Flow(path, guess)
     x0 = source.sample(jr.key(0), (4000,))

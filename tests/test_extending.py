@@ -219,7 +219,7 @@ def test_a_measurement_gives_the_exact_posterior_of_gaussian_data(page):
     def guess(x, t):
         alpha, sigma = page.path.schedule(t)
         shared = jnp.linalg.solve(alpha**2 * cov + sigma**2 * jnp.eye(2), x - alpha * mean)
-        return rd.paths.Guess(mean + alpha * cov @ shared, sigma * shared)
+        return rd.paths.Denoised(mean + alpha * cov @ shared, sigma * shared)
 
     flow = page.measured(rd.paths.Flow(page.path, guess), 1, y, tau, cov)
     noise = jnp.asarray([-1.0, 0.7])

@@ -82,7 +82,7 @@ def test_weights_bring_the_prior_back(sims):
 
 @pytest.mark.slow
 def test_the_report_tells(sims, tmp_path):
-    from retrodict import referee
+    from retrodict.report import posterior_report as referee
 
     model, _ = rd.fit(rd.joint(PROBLEM.layout, net=NET), sims, key=0, steps=20, failed="given", progress=False)
     rows = rd.simulate(PROBLEM, 300, key=9)

@@ -9,8 +9,8 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import distillation
-from retrodict.frame import Frame
+from retrodict.training import _distill as distillation
+from retrodict.transforms.affine import ConditionalAffine
 
 
 NOISE = 0.05
@@ -28,7 +28,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def frame(rows):
-    return Frame.blank(ASKED).fit(rows[:10_000])
+    return ConditionalAffine.blank(ASKED).fit(rows[:10_000])
 
 
 def test_what_is_left_is_standard_normal_whatever_is_given(frame, rows):
@@ -57,7 +57,7 @@ def test_what_is_wide_now_and_narrow_then_is_tamed():
     given, narrow = rng.normal(size=20_000), rng.random(20_000) < 0.5
     asked = given + 0.1 * rng.normal(size=20_000) * np.where(narrow, 0.01, 1.0)
     rows = np.stack([asked, given], axis=1).astype(np.float32)
-    fitted = Frame.blank(np.array([True, False])).fit(rows)
+    fitted = ConditionalAffine.blank(np.array([True, False])).fit(rows)
     u = np.asarray(fitted.enter(rows))
     assert bool(fitted.tails.heavy[0])
     assert u[narrow, 0].std() > 0.05  # .014 untamed
@@ -72,7 +72,7 @@ def test_a_line_that_leaves_too_much_is_none():
     rng = np.random.default_rng(0)
     given = rng.normal(size=5000)
     asked = [given + noise * rng.normal(size=5000) for noise in (0.1, 0.5)]
-    fitted = Frame.blank(np.array([True, True, False])).fit(np.stack([*asked, given], axis=1))
+    fitted = ConditionalAffine.blank(np.array([True, True, False])).fit(np.stack([*asked, given], axis=1))
     assert float(fitted.line[1, 0]) == pytest.approx(1.0, abs=0.02)
     assert float(fitted.line[1, 1]) == 0.0
 

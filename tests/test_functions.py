@@ -14,13 +14,13 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.estimators._answers import at_points, questioned
-from retrodict.estimators._guided import PROPOSER
-from retrodict.estimators._surrogate import surrogate_of
-from retrodict.functions import slots
+from retrodict.models._flow_answers import at_points, questioned
+from retrodict.models._guided import PROPOSER
+from retrodict.models._site_surrogate import surrogate_of
+from retrodict.query.functions import slots
+from retrodict.query.tokens import ask, flatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, Known, Thinned
-from retrodict.scaling import Scaling
-from retrodict.tokens import ask, flatten
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict import cli, gallery, plots
-from retrodict.gallery import Budget, Exhibit, Shown, _gaussian
-from retrodict.gallery._exhibit import held
+from retrodict import cli, plots
+from retrodict_bench import gallery
+from retrodict_bench.gallery import Budget, Exhibit, Shown, _gaussian
+from retrodict_bench.gallery._exhibit import held
 
 
 def show(budget, seed, progress):

@@ -16,7 +16,6 @@ from jax.scipy.stats import norm
 
 import retrodict as rd
 from retrodict.densities import Hutchinson
-from retrodict.estimators import _answers
 from retrodict.solvers import RK4, Dopri5, DPMSolver, EDMSampler, EulerMaruyama, Heun
 
 

@@ -22,11 +22,12 @@ import retrodict as rd
 from conftest import Gaussian
 from retrodict import guidance
 from retrodict.constraints import Equality, Inequality, Interval, LogConstraint, Prior, Soft
-from retrodict.estimators._guided import GuidanceWarning, Guided, ask_guided, repaint, sample_guided
 from retrodict.guidance import Linear, Near, Product, Renoised, Tilt, Within, carried, effective_size, guided
 from retrodict.guidance._guides import mills, truncated_mean
+from retrodict.models._guided import GuidanceWarning, Guided, ask_guided, repaint, sample_guided
 from retrodict.paths import Flow
-from retrodict.rows import Simulations
+from retrodict.query.tokens import unflatten
+from retrodict.simulation.rows import Simulations
 from retrodict.solvers import (
     RK4,
     SEA,
@@ -38,7 +39,6 @@ from retrodict.solvers import (
     Midpoint,
     Straightened,
 )
-from retrodict.tokens import unflatten
 
 
 COV = np.asarray([[1.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 1.0]])

@@ -11,17 +11,18 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.estimators import Record, SiteMixture
-from retrodict.estimators import _surrogate as drawn
-from retrodict.estimators._sites import site_question
-from retrodict.nets._plate import Line, Runs, plain, runs_of
+from retrodict.models import Record, SiteMixture
+from retrodict.models import _site_surrogate as drawn
+from retrodict.nets._plate import Runs, SiteRegression, plain, runs_of
+from retrodict.query.sites import site_question
+from retrodict.query.tokens import flatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
-from retrodict.scaling import Scaling
-from retrodict.tokens import flatten
-from retrodict.training import Pace, _surrogate
-from retrodict.training import _line as lines
-from retrodict.training import _plates as plates
-from retrodict.training import _sets as sets
+from retrodict.training import TrainingBudget
+from retrodict.training import _fit_hierarchical as plates
+from retrodict.training import _fit_site_surrogate as _surrogate
+from retrodict.training import _site_regression as lines
+from retrodict.training import _site_sets as sets
+from retrodict.transforms.scaling import Scaling
 
 
 NET = rd.nets.PlateTransformer(heads=1, head_size=8, depth=1, features=4)
@@ -204,7 +205,7 @@ def test_a_model_of_a_plate_needs_one():
 
 def reader(layout, settings=NET):
     made = settings.reader(layout.only_own, 1, key=jax.random.key(3))
-    line = jax.tree.map(jnp.ones_like, Line.nothing(layout.only_own, 1))
+    line = jax.tree.map(jnp.ones_like, SiteRegression.nothing(layout.only_own, 1))
     return jax.jit(lambda z, roles, runs: made(z, roles, runs, line), static_argnums=2), RUNS
 
 
@@ -357,7 +358,9 @@ def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
     )
     seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
     line = lines.regressed(
-        seen, np.asarray(mu)[:, None], lines.bumps_of(moments, numbers, Line.nothing(layout, 1).bumps)
+        seen,
+        np.asarray(mu)[:, None],
+        lines.random_features_of(moments, numbers, SiteRegression.nothing(layout, 1).bumps),
     )
     widths = np.exp([float(line.place(one)[1][0]) for one in found])
     truth = np.sqrt(0.04 / 1.04)  # precision 1 + 20 / .8
@@ -397,7 +400,7 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
-    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(100), key=0, **how)
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, TrainingBudget(100), key=0, **how)
     model = dataclasses.replace(model, site=site, surrogate=found)
     assert isinstance(found, SiteMixture)
     assert dependence(model, sims, rows).ok
@@ -433,7 +436,7 @@ def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monk
     site = dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens))
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
-    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, Pace(150), key=0, **how)
+    found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, TrainingBudget(150), key=0, **how)
     pairs, data = found.pairs(tokens), [name for name in layout.names if name in layout.data]
     y, n = (np.asarray(pairs.y)[:, data.index(name)] for name in ("y", "n"))
     np.testing.assert_allclose(y, sets.scaled(site, rows)[:, layout.slices["y"]][:, 0], rtol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 
 import retrodict as rd
 from retrodict import diagnostics
-from retrodict.tasks import h_conjugate
+from retrodict_bench.tasks import h_conjugate
 
 
 pytestmark = pytest.mark.slow

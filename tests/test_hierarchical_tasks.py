@@ -12,10 +12,10 @@ from scipy import integrate, linalg, stats
 from scipy.integrate import solve_ivp
 
 import retrodict as rd
-from retrodict import bench
-from retrodict.tasks import _laws, _sites, blood_flow, eight_schools, h_brownian, h_conjugate, seir
-from retrodict.tasks import h_gaussian_linear as hgl
-from retrodict.tasks import h_gaussian_linear_uniform as hglu
+from retrodict_bench import benchmark as bench
+from retrodict_bench.tasks import _laws, _sites, blood_flow, eight_schools, h_brownian, h_conjugate, seir
+from retrodict_bench.tasks import h_gaussian_linear as hgl
+from retrodict_bench.tasks import h_gaussian_linear_uniform as hglu
 
 
 # name; shared; each site's own; data, and where they are seen; sites

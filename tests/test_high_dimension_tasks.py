@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 
 import retrodict as rd
-from retrodict.tasks import reaction_diffusion as rdiff
-from retrodict.tasks import vilar
+from retrodict_bench.tasks import reaction_diffusion as rdiff
+from retrodict_bench.tasks import vilar
 
 
 TASKS = [(rdiff, "reaction_diffusion", "field", (200, 101)), (vilar, "vilar", "counts", (200, 3))]

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import retrodict as rd
-from retrodict.tasks import _nuts, lynx_hare
+from retrodict_bench.tasks import _nuts, lynx_hare
 
 
 # The posterior means, standard deviations and standard errors of the means that the Stan case study prints (Carpenter

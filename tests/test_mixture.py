@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from retrodict.estimators import MixtureDensity, Pairs, Sizes, told
-from retrodict.estimators._mixture import Law
-from retrodict.scaling import Scaling
-from retrodict.training import Pace, fit_mixture
+from retrodict.models import MixtureDensity, Pairs, Sizes, told
+from retrodict.models._mixture_density import Law
+from retrodict.training import TrainingBudget, fit_mixture
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 
@@ -142,7 +142,7 @@ def test_it_learns_a_correlation_that_turns_with_what_is_known():
     y = np.stack([e[:, 0], r * e[:, 0] + np.sqrt(1.0 - r**2) * e[:, 1]], axis=1)
     train, judge = (rows(x[part, None], np.zeros(len(x[part])), y[part]) for part in (slice(2000, None), slice(2000)))
     start = MixtureDensity.blank(Sizes(1, 1, 2, components=2, width=32, depth=2), key=jr.key(0)).beside(train)
-    found, history = fit_mixture(start, train, judge, Pace(1500), key=1, progress=False)
+    found, history = fit_mixture(start, train, judge, TrainingBudget(1500), key=1, progress=False)
     exact = np.mean([stats.norm.logpdf(e[:2000]).sum(axis=1) - 0.5 * np.log(1.0 - r[:2000] ** 2)])
     learned = np.asarray(jax.vmap(found.log_prob)(judge)).mean()
     assert found.sizes == start.sizes, "neither the frame alone nor additive noise"
@@ -162,7 +162,7 @@ def test_it_learns_a_count():
     train, judge = (Pairs(*(part[some] for part in every)) for some in (slice(2000, None), slice(2000)))
     sizes = Sizes(1, 1, 1, whole=True, components=2, width=32, depth=2)
     start = MixtureDensity.blank(sizes, key=jr.key(0)).beside(train)
-    found, _ = fit_mixture(start, train, judge, Pace(1000), key=1, progress=False)
+    found, _ = fit_mixture(start, train, judge, TrainingBudget(1000), key=1, progress=False)
     exact = stats.poisson.logpmf(y[:2000], 3.0 + 2.0 * x[:2000]).mean()
     learned = float(jax.vmap(found.log_prob)(judge).mean())
     assert abs(exact - learned) < 0.01
@@ -177,7 +177,7 @@ def test_additive_noise_is_learned_where_it_is_the_same_everywhere():
         rows(x[part], np.zeros(len(x[part])), 3.0 * x[part] + e[part]) for part in (slice(-2000), slice(-2000, None))
     )
     start = MixtureDensity.blank(Sizes(1, 2, 2, components=2, width=16, depth=1), key=jr.key(0)).beside(train)
-    found, _ = fit_mixture(start, train, judge, Pace(1200, 128), key=1, progress=False)
+    found, _ = fit_mixture(start, train, judge, TrainingBudget(1200, 128), key=1, progress=False)
     square = (e[-2000:] ** 2).sum(axis=1)
     parts = [np.log(0.5) - 0.5 * square / s**2 - np.log(2 * np.pi * s**2) for s in (1.0, 0.1)]
     gap = (np.logaddexp(*parts) - np.asarray(jax.vmap(found.log_prob)(judge))) / 2
@@ -193,7 +193,9 @@ def test_additive_noise_about_a_curve_is_learned():
     y = np.concatenate([np.abs(x), x], axis=1) + e
     train, judge = (rows(x[part], np.zeros(len(x[part])), y[part]) for part in (slice(-1000), slice(-1000, None)))
     start = MixtureDensity.blank(Sizes(1, 1, 2, components=2, width=32, depth=2), key=jr.key(0)).beside(train)
-    found, _ = fit_mixture(start, train, judge, Pace(1500, 128), key=1, noise=["line", "curve"], progress=False)
+    found, _ = fit_mixture(
+        start, train, judge, TrainingBudget(1500, 128), key=1, noise=["line", "curve"], progress=False
+    )
     square = (e[-1000:] ** 2).sum(axis=1)
     parts = [np.log(0.5) - 0.5 * square / s**2 - np.log(2 * np.pi * s**2) for s in (0.3, 0.05)]
     gap = (np.logaddexp(*parts) - np.asarray(jax.vmap(found.log_prob)(judge))) / 2
@@ -251,5 +253,5 @@ def test_the_frame_is_the_gaussian_that_is_exact_where_all_is_linear():
     few = Pairs(*(part[:1000] for part in data))
     exact = stats.multivariate_normal(np.zeros(3), noise @ noise.T).logpdf(y[:1000] - 7.0 - x[:1000] @ a.T)
     np.testing.assert_allclose(jax.vmap(start.alone().log_prob)(few), exact, atol=0.1)
-    found, _ = fit_mixture(start, few, few, Pace(50), key=1, progress=False)
+    found, _ = fit_mixture(start, few, few, TrainingBudget(50), key=1, progress=False)
     assert found.is_alone

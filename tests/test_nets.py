@@ -15,9 +15,9 @@ from conftest import Gaussian
 from retrodict.nets import architecture_from_json
 from retrodict.nets._blocks import FEW, attend, rotate
 from retrodict.nets._embeddings import windows
+from retrodict.query.tokens import unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.rows import Simulations
-from retrodict.tokens import unflatten
+from retrodict.simulation.rows import Simulations
 from retrodict.variables import Layout, Variable
 
 

@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from retrodict._errors import DataError
-from retrodict.tasks import gravitational_waves as gw
-from retrodict.tasks import strong_lensing as lens
+from retrodict_bench.tasks import gravitational_waves as gw
+from retrodict_bench.tasks import strong_lensing as lens
 
 
 TASKS = [

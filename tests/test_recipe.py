@@ -7,7 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict import recipe
+from retrodict.training import _learn_posterior as recipe
 
 
 NOISE = 0.3

@@ -10,8 +10,9 @@ import pytest
 
 import retrodict as rd
 from conftest import normals
-from retrodict import cli, referee
+from retrodict import cli
 from retrodict.report import Drawing
+from retrodict.report import posterior_report as referee
 from retrodict.variables import Layout, Variable
 from test_report import Page
 

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import save as to_bytes
 
 import retrodict as rd
-from retrodict import saving
+from retrodict.models import _files as saving
 
 
 @pytest.fixture

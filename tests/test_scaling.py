@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import retrodict as rd
-from retrodict.scaling import Scaling
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
 
 
@@ -95,5 +95,5 @@ def test_rows_are_scaled_alike_however_they_are_cut(monkeypatch):
     fitted = Scaling.fit(layout, rows)
     whole = np.asarray(fitted.forward(rows))
     for numbers in (2**21, 35, 1):  # all at once, seven rows, one
-        monkeypatch.setattr("retrodict.scaling.NUMBERS", numbers)
+        monkeypatch.setattr("retrodict.transforms.scaling.NUMBERS", numbers)
         np.testing.assert_allclose(fitted.of_rows(rows), whole, atol=1e-6)

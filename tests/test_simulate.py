@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 import retrodict as rd
 
 
-room = import_module("retrodict.simulate")  # `rd.simulate` is the function
+room = import_module("retrodict.simulation._simulate")  # `rd.simulate` is the function
 
 
 def test_a_row_does_not_depend_on_how_many_are_drawn(problem, monkeypatch):

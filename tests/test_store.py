@@ -17,7 +17,7 @@ import pytest
 
 import retrodict as rd
 from conftest import assert_same, contents
-from retrodict.store._fingerprint import digest
+from retrodict.simulation.store._fingerprint import digest
 
 
 ROWS, BATCH = 150, 32

@@ -12,11 +12,11 @@ import pytest
 import retrodict as rd
 from retrodict import synthesis, training
 from retrodict.diagnostics import c2st
+from retrodict.query.tokens import unflatten
 from retrodict.roles import GIVEN, LATENT
-from retrodict.rows import Simulations
-from retrodict.tokens import unflatten
+from retrodict.simulation.rows import Simulations
 from retrodict.training import _loop as loop
-from retrodict.training._rows import RowsLoss
+from retrodict.training._fit_flow import RowsLoss
 
 
 pytestmark = pytest.mark.slow
@@ -146,7 +146,9 @@ def test_a_transformer_keeps_the_machine_busy(name):
     rows = np.concatenate([sims["theta"], sims["x"]], axis=1)
     weights, form = eqx.partition(model.net, eqx.is_inexact_array)
     loss = RowsLoss(dataclasses.replace(model, net=form))
-    trainer = loop.Trainer(weights, loss, rows, rows[:64], loop.Pace(1_000, batch, 1e-3, training.WEIGHT_DECAY))
+    trainer = loop.Trainer(
+        weights, loss, rows, rows[:64], loop.TrainingBudget(1_000, batch, 1e-3, training.WEIGHT_DECAY)
+    )
     (piece,) = trainer.source.pieces((0,), 0, steps, batch)
     carry, _ = trainer.advance(trainer.begin(), piece, jax.random.key(0))
     square = jnp.ones((1024, 1024))

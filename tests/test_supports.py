@@ -8,7 +8,7 @@ import pytest
 from numpyro.distributions import constraints
 
 import retrodict as rd
-from retrodict import supports
+from retrodict.transforms import supports
 from retrodict.variables import Variable, bounds_of
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 
 import retrodict as rd
 from retrodict import synthesis
-from retrodict.estimators import MixtureDensity, Whole
+from retrodict.models import IntegerElements, MixtureDensity
 
 
 PARTS, NOISE = 3, 0.5
@@ -63,7 +63,7 @@ def test_parts_that_differ_keep_their_own_laws():
     problem = rd.Problem(prior, unlike, supports={"count": constraints.positive})
     # of 2,000, 100 are held out, and these do not tell the parabola from a line by two standard errors
     sims = rd.simulate(problem, 6000, key=0)
-    found = synthesis.parts_of(sims.layout, UNLIKE)
+    found = synthesis.factors_of(sims.layout, UNLIKE)
     assert found.tokens.tolist() == [[3], [4], [5]]
     assert len(set(found.kind)) == 3
     assert found.parameters.tolist() == [0, 1]  # nothing depends on the third
@@ -86,7 +86,7 @@ def test_parts_that_differ_keep_their_own_laws():
 def test_counts_of_parts_that_are_alike_are_looked_at_alike():
     """One of them was never zero, and another never as high: they share a network, and so a scale."""
     rows = np.array([[0.5, 3, 0, 0.5], [0.7, 9, 4, 1.0], [0.2, 5, 7, 2.0]])
-    whole = Whole.of(rows, [np.array([1, 2]), np.array([3])])
+    whole = IntegerElements.of(rows, [np.array([1, 2]), np.array([3])])
     assert whole.which.tolist() == [False, True, True, False]
     assert whole.least[1:3].tolist() == [0, 0]
     assert whole.most[1:3].tolist() == [9, 9]
@@ -157,10 +157,10 @@ def test_every_mixture_makes_its_share(monkeypatch):
 
 
 def test_unlike_numbers_of_the_same_parents_are_read_together():
-    together = synthesis.parts_of(problem().layout, rd.Dependencies({"x": ["level"]}))
+    together = synthesis.factors_of(problem().layout, rd.Dependencies({"x": ["level"]}))
     assert together.free
     assert together.tokens.tolist() == [[1, 2, 3]]
-    apart = synthesis.parts_of(problem().layout, ALIKE)
+    apart = synthesis.factors_of(problem().layout, ALIKE)
     assert not apart.free
     assert apart.tokens.tolist() == [[1], [2], [3]]
 

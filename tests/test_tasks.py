@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 
 import retrodict as rd
-from retrodict.tasks import _sbibm, bernoulli_glm, lotka_volterra, sir, slcp_distractors
+from retrodict_bench.tasks import _sbibm, bernoulli_glm, lotka_volterra, sir, slcp_distractors
 
 
 # task, elements of theta, elements of x, low and high end of the prior
@@ -408,6 +408,6 @@ def test_damaged_references_say_so(monkeypatch, tmp_path, damage):
 
 
 def test_importing_the_tasks_imports_no_distributions():
-    code = "import sys, retrodict.tasks; print([m for m in ('numpyro', 'scipy.stats') if m in sys.modules])"
+    code = "import sys, retrodict_bench.tasks; print([m for m in ('numpyro', 'scipy.stats') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -15,9 +15,9 @@ from scipy.optimize import brentq
 
 import retrodict as rd
 from retrodict.problem import Prior
-from retrodict.tasks import _functions, influenza, sird
-from retrodict.tasks import hodgkin_huxley as hh
-from retrodict.tasks import lotka_volterra_unstructured as lv
+from retrodict_bench.tasks import _functions, influenza, sird
+from retrodict_bench.tasks import hodgkin_huxley as hh
+from retrodict_bench.tasks import lotka_volterra_unstructured as lv
 
 
 def keys(n, seed=0):

@@ -11,7 +11,7 @@ import pytest
 import retrodict as rd
 from retrodict.training import _loop as loop
 from retrodict.training import _source as source
-from retrodict.training._rows import RowsLoss
+from retrodict.training._fit_flow import RowsLoss
 
 
 NET = rd.nets.ResMLP(16, 1)
@@ -114,7 +114,7 @@ def new_trainer(sims):
     model = rd.joint(sims.layout, net=NET)
     weights, form = eqx.partition(model.net, eqx.is_inexact_array)
     loss = RowsLoss(dataclasses.replace(model, net=form))
-    return loop.Trainer(weights, loss, train, validation, loop.Pace(10, 8, 1e-3, 3.0))
+    return loop.Trainer(weights, loss, train, validation, loop.TrainingBudget(10, 8, 1e-3, 3.0))
 
 
 def test_validation_compares_like_with_like(sims):
@@ -158,7 +158,7 @@ def test_weights_decay_as_fast_as_asked(sims):
 
 def test_the_optimizer_is_adamw_on_gradients_clipped_all_together():
     """Against the equations (Loshchilov & Hutter 2019, Algorithm 2), array by array, with Adam's usual constants."""
-    pace, rng = loop.Pace(40, learning_rate=0.01, weight_decay=0.3), np.random.default_rng(0)
+    pace, rng = loop.TrainingBudget(40, learning_rate=0.01, weight_decay=0.3), np.random.default_rng(0)
     optimizer, shapes = loop._optimizer(pace), {"matrix": (3, 2), "vector": (4,), "number": ()}
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     expected = {name: np.asarray(w, float) for name, w in weights.items()}

@@ -12,7 +12,7 @@ from scipy import stats
 
 import retrodict as rd
 from retrodict.problem import Prior
-from retrodict.truncation import Ellipsoid, TruncatedPrior
+from retrodict.training._truncated_prior import Ellipsoid, TruncatedPrior
 
 
 RADIUS, N = 1.7, 20_000

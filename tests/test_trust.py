@@ -12,9 +12,9 @@ from scipy.stats import binom
 
 import retrodict as rd
 from conftest import LAYOUT, normals
-from retrodict import likeness
-from retrodict.estimators import Familiar, loneliness
-from retrodict.estimators._record import distance
+from retrodict.evaluation import misspecification as likeness
+from retrodict.models import ReferenceData, nearest_neighbor_distance
+from retrodict.models._record import distance
 from retrodict.variables import Layout, Variable
 
 
@@ -212,7 +212,7 @@ def test_p_value_of_an_observation_is_a_rank():
     p_values = []
     for _ in range(400):
         rows = (rng.normal(size=(20, 3)) @ mix).astype(np.float32)
-        familiar = Familiar(rows[:19].tobytes(), (1, 2, 4))
+        familiar = ReferenceData(rows[:19].tobytes(), (1, 2, 4))
         z = np.full(6, np.nan)
         z[[1, 2, 4]] = rows[19]
         p_values.append(familiar.p_value(z))
@@ -227,7 +227,7 @@ def test_loneliness_is_the_whitened_distance_to_the_fifth_neighbor():
     inverse = np.linalg.inv(np.cov(rows.T, bias=True) + 1e-3 * np.eye(2))
     apart = rows[:, None] - rows
     squares = np.einsum("ijk,kl,ijl->ij", apart, inverse, apart)
-    np.testing.assert_allclose(loneliness(rows), np.sqrt(np.sort(squares, axis=1)[:, 5]), rtol=1e-6)
+    np.testing.assert_allclose(nearest_neighbor_distance(rows), np.sqrt(np.sort(squares, axis=1)[:, 5]), rtol=1e-6)
 
 
 # data that do not fit ------------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ import pytest
 import retrodict as rd
 from retrodict import synthesis
 from retrodict._errors import QueryError
-from retrodict.estimators import Sizes, Whole, told
-from retrodict.scaling import Scaling
-from retrodict.tokens import flatten
-from retrodict.weighting import Weighted, WeightingWarning
+from retrodict.models import IntegerElements, Sizes, told
+from retrodict.models._importance import ImportanceSampledPosterior, WeightingWarning
+from retrodict.query.tokens import flatten
+from retrodict.transforms.scaling import Scaling
 
 
 NOISE = 0.5
@@ -41,15 +41,15 @@ def weighing(problem, n, steps):
     how = {"key": 2, "steps": steps, "learning_rate": 3e-3, "progress": False}
     flow = rd.fit(start, sims, **how)[0] if steps else start
     rows, own = flatten(layout, sims, layout.names, where="rows"), layout.is_parameter
-    blank = synthesis.Learned.blank(layout, None, [Sizes(1, int(own.sum()), int((~own).sum()))])
+    blank = synthesis.FactorizedLikelihood.blank(layout, None, [Sizes(1, int(own.sum()), int((~own).sum()))])
     scaling = Scaling.fit(told(layout), rows[:, own])
-    whole = Whole.of(rows, blank.parts.tokens.T)
+    whole = IntegerElements.of(rows, blank.parts.tokens.T)
     pairs = synthesis._pairs(layout, blank.parts, scaling, whole, rows)
     line = blank.mixtures[0].beside(pairs).alone()
     learned = dataclasses.replace(
-        blank, scaling=scaling, mixtures=(line,), shares=jnp.ones(1), whole=Whole(*map(jnp.asarray, whole))
+        blank, scaling=scaling, mixtures=(line,), shares=jnp.ones(1), whole=IntegerElements(*map(jnp.asarray, whole))
     )
-    return Weighted(flow, learned, problem.prior)
+    return ImportanceSampledPosterior(flow, learned, problem.prior)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from retrodict.tasks import lynx_hare
-from retrodict.tasks._nuts import MAX_R_HAT, MIN_ESS, convergence
+from retrodict_bench.tasks import lynx_hare
+from retrodict_bench.tasks._nuts import MAX_R_HAT, MIN_ESS, convergence
 
 
 OUT = Path(lynx_hare.__file__).with_name("lynx_hare_exact.json")

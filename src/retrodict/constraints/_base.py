@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Tokens
 from retrodict.guidance import AbstractGuide
-from retrodict.scaling import Scaling
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout
 
 

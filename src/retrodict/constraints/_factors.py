@@ -16,7 +16,7 @@ from retrodict.constraints._base import AbstractConstraint, Units, View, known
 from retrodict.guidance import AbstractGuide, Near, Tilt
 from retrodict.problem import Prior as Distributions
 from retrodict.problem import Problem
-from retrodict.tokens import as_numbers
+from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from retrodict._errors import DataError
 from retrodict.constraints._base import AbstractConstraint, View, known
 from retrodict.guidance import AbstractGuide, Linear, Within
-from retrodict.tokens import as_numbers
+from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout
 
 

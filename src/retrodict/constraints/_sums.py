@@ -14,7 +14,7 @@ from retrodict._errors import DataError, QueryError
 from retrodict._types import Tokens
 from retrodict.constraints._base import AbstractConstraint, Units, View, known, positive
 from retrodict.guidance import AbstractGuide, Near, Within
-from retrodict.tokens import as_numbers
+from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout
 
 

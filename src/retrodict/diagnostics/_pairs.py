@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float64, Int64
 
 from retrodict._errors import DataError, listed, unknown
-from retrodict.summary import labels_of
+from retrodict.diagnostics.summary import labels_of
 
 
 Numbers: TypeAlias = ArrayLike | Sequence[Any]

@@ -38,7 +38,7 @@ from jaxtyping import Array, ArrayLike, Float
 from retrodict._errors import QueryError
 from retrodict._types import Scalar
 from retrodict.guidance._guides import AbstractGuide
-from retrodict.paths import Flow, Guess
+from retrodict.paths import Denoised, Flow
 
 
 EARLY = 0.25  # alpha / sigma at which the network's slopes and Gaussian data count the same
@@ -77,7 +77,7 @@ def guided(flow: Flow, guide: AbstractGuide, spread: Spread | None = None) -> Fl
         )
     scale = 1.0 if path.source is None else path.source.scale
 
-    def guess(x: Vector, t: Scalar) -> Guess:
+    def guess(x: Vector, t: Scalar) -> Denoised:
         def pair(x: Vector) -> tuple[Vector, Vector]:
             found = flow.guess(x, t)
             return found.data, found.noise
@@ -91,7 +91,7 @@ def guided(flow: Flow, guide: AbstractGuide, spread: Spread | None = None) -> Fl
         push = guide.respond(m, between.sound(cross @ a.T)).slope @ cross
         # data' = data + push and noise' = noise - alpha / sigma push; what vanishes with sigma^2 may fade with it
         fade = sigma / (sigma**2 + (LATE * alpha) ** 2)
-        return Guess(data + fade * sigma * push, noise - fade * alpha * push)
+        return Denoised(data + fade * sigma * push, noise - fade * alpha * push)
 
     return Flow(path, guess)
 
@@ -103,7 +103,7 @@ def strengthened(flow: Flow, other: Flow, strength: float | Scalar) -> Flow:
     marginals of noised data from p(x1) p(given | x1)^strength, which is what is meant, unless the strength is 0 or 1.
     """
 
-    def guess(x: Vector, t: Scalar) -> Guess:
+    def guess(x: Vector, t: Scalar) -> Denoised:
         return jax.tree.map(lambda own, base: base + strength * (own - base), flow.guess(x, t), other.guess(x, t))
 
     return Flow(flow.path, guess)

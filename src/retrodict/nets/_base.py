@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import FileError
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.dependencies import Dependencies
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import AbstractRoleLaw
 from retrodict.variables import Layout
 

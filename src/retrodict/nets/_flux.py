@@ -18,11 +18,11 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractNet, Constant
 from retrodict.nets._blocks import Parallel, Sequential, TimeEmbedding, attend, normalize
 from retrodict.nets._simformer import OneStream
 from retrodict.nets._tokenizer import AbstractTransformer, Prepared, Tokenizer
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import GIVEN, LATENT, VARIES, AbstractRoleLaw
 from retrodict.variables import Layout
 

@@ -63,7 +63,7 @@ class AbstractIdentity(AbstractSettings):
 
 
 @dataclass(frozen=True)
-class Learned(AbstractIdentity):
+class FactorizedLikelihood(AbstractIdentity):
     """A trained vector per element."""
 
     def build(self, places: Places, width: int, size: int, *, key: PRNGKeyArray) -> Identity:

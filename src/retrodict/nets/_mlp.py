@@ -19,10 +19,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractArchitecture, AbstractNet
 from retrodict.nets._blocks import TIME_WIDTH, Dense, TimeEmbedding, normalize
 from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout
 

@@ -34,10 +34,10 @@ import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._errors import DataError
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractNet
 from retrodict.nets._blocks import TIME_WIDTH, Dense, Sequential, normalize
 from retrodict.nets._tokenizer import AbstractTransformer, Tokenizer
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import ABSENT, GIVEN, AbstractRoleLaw
 from retrodict.variables import Layout
 
@@ -97,7 +97,7 @@ def runs_of(own: Layout) -> Runs:
     return tuple(runs)
 
 
-class Plain(NamedTuple):
+class SiteMoments(NamedTuple):
     """What is said of sites without a network: which there are `(s,)`, how many, moments `(m,)` over them, the number
     of the given values of every run `(r,)`, and `(f,)` how they lie together, however near."""
 
@@ -138,7 +138,7 @@ def fine_of(runs: Runs) -> int:
     return r + (r * (r - 1) // 2 if r <= PAIRED else 0)
 
 
-def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain:
+def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> SiteMoments:
     """Moments over sites; absent sites count exactly nothing, and every moment of nothing is zero."""
     given = roles == GIVEN
     z = jnp.where(given, z, 0.0)
@@ -161,10 +161,10 @@ def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> Plain
         moments.append(products[jnp.triu_indices(len(runs), 1)])
         alike = jnp.where(pairs > 0, of_site - means, 0.0) / sds
         fine.append(((alike.T @ alike) / jnp.maximum(pairs.T @ pairs, 1.0))[jnp.triu_indices(len(runs), 1)])
-    return Plain(there, jnp.sum(there), jnp.concatenate(moments), counts, jnp.concatenate(fine))
+    return SiteMoments(there, jnp.sum(there), jnp.concatenate(moments), counts, jnp.concatenate(fine))
 
 
-class Bumps(eqx.Module):
+class RandomFeatures(eqx.Module):
     """Random functions `(f,)` of moments: tanh of combinations of them, in units of how they vary."""
 
     mean: Float[Array, " m"]
@@ -182,27 +182,27 @@ class Bumps(eqx.Module):
         return jax.vmap(self)(moments, n)
 
 
-class Line(eqx.Module):
+class SiteRegression(eqx.Module):
     """Regressions of the k shared elements: of their centers on the basis and bumps, of their log widths on these and
     functions of the number of sites."""
 
     center: Float[Array, "b k"]
     width: Float[Array, "w k"]
     narrowest: Float[Array, " k"]  # log width
-    bumps: Bumps
+    bumps: RandomFeatures
 
     @classmethod
-    def nothing(cls, own: Layout, shared: int) -> "Line":
+    def nothing(cls, own: Layout, shared: int) -> "SiteRegression":
         """Center zero and width one, for sites that have the variables `own`."""
         r, m = len(runs_of(own)), moments_of(runs_of(own))
         b = NUMBERS * (1 + r) + 2 * (m - r) + 2 * BUMPS
         keys = jr.split(jr.key(0), 2)  # always the same: what is random here is no part of a model
         weights = jr.normal(keys[0], (m, BUMPS)) * jax.lax.rsqrt(1.0 * m)
         bias = jr.uniform(keys[1], (BUMPS,), minval=-2.0, maxval=2.0)
-        bumps = Bumps(jnp.zeros(m), jnp.ones(m), weights, bias)
+        bumps = RandomFeatures(jnp.zeros(m), jnp.ones(m), weights, bias)
         return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), jnp.full(shared, -jnp.inf), bumps)
 
-    def place(self, seen: Plain) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    def place(self, seen: SiteMoments) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
         """Center and log width, of sites unlike those of training no farther, no wider and no narrower than can be."""
         features = jnp.concatenate([seen.basis, self.bumps(seen.moments, seen.n)])
         log_width = jnp.concatenate([seen.of_number, features]) @ self.width
@@ -246,7 +246,7 @@ class SiteReader(eqx.Module):
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
 
-    def __call__(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: Line) -> Summary:
+    def __call__(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: SiteRegression) -> Summary:
         """The summary of scaled elements `(s, d)` of sites, with their roles; absent sites count exactly nothing.
 
         `runs` are where the elements lie that are averaged as they are, those of a function together.

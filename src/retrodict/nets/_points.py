@@ -23,12 +23,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractNet
 from retrodict.nets._blocks import Dense, TimeEmbedding, normalize
 from retrodict.nets._embeddings import Embedded, check_embedded
 from retrodict.nets._identity import Coordinates
 from retrodict.nets._mlp import EMBEDDED, AbstractMLP, Block
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout, places_of
 

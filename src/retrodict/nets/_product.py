@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
-from retrodict._compiled import loops_are_cheap
+from retrodict._runtime.compile_cache import loops_are_cheap
 
 
 _product = Primitive("rows_times_matrix")

@@ -13,10 +13,10 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Roles, Scalar, Tokens
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractNet
 from retrodict.nets._blocks import Parallel, Sequential, TimeEmbedding, normalize
 from retrodict.nets._tokenizer import AbstractTransformer, Prepared, Tokenizer
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import AbstractRoleLaw
 from retrodict.variables import Layout
 

@@ -20,16 +20,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import DataError, unknown
 from retrodict._types import Roles, Tokens
-from retrodict.dependencies import Dependencies
 from retrodict.nets._base import AbstractArchitecture, Constant
 from retrodict.nets._blocks import Dense
 from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
-from retrodict.nets._identity import AbstractIdentity, Coordinates, Identity, Learned, Places, standardized
+from retrodict.nets._identity import AbstractIdentity, Coordinates, FactorizedLikelihood, Identity, Places, standardized
+from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.variables import Layout, Variable, places_of
 
 
-LEARNED = Learned()
+LEARNED = FactorizedLikelihood()
 Merge = Literal["concat", "sum"]
 Kind = Literal["directed", "undirected", "dense"]
 

@@ -35,8 +35,9 @@ from retrodict.paths._methods import edm as edm
 from retrodict.paths._methods import flow_matching as flow_matching
 from retrodict.paths._methods import ve as ve
 from retrodict.paths._methods import vp as vp
+from retrodict.paths._path import Denoised as Denoised
+from retrodict.paths._path import Denoised as Guess  # noqa: F401 - its name in earlier versions
 from retrodict.paths._path import Flow as Flow
-from retrodict.paths._path import Guess as Guess
 from retrodict.paths._path import Path as Path
 from retrodict.paths._schedules import AbstractSchedule as AbstractSchedule
 from retrodict.paths._schedules import Karras as Karras

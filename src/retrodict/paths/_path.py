@@ -6,7 +6,7 @@ A path mixes data `x1` with noise `x0 ~ N(0, I)`, and a network makes a predicti
     prediction =     a(t) x1 +     b(t) x0
 
 Two equations, two unknowns: from `x_t` and a prediction follow the network's guess of the data and of the noise, a
-`Guess`. Solvers, guidance and likelihoods see nothing else:
+`Denoised`. Solvers, guidance and likelihoods see nothing else:
 
     velocity = alpha'(t) data + sigma'(t) noise    the ordinary differential equation that carries x0 to x1
     score    = -noise / sigma(t)
@@ -48,7 +48,7 @@ from retrodict.paths._schedules import AbstractSchedule, Straight
 Values: TypeAlias = Float[Array, "*shape"]
 
 
-class Guess(eqx.Module):
+class Denoised(eqx.Module):
     """A mixture taken apart: `x_t = alpha * data + sigma * noise`."""
 
     data: Values
@@ -129,24 +129,24 @@ class Path(eqx.Module):
         into = jax.lax.rsqrt(v)
         return (a * alpha + b * sigma) / v * x_t + jnp.abs(a * sigma - b * alpha) * into * network(into * x_t)
 
-    def guess(self, x_t: Values, prediction: Values, t: Scalar) -> Guess:
+    def guess(self, x_t: Values, prediction: Values, t: Scalar) -> Denoised:
         """Solves the two equations of the module's first lines."""
         (alpha, sigma), (a, b) = self.schedule(t), self._wanted(t)
         det = alpha * b - sigma * a
-        return Guess((b * x_t - sigma * prediction) / det, (alpha * prediction - a * x_t) / det)
+        return Denoised((b * x_t - sigma * prediction) / det, (alpha * prediction - a * x_t) / det)
 
-    def velocity(self, guess: Guess, t: Scalar) -> Values:
+    def velocity(self, guess: Denoised, t: Scalar) -> Values:
         """The slope of the ordinary differential equation that carries noise to data."""
         alpha_slope, sigma_slope = self.schedule.slopes(t)
         return alpha_slope * guess.data + sigma_slope * guess.noise
 
-    def score(self, guess: Guess, t: Scalar) -> Values:
+    def score(self, guess: Denoised, t: Scalar) -> Values:
         """The gradient of the log density of `x_t`; the noise must be Gaussian."""
         _, sigma = self.schedule(t)
         location, scale = self._gaussian()
         return -(guess.noise - location) / (scale**2 * sigma)
 
-    def drift(self, guess: Guess, t: Scalar, diffusion: AbstractDiffusion) -> Values:
+    def drift(self, guess: Denoised, t: Scalar, diffusion: AbstractDiffusion) -> Values:
         """The drift `velocity + g^2 / 2 score` of the SDE with the same marginals; the noise must be Gaussian."""
         location, scale = self._gaussian()
         pull = diffusion(t, self.schedule) / 2 * (guess.noise - location) / scale**2
@@ -210,7 +210,7 @@ class Flow(eqx.Module):
     """
 
     path: Path
-    guess: Callable[[Values, Scalar], Guess]
+    guess: Callable[[Values, Scalar], Denoised]
 
     def __call__(self, x: Values, t: Scalar) -> Values:
         return self.path.velocity(self.guess(x, t), t)
@@ -229,7 +229,7 @@ class Flow(eqx.Module):
         if straight is self.path:
             return self
 
-        def guess(x: Values, t: Scalar) -> Guess:
+        def guess(x: Values, t: Scalar) -> Denoised:
             alpha, sigma = straight.schedule(t)
             there = own.at_ratio(sigma / alpha)
             # alpha_own / alpha, written so that it is finite where both are zero

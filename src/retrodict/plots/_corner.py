@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrodict._errors import DataError, unknown
+from retrodict.diagnostics.summary import columns
 from retrodict.plots._style import INK, MASSES, MOST, WIDTH, Numbers, colors, new_figure, styled
-from retrodict.summary import columns
 
 
 if TYPE_CHECKING:

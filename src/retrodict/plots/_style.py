@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from retrodict._errors import DataError, FileError, listed
-from retrodict.files import write_whole
+from retrodict._runtime.atomic_files import write_whole
 
 
 # matplotlib is imported where it is used, so that `import retrodict` does not pay for it.

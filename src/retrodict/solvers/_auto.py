@@ -1,4 +1,4 @@
-"""A solver that a model chooses for itself: the setting. What is measured, and how, is in `estimators/_auto`.
+"""A solver that a model chooses for itself: the setting. What is measured, and how, is in `models/_auto_solver`.
 
 A *candidate* is a solver whose number of steps is open: a scheme on a grid. `at_cost` fills it in.
 """

@@ -2,7 +2,7 @@
 
 from retrodict.training._fit import STEPS as STEPS
 from retrodict.training._fit import fit as fit
+from retrodict.training._fit_mixture import fit_mixture as fit_mixture
 from retrodict.training._loop import WEIGHT_DECAY as WEIGHT_DECAY
 from retrodict.training._loop import History as History
-from retrodict.training._loop import Pace as Pace
-from retrodict.training._mixture import fit_mixture as fit_mixture
+from retrodict.training._loop import TrainingBudget as TrainingBudget

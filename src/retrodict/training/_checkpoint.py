@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrodict._errors import FileError
-from retrodict.files import make_folder, write_npz
+from retrodict._runtime.atomic_files import make_folder, write_npz
 
 
 SECONDS = 10.0  # between two writings, at least

@@ -9,14 +9,14 @@ import numpy as np
 
 from retrodict._errors import DataError
 from retrodict._types import Key
-from retrodict.estimators import Generative, Hierarchical
-from retrodict.failing import FailedRunsWarning
-from retrodict.training._loop import LEARNING_RATE, WEIGHT_DECAY, History, Pace
-from retrodict.training._plates import fit_plate
-from retrodict.training._rows import fit_rows
+from retrodict.models import FlowModel, HierarchicalModel
+from retrodict.simulation._failures import FailedRunsWarning
+from retrodict.training._fit_flow import fit_rows
+from retrodict.training._fit_hierarchical import fit_plate
+from retrodict.training._loop import LEARNING_RATE, WEIGHT_DECAY, History, TrainingBudget
 
 
-Model = TypeVar("Model", Generative, Hierarchical)
+Model = TypeVar("Model", FlowModel, HierarchicalModel)
 
 STEPS = 10_000
 STEPS_OF_SITES = 6_000
@@ -68,13 +68,13 @@ def fit(
     Warns:
         FailedRunsWarning: runs failed, and `failed` does not say what follows.
     """
-    of_sites = isinstance(model, Hierarchical)
+    of_sites = isinstance(model, HierarchicalModel)
     steps = (STEPS_OF_SITES if of_sites else STEPS) if steps is None else steps
     batch_size = (128 if of_sites else 512) if batch_size is None else batch_size
     _check(steps=steps, batch_size=batch_size)
     if not weight_decay >= 0:
         raise DataError(f"`weight_decay` must be zero or positive, got {weight_decay!r}")
-    pace = Pace(steps, batch_size, learning_rate, weight_decay)
+    pace = TrainingBudget(steps, batch_size, learning_rate, weight_decay)
     how: dict[str, Any] = {
         "key": key,
         "validation_fraction": validation_fraction,
@@ -84,7 +84,7 @@ def fit(
         "progress": progress,
     }
     correct = _corrected(sims, failed)
-    if isinstance(model, Hierarchical):
+    if isinstance(model, HierarchicalModel):
         if correct:
             raise DataError("failed='corrected' is not offered for hierarchical models: correct a model of one site")
         return fit_plate(model, sims, pace, **how)

@@ -25,11 +25,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._compiled import for_few_runs
 from retrodict._errors import TrainingError
+from retrodict._runtime.compile_cache import for_few_runs
+from retrodict._runtime.devices import mesh_for, on_each, shared_out
+from retrodict._runtime.progress import Progress
 from retrodict._types import Scalar
-from retrodict.devices import mesh_for, on_each, shared_out
-from retrodict.progress import Progress
 from retrodict.training._checkpoint import Checkpoint, State
 from retrodict.training._source import AbstractSource, Memory, Piece, piece_of, shuffled
 
@@ -63,7 +63,7 @@ class History:
         return float(self.validation.min())
 
 
-class Pace(NamedTuple):
+class TrainingBudget(NamedTuple):
     """How long and how fast to train."""
 
     steps: int
@@ -76,7 +76,7 @@ class Pace(NamedTuple):
 Loss = Callable[[Any, Any, PRNGKeyArray], Scalar]
 
 
-class Ahead:
+class Prefetch:
     """An iterator that can be told to get its next item ready."""
 
     def __init__(self, items: Iterator[Any]) -> None:
@@ -98,7 +98,7 @@ class Trainer:
     Rows are arrays, or several in a tuple, with one leading axis, or, of those to learn from, a source of such.
     """
 
-    def __init__(self, weights: Any, loss: Loss, train: Any, validation: Any, pace: Pace) -> None:
+    def __init__(self, weights: Any, loss: Loss, train: Any, validation: Any, pace: TrainingBudget) -> None:
         self.initial, self.loss, self.pace = weights, loss, pace
         self.source = train if isinstance(train, AbstractSource) else Memory(train)
         self.batch_size = min(pace.batch_size, self.source.count)
@@ -148,7 +148,7 @@ class Trainer:
             state = found._replace(carry=on_each(found.carry, self.mesh))
         before, begun, interrupted = state.seconds, time.monotonic(), False
         seed = tuple(np.asarray(jr.key_data(key_train)).tolist())
-        pieces = Ahead(self._pieces(seed, state.done))
+        pieces = Prefetch(self._pieces(seed, state.done))
         with Progress(what, steps, shown=shown) as progress:
             try:
                 while not state.ended:
@@ -175,7 +175,7 @@ class Trainer:
     def _next(
         self,
         state: State,
-        pieces: Ahead,
+        pieces: Prefetch,
         key_train: PRNGKeyArray,
         key_validation: PRNGKeyArray,
         patience: int,
@@ -225,7 +225,7 @@ class Trainer:
 
 
 @lru_cache(maxsize=32)
-def _optimizer(pace: Pace) -> Any:
+def _optimizer(pace: TrainingBudget) -> Any:
     import optax  # half a second to import, and only this room needs it
 
     warm_up = min(500, max(1, pace.steps // 10))
@@ -236,7 +236,7 @@ def _optimizer(pace: Pace) -> Any:
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advance(same: tuple[Loss, Pace, Any, Any, PRNGKeyArray], carry: Any) -> tuple[Any, Array]:
+def _advance(same: tuple[Loss, TrainingBudget, Any, Any, PRNGKeyArray], carry: Any) -> tuple[Any, Array]:
     loss_of, pace, rows, which, key = same
     optimizer = _optimizer(pace)
 

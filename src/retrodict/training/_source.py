@@ -70,7 +70,7 @@ class Memory(AbstractSource):
 
 
 @dataclass(frozen=True)
-class Made(AbstractSource):
+class GeneratedRows(AbstractSource):
     """Rows that are made anew for every few steps: `make(steps done)` gives `at_once` of them."""
 
     make: Callable[[int], Any]

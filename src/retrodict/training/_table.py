@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Float
 
 from retrodict._errors import DataError
-from retrodict.failing import Failures
-from retrodict.scaling import Scaling
-from retrodict.tokens import flatten
+from retrodict.query.tokens import flatten
+from retrodict.simulation._failures import Failures
 from retrodict.training._source import BLOCK, Stream
+from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout
 
 

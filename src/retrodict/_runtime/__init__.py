@@ -1,0 +1,1 @@
+"""What the machine does for the library: compiled code, devices, progress, files."""

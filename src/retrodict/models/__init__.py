@@ -1,0 +1,35 @@
+"""Estimators: a layout, a network and a path that together answer questions."""
+
+from retrodict.models._auto_solver import SolverWarning as SolverWarning
+from retrodict.models._distilled import DistilledDensity as DistilledDensity
+from retrodict.models._distilled import DistilledSampler as DistilledSampler
+from retrodict.models._distilled import Family as Family
+from retrodict.models._distilled import Proof as Proof
+from retrodict.models._factories import joint as joint
+from retrodict.models._factories import likelihood as likelihood
+from retrodict.models._factories import posterior as posterior
+from retrodict.models._factories import unconditional as unconditional
+from retrodict.models._flow import FlowModel as FlowModel
+from retrodict.models._flow_answers import SAMPLER as SAMPLER
+from retrodict.models._guided import GuidanceWarning as GuidanceWarning
+from retrodict.models._guided import Guided as Guided
+from retrodict.models._guided import repaint as repaint
+from retrodict.models._hierarchical import HierarchicalModel as HierarchicalModel
+from retrodict.models._hierarchical import hierarchical as hierarchical
+from retrodict.models._mixture_density import IntegerElements as IntegerElements
+from retrodict.models._mixture_density import MixtureDensity as MixtureDensity
+from retrodict.models._mixture_density import Pairs as Pairs
+from retrodict.models._mixture_density import Sizes as Sizes
+from retrodict.models._mixture_density import told as told
+from retrodict.models._record import Calibration as Calibration
+from retrodict.models._record import CalibrationWarning as CalibrationWarning
+from retrodict.models._record import Choice as Choice
+from retrodict.models._record import Record as Record
+from retrodict.models._record import ReferenceData as ReferenceData
+from retrodict.models._record import fingerprint as fingerprint
+from retrodict.models._record import nearest_neighbor_distance as nearest_neighbor_distance
+from retrodict.models._site_parameters import SiteParameterModel as SiteParameterModel
+from retrodict.models._site_surrogate import SiteMixture as SiteMixture
+from retrodict.models._site_surrogate import Surrogate as Surrogate
+from retrodict.models._site_surrogate import site_mixture_of as site_mixture_of
+from retrodict.models._site_surrogate import surrogate_of as surrogate_of

@@ -1,0 +1,289 @@
+"""The cheapest solver that is good enough, measured on the model itself.
+
+A flow without noise of its own is a map T from noise x0 to data, and a solver an approximation T' of it. With the same
+noise in both, s how far the draws of one observation spread, and a mean over draws, elements and observations,
+
+    error = sqrt(mean of ((T'(x0) - T(x0)) / s)^2)        of draws
+    error = sqrt(mean of (log p'(x1) - log p(x1))^2)      of densities, in nats, at draws x1
+
+Both pair every draw with its own approximation, so that the first is at least the Wasserstein distance (of second
+order, in units of s) between what is drawn and what the flow says. T itself is RK4's solution with so many steps that
+half of them are within a tenth of the error that is wanted; what half of them leave is added (triangle inequality).
+
+The search looks at all candidates at equal cost, 8 evaluations of the network, then 16, 32 and so on. Those much worse
+than the best are left behind; where one is good enough, the fewest evaluations are found by bisection.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from retrodict._errors import QueryError
+from retrodict.densities import Exact
+from retrodict.models._flow_rows import density_rows
+from retrodict.models._guided_rows import raw_rows
+from retrodict.models._record import Choice, fingerprint
+from retrodict.paths import Power
+from retrodict.query.family import shares_of
+from retrodict.query.tokens import Question
+from retrodict.roles import ABSENT, GIVEN, LATENT
+from retrodict.solvers import RK4, AbstractSolver, Auto, Straightened, at_cost, stripped, told
+
+
+OBSERVATIONS, DRAWS, DENSITIES = 16, 32, 8  # observations; draws and densities of each
+COSTS = (8, 16, 32, 64, 128, 256)  # evaluations at which all candidates are compared
+BEHIND = 4.0  # times the error of the best: a candidate further behind is not looked at again
+FINEST = (16, 32, 64, 128)  # steps of RK4
+LONGEST = 256  # steps for which programs are compiled
+CERTAIN = 0.1  # of the error that is wanted, at most so much may the fine solution itself leave
+FINE = 16  # bisection stops at a 16th of the evaluations
+NARROWEST = 1e-4  # of a standard deviation: below, single precision is no longer precise
+LAWS = 256  # draws of the law of roles, that tell what a model was trained to be asked
+Kind = Literal["draws", "densities"]
+_CHOSEN: dict[Any, Choice] = {}  # a choice follows from its key, so that it may be forgotten at any time
+MOST = 256  # of them that are remembered
+
+
+class SolverWarning(UserWarning):
+    """No solver that was tried reaches the wanted error."""
+
+
+class Asked(NamedTuple):
+    """Observations to measure on: scaled tokens and roles, `(m, d)` each."""
+
+    z: np.ndarray
+    roles: np.ndarray
+
+
+def chosen(model: Any, question: Question, solver: AbstractSolver, kind: Kind = "draws") -> AbstractSolver:
+    """The solver itself or, for `Auto`, the one that it stands for in this question."""
+    if not isinstance(solver, Auto):
+        return solver
+    choice = kept(model, question.roles, solver, kind)
+    if choice is None:
+        places = [model.layout.slices[name] for name in model.layout.places]
+        patterns = np.unique(question.roles, axis=0)
+        where = tuple(question.values[0, block].tobytes() for block in places)
+        key = (fingerprint(model), jax.tree.structure(model.core()), patterns.tobytes(), where, kind, solver)
+        if key not in _CHOSEN:
+            while len(_CHOSEN) >= MOST:
+                del _CHOSEN[next(iter(_CHOSEN))]
+            _CHOSEN[key] = measured(model, typical(model, patterns, question.values[0]), solver, kind)
+        choice = _CHOSEN[key]
+    if choice.error > choice.wanted:
+        warnings.warn(_told(choice), SolverWarning, stacklevel=5)  # equinox wraps methods
+    return choice.solver
+
+
+def kept(model: Any, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
+    """What the model's record says, if it was measured with these weights for such roles."""
+    if not model.record.solvers:
+        return None
+    wish = (kind, shares_of(model.layout, roles), float(solver.error), Choice.named(solver.candidates))
+    found = [one for one in model.calibration.solvers if one.wish == wish]
+    return found[0] if found else None
+
+
+def typical(model: Any, patterns: np.ndarray, values: np.ndarray) -> Asked:
+    """Observations for roles `(p, d)`, drawn from the model itself if it was trained to be asked about them.
+
+    Otherwise from the standard normal, which has the mean and the standard deviations of what it was trained on.
+    Places of functions are where the question has them.
+    """
+    roles = patterns[np.arange(OBSERVATIONS) * len(patterns) // OBSERVATIONS]
+    key_draws, key_law = jr.split(jr.key(0))
+    place = np.zeros(model.layout.size, bool)
+    for name in model.layout.places:
+        place[model.layout.slices[name]] = True
+    given = (patterns == GIVEN).any(axis=0) & ~place
+    z = np.array(jr.normal(key_draws, roles.shape))
+    z[:, place] = np.asarray(model.scaling.forward(values))[place]
+    asked = np.where(given, LATENT, np.where(place, patterns[0], ABSENT))
+    trained = jax.vmap(lambda key: model.law.draw(key, model.layout) == LATENT)(jr.split(key_law, LAWS)).any(axis=0)
+    if given.any() and trained[given].all() and model.net.refusal(asked[None]) is None:
+        draw = told(_fine(FINEST[0]), model.path, LONGEST)
+        some = raw_rows(model.core(), draw, None, None, None, jnp.asarray(z[0]), jnp.asarray(asked), DRAWS, key_draws)
+        some = some[:OBSERVATIONS]
+        drawn = np.broadcast_to(z[:, model.kept], np.shape(some))
+        z[:, model.kept] = np.where(given[model.kept], some, drawn)
+    return Asked(np.where(roles == GIVEN, z, 0.0).astype(np.float32), roles)
+
+
+def measured(model: Any, asked: Asked, solver: Auto, kind: Kind) -> Choice:
+    """The cheapest candidate whose error is at most the wanted one, or the best.
+
+    Raises:
+        QueryError: no candidate can follow this path, or has densities where they are asked for.
+    """
+    candidates = solver.candidates
+    if kind == "densities":  # these are followed along straight lines whatever the solver
+        candidates = tuple(own for own in map(stripped, candidates) if own.follows_velocity)
+    candidates = tuple(one for one in candidates if one.refusal(model.path) is None)
+    if not candidates:
+        raise QueryError(f"none of Auto's candidates can follow this model's path and has {kind}; name another")
+    truth = _truth(_ends(model, asked) if kind == "draws" else _logs(model, asked), solver.error)
+    errors: dict[AbstractSolver, float] = {}
+
+    def error(candidate: AbstractSolver) -> float:
+        if candidate not in errors:
+            errors[candidate] = truth.error(candidate)
+        return errors[candidate]
+
+    best = search(candidates, error, solver.error)
+    return Choice(
+        fingerprint=fingerprint(model),
+        shares=shares_of(model.layout, asked.roles),
+        kind=kind,
+        wanted=float(solver.error),
+        among=Choice.named(solver.candidates),
+        solver=best,
+        evaluations=int(best.evaluations or 0),
+        error=error(best),
+    )
+
+
+# the search ---------------------------------------------------------------------------------------------------------
+
+
+def search(
+    candidates: tuple[AbstractSolver, ...], error: Callable[[AbstractSolver], float], wanted: float
+) -> AbstractSolver:
+    """The candidate with the fewest evaluations whose error is at most `wanted`; the best seen if there is none."""
+    alive, before, seen = candidates, 1, dict[AbstractSolver, float]()
+    for cost in COSTS:
+        found = {one: error(filled) for one in alive if (filled := _at(one, cost)) is not None}
+        seen.update({at_cost(one, cost): own for one, own in found.items()})
+        good = sorted((one for one in found if found[one] <= wanted), key=found.__getitem__)
+        if good:
+            return _cheapest(good, lambda filled: error(filled) <= wanted, before, cost)
+        least = min(found.values(), default=np.inf)
+        alive = tuple(one for one in alive if found.get(one, 0.0) <= BEHIND * least)
+        before = cost
+    return min(seen, key=seen.__getitem__)
+
+
+def _cheapest(
+    good: list[AbstractSolver], passes: Callable[[AbstractSolver], bool], low: int, high: int
+) -> AbstractSolver:
+    """Of candidates that pass at a cost of `high`, the one that passes at the least cost above `low`."""
+    best = at_cost(good[0], high)
+    for candidate in good:
+        few, enough = low, high
+        if candidate is not good[0]:
+            enough = int(best.evaluations or 0) - 1
+            filled = _at(candidate, enough)
+            if filled is None or not passes(filled):
+                continue
+            best = filled
+        while enough - few > max(1, enough // FINE):
+            middle = (few + enough) // 2
+            filled = _at(candidate, middle)
+            if filled is not None and passes(filled):
+                best, enough = filled, middle
+            else:
+                few = middle
+    return best
+
+
+def _at(candidate: AbstractSolver, cost: int) -> AbstractSolver | None:
+    """The candidate at this cost, unless that is too little for it."""
+    try:
+        return at_cost(candidate, cost)
+    except QueryError:
+        return None
+
+
+# what is measured ---------------------------------------------------------------------------------------------------
+
+
+class _Truth(NamedTuple):
+    """How to solve; a fine solution `(m, n, k)`, in which units it is compared, and what it may be wrong by."""
+
+    solve: Callable[[AbstractSolver], np.ndarray]
+    found: np.ndarray
+    unit: np.ndarray
+    left: float
+
+    def error(self, solver: AbstractSolver) -> float:
+        return _rms(self.solve(solver), self.found, self.unit) + self.left
+
+
+def _truth(solve: Callable[[AbstractSolver], np.ndarray], wanted: float) -> _Truth:
+    """A solution so fine that half of its steps differ by a tenth of the wanted error, or the finest."""
+    coarse, truth = solve(_fine(FINEST[0])), None
+    for steps in FINEST[1:]:
+        found = solve(_fine(steps))
+        unit = _spread(found)
+        truth = _Truth(solve, found, unit, _rms(coarse, found, unit))
+        if truth.left <= CERTAIN * wanted:
+            break
+        coarse = found
+    assert truth is not None
+    return truth
+
+
+def _fine(steps: int) -> AbstractSolver:
+    return Straightened(RK4(steps, Power()))
+
+
+def _spread(found: np.ndarray) -> np.ndarray:
+    """Half of the central 68 % of the draws `(m, n, k)` of every observation, which is their sd if they are Gaussian;
+    of densities `(m, n)`, one nat."""
+    if found.ndim < 3:
+        return np.ones(())
+    low, high = np.quantile(found, [0.1587, 0.8413], axis=1, keepdims=True)
+    return np.maximum((high - low) / 2, NARROWEST)
+
+
+def _rms(found: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
+    """The root mean square difference where anything was asked; infinite if a solver lost a row."""
+    asked = ~np.isnan(truth)
+    off = np.where(asked, (found - truth) / unit, 0.0)
+    return float(np.sqrt((off**2).sum() / asked.sum())) if np.isfinite(off).all() else float("inf")
+
+
+def _ends(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
+    """Where a solver carries the same noise, `(m, n, k)` in the model's coordinates, NaN where nothing is asked."""
+    core, keys = model.core(), jr.split(jr.key(1), len(asked.z))
+    latent = (asked.roles[:, model.kept] == LATENT)[:, None]
+
+    def solve(solver: AbstractSolver) -> np.ndarray:
+        solver = told(solver, model.path, LONGEST)
+        rows = [
+            np.asarray(raw_rows(core, solver, None, None, None, z, roles, DRAWS, key), np.float64)
+            for z, roles, key in zip(*map(jnp.asarray, asked), keys, strict=True)
+        ]
+        return np.where(latent, np.stack(rows), np.nan)
+
+    return solve
+
+
+def _logs(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
+    """The log densities `(m, n)` that a solver finds for the same draws."""
+    core, keys, kept = model.core(), jr.split(jr.key(1), len(asked.z)), model.kept
+    latent = asked.roles[0, kept] == LATENT
+    rows, roles = [np.repeat(part, DENSITIES, axis=0) for part in asked]
+    drawn = _ends(model, asked)(_fine(FINEST[0]))[:, :DENSITIES].reshape(len(rows), -1)
+    rows[:, kept] = np.where(roles[:, kept] == LATENT, drawn, rows[:, kept])
+    x = model.scaling.inverse(rows)
+
+    def solve(solver: AbstractSolver) -> np.ndarray:
+        way = told(stripped(solver), model.path.straightened(), LONGEST, back=True)
+        ask = (jnp.asarray(roles), jnp.eye(model.modeled.size)[latent], keys[0])
+        found = density_rows(core, way, Exact(), x, *ask, slopes=False)
+        return np.asarray(found.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
+
+    return solve
+
+
+def _told(choice: Choice) -> str:
+    return (
+        f"no solver that Auto tried reaches an error of {choice.wanted:g}; the best of them, with "
+        f"{choice.evaluations} evaluations of the network, errs by {choice.error:.2g}: ask for a larger error, or name "
+        "other candidates"
+    )

@@ -1,0 +1,9 @@
+"""Dependencies: what depends on what, and who may therefore look at whom."""
+
+from retrodict.problem.dependencies._declared import Dependencies as Dependencies
+from retrodict.problem.dependencies._masks import EXACT as EXACT
+from retrodict.problem.dependencies._masks import Edges as Edges
+from retrodict.problem.dependencies._masks import Graph as Graph
+from retrodict.problem.dependencies._masks import Kind as Kind
+from retrodict.problem.dependencies._masks import directed as directed
+from retrodict.problem.dependencies._masks import undirected as undirected

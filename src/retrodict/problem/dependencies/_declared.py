@@ -1,0 +1,287 @@
+"""What depends on what, as a user declares it: by name, by element, as a matrix, or read off a model.
+
+adjacency    [child, parent], True where the child's law mentions the parent
+parts        of a variable that change places without changing anything: slcp's four points, i.i.d. trials
+"""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from retrodict._errors import DataError, listed, unknown
+from retrodict.problem import Prior, Problem
+from retrodict.problem.dependencies._masks import Edges, Kind
+from retrodict.variables import Layout
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Dependencies:
+    """Which element depends on which, and which parts of a variable are interchangeable.
+
+    Args:
+        parents: a child's name to the names of its parents. A name is a variable, `"x"`, that is all of its elements;
+            or one element by its place, `"x[3]"`, or by its index in the shape, `"x[0,1]"`. A child that names its own
+            variable depends on the earlier elements of it. Variables that are no key depend on nothing.
+        exchangeable: a variable's name to its number of interchangeable parts, which are of equal size and in order.
+            Every variable is exchangeable by itself: parts of two variables that belong together are not.
+        matrix: instead of `parents`, rows of "0" and "1"; see `from_matrix`.
+        order: the order of the variables in `matrix`, where it is not the layout's.
+
+    Raises:
+        DataError: a number of parts that is none. Names are checked by `adjacency`, which knows the layout.
+    """
+
+    parents: tuple[tuple[str, tuple[str, ...]], ...]
+    exchangeable: tuple[tuple[str, int], ...]
+    matrix: tuple[str, ...]
+    order: tuple[str, ...]
+
+    def __init__(
+        self,
+        parents: Mapping[str, Iterable[str]] | Iterable[tuple[str, Iterable[str]]] = (),
+        exchangeable: Mapping[str, int] | Iterable[tuple[str, int]] = (),
+        matrix: Sequence[str] = (),
+        order: Sequence[str] = (),
+    ) -> None:
+        for name, parts in dict(exchangeable).items():
+            if not isinstance(parts, int) or parts < 1:
+                raise DataError(f"`exchangeable` gives '{name}' {parts!r} parts; write a whole number, 1 or more")
+        pairs = tuple((child, (ps,) if isinstance(ps, str) else tuple(ps)) for child, ps in dict(parents).items())
+        object.__setattr__(self, "parents", pairs)
+        object.__setattr__(self, "exchangeable", tuple(dict(exchangeable).items()))
+        object.__setattr__(self, "matrix", tuple(matrix))
+        object.__setattr__(self, "order", tuple(order))
+
+    @classmethod
+    def from_matrix(
+        cls, adjacency: Any, names: Sequence[str] = (), exchangeable: Mapping[str, int] | None = None
+    ) -> "Dependencies":
+        """From `(d, d)` booleans, `[child, parent]`, in the layout's order of elements or in that of `names`."""
+        array = np.asarray(adjacency)
+        if array.ndim != 2 or array.shape[0] != array.shape[1]:
+            raise DataError(f"a matrix of dependencies is square, [child, parent], got the shape {array.shape}")
+        if not np.isin(array, (0, 1)).all():
+            raise DataError("a matrix of dependencies holds booleans: True where the row depends on the column")
+        rows = ["".join("1" if entry else "0" for entry in row) for row in array]
+        return cls((), exchangeable or {}, rows, names)
+
+    @classmethod
+    def from_numpyro(cls, model: Callable[..., Any], *args: Any, **kwargs: Any) -> "Dependencies":
+        """Read off the trace of a numpyro model: every site depends on the sites in its distribution's parameters.
+
+        Deterministic sites are passed through. Elements of one site depend on the earlier ones where its distribution
+        is multivariate, and not otherwise.
+
+        Raises:
+            DataError: the model uses `scan`, within which sites depend on their own earlier elements.
+        """
+        from numpyro import handlers
+        from numpyro.infer.inspect import get_model_relations
+
+        trace = handlers.trace(handlers.seed(model, rng_seed=0)).get_trace(*args, **kwargs)
+        if any(site.get("_control_flow_done") for site in trace.values()):
+            raise DataError(
+                "a numpyro model with `scan` hides which step depends on which; write the elements' parents"
+            )
+        relations = get_model_relations(model, args, kwargs)["sample_sample"]
+        through: dict[str, list[str]] = {}
+        for name, found in relations.items():
+            lists = ([u] if trace[u]["type"] == "sample" else through[u] for u in found)
+            through[name] = list(dict.fromkeys(u for us in lists for u in us))
+        sites = {name: site["fn"] for name, site in trace.items() if site["type"] == "sample"}
+        return cls({name: [*through[name], *_own(name, fn)] for name, fn in sites.items()})
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Dependencies":
+        """Read off a problem: its prior's functions name their parents.
+
+        A simulator is a black box, so every data variable depends on every parameter and on all earlier data elements.
+        """
+        parameters, prior = problem.layout.parameters, problem.prior
+        if isinstance(prior, Prior):
+            draw = prior.draw(jr.key(0))
+            found = {name: _entry(name, entry, draw) for name, entry in prior.distributions.items()}
+        else:  # a prior of one's own says nothing of its structure either
+            found = {name: parameters[: i + 1] for i, name in enumerate(parameters)}
+        data = problem.layout.data
+        return cls(found | {name: [*parameters, *data[: i + 1]] for i, name in enumerate(data)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain strings and numbers."""
+        parents = {child: list(parents) for child, parents in self.parents}
+        rest = {"matrix": list(self.matrix), "order": list(self.order)}
+        return {"parents": parents, "exchangeable": dict(self.exchangeable), **rest}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Dependencies":
+        """The inverse of `to_json`."""
+        return cls(**found)
+
+    def adjacency(self, layout: Layout) -> Bool[np.ndarray, "d d"]:
+        """`[child, parent]` for the elements of a layout; the diagonal is False.
+
+        Raises:
+            DataError: an unknown name or element, a circle, a matrix of another size, or edges that tell apart what
+                `exchangeable` says is alike.
+        """
+        edges = self._arranged(layout) if self.matrix else np.zeros((layout.size, layout.size), bool)
+        for child, parents in self.parents:
+            for parent in parents:
+                _connect(edges, layout, child, parent)
+        circle = _circle(edges)
+        if circle:
+            names = " -> ".join(f"'{_label(layout, i)}'" for i in circle)
+            raise DataError(f"the dependencies run in a circle, {names}; take one of these edges out")
+        for name, parts in self.exchangeable:
+            _check_alike(edges, layout, name, _parts(layout, name, parts))
+        return edges
+
+    def edges(self, layout: Layout, kind: Kind) -> Edges:
+        """The attention edges of a layout as a function of the roles."""
+        if kind not in get_args(Kind):
+            raise DataError(f"edges are {listed(get_args(Kind))}, got {kind!r}")
+        return Edges(kind, self.adjacency(layout))
+
+    def contracted(self, names: Iterable[str]) -> "Dependencies":
+        """The same about variables of which some are looked at as a whole, or in patches: for these, what is said of an
+        element is taken to hold of all, and nothing of their parts is left."""
+        whole = set(names)
+
+        def known(reference: str) -> str:
+            return reference.split("[")[0] if reference.split("[")[0] in whole else reference
+
+        merged: dict[str, list[str]] = {}
+        for child, parents in self.parents:
+            merged.setdefault(known(child), []).extend(map(known, parents))
+        pairs = {child: dict.fromkeys(parents) for child, parents in merged.items()}
+        parts = [(name, count) for name, count in self.exchangeable if name not in whole]
+        return Dependencies(pairs, parts, self.matrix, self.order)
+
+    def shuffle(self, layout: Layout) -> Callable[[PRNGKeyArray], Int[Array, " d"]]:
+        """A function from a key to a permutation `(d,)` of the tokens: `tokens[permutation]` has its parts shuffled."""
+        blocks = [_parts(layout, name, parts) for name, parts in self.exchangeable]
+
+        def permutation(key: PRNGKeyArray) -> Int[Array, " d"]:
+            where = jnp.arange(layout.size)
+            for subkey, block in zip(jr.split(key, len(blocks)), blocks, strict=True) if blocks else ():
+                where = where.at[block.ravel()].set(jr.permutation(subkey, block).ravel())
+            return where
+
+        return permutation
+
+    def identity(self, layout: Layout) -> Int[np.ndarray, " d"]:
+        """What each token is, numbered from 0: parts that are interchangeable share their numbers."""
+        first = np.arange(layout.size)
+        for name, parts in self.exchangeable:
+            block = _parts(layout, name, parts)
+            first[block] = block[0]
+        return np.unique(first, return_inverse=True)[1]
+
+    def _arranged(self, layout: Layout) -> np.ndarray:
+        matrix = np.asarray([[entry == "1" for entry in row] for row in self.matrix])
+        if len(matrix) != layout.size:
+            raise DataError(
+                f"the matrix of dependencies is for {len(matrix)} elements; this layout has {layout.size}, "
+                f"those of {listed(layout.names)}"
+            )
+        matrix &= ~np.eye(len(matrix), dtype=bool)  # whoever wrote it may have marked its diagonal or not
+        if not self.order:
+            return matrix
+        if sorted(self.order) != sorted(layout.names):
+            raise DataError(f"the matrix names {listed(self.order)}; this layout has {listed(layout.names)}")
+        elements = [np.arange(layout.size)[layout.slices[name]] for name in self.order]
+        # place[i]: which row of the matrix is the layout's element i
+        place = np.argsort(np.concatenate(elements))
+        return matrix[np.ix_(place, place)]
+
+
+def _entry(name: str, entry: Any, draw: Mapping[str, Array]) -> list[str]:
+    parents = [] if hasattr(entry, "log_prob") else list(inspect.signature(entry).parameters)
+    return parents + _own(name, entry(**{p: draw[p] for p in parents}) if callable(entry) and parents else entry)
+
+
+def _own(name: str, distribution: Any) -> list[str]:
+    """`[name]` where the elements of one draw may depend on each other: the distribution's own event has a shape."""
+    while hasattr(distribution, "base_dist") and type(distribution).__name__ in ("Independent", "ExpandedDistribution"):
+        distribution = distribution.base_dist
+    return [name] if getattr(distribution, "event_shape", ()) else []
+
+
+def _elements(layout: Layout, reference: str) -> tuple[str, np.ndarray]:
+    """The variable and the tokens that a name stands for."""
+    indexed = None if reference in layout.names else re.fullmatch(r"(.+)\[([^\]]*)\]", reference)
+    name = indexed[1] if indexed else reference
+    if name not in layout.names:
+        raise DataError(unknown("a dependency", name, layout.names))
+    variable, tokens = layout[name], np.arange(layout.size)[layout.slices[name]]
+    if not indexed:
+        return name, tokens
+    index = tuple(int(i) if i.strip().isdecimal() else -1 for i in indexed[2].split(","))
+    shape = variable.shape if len(index) > 1 else (variable.size,)
+    if len(index) != len(shape) or any(not 0 <= i < n for i, n in zip(index, shape, strict=True)):
+        raise DataError(
+            f"'{reference}' is no element of '{name}', which has '{name}[0]' to '{name}[{variable.size - 1}]', "
+            f"or an index into its shape {variable.shape}"
+        )
+    return name, tokens[[np.ravel_multi_index(index, shape)]]
+
+
+def _connect(edges: np.ndarray, layout: Layout, child: str, parent: str) -> None:
+    owner, children = _elements(layout, child)
+    other, parents = _elements(layout, parent)
+    block = np.ones((len(children), len(parents)), bool)
+    if owner == other and parent == other:
+        block = parents < children[:, None]
+    elif len(children) > 1:  # of 'x', which depends on 'x[0]', the others do; 'x[0]' on 'x[0]' is a circle
+        block = parents != children[:, None]
+    edges[np.ix_(children, parents)] |= block
+
+
+def _label(layout: Layout, token: int) -> str:
+    variable = layout.variables[layout.owner[token]]
+    index = np.unravel_index(token - layout.slices[variable.name].start, variable.shape) if variable.shape else ()
+    return f"{variable.name}[{','.join(map(str, index))}]" if variable.shape else variable.name
+
+
+def _circle(edges: np.ndarray) -> list[int]:
+    """Tokens along one circle, from parent to child, the first one repeated; empty when there is none."""
+    left = np.ones(len(edges), bool)
+    while (roots := left & ~edges[:, left].any(axis=1)).any():
+        left &= ~roots
+    if not left.any():
+        return []
+    walk = [int(np.argmax(left))]  # everything left has a parent that is left
+    while walk[-1] not in walk[:-1]:
+        walk.append(int(np.argmax(edges[walk[-1]] & left)))
+    return walk[walk.index(walk[-1]) :][::-1]
+
+
+def _parts(layout: Layout, name: str, parts: int) -> np.ndarray:
+    """`(parts, size)` tokens of an exchangeable variable."""
+    if name not in layout.names:
+        raise DataError(unknown("`exchangeable`", name, layout.names))
+    if layout[name].size % parts:
+        raise DataError(f"'{name}' has {layout[name].size} elements, which do not divide into {parts} equal parts")
+    return np.arange(layout.size)[layout.slices[name]].reshape(parts, -1)
+
+
+def _check_alike(edges: np.ndarray, layout: Layout, name: str, block: np.ndarray) -> None:
+    # exchanges of two neighbors generate all permutations
+    for i in range(len(block) - 1):
+        swap = np.arange(layout.size)
+        swap[block[i]], swap[block[i + 1]] = block[i + 1], block[i]
+        swapped = edges[np.ix_(swap, swap)]
+        if (swapped != edges).any():
+            child, parent = np.argwhere(edges & ~swapped)[0]
+            raise DataError(
+                f"'{name}' does not consist of {len(block)} interchangeable parts: exchanging parts {i} and {i + 1} "
+                f"loses the edge from '{_label(layout, parent)}' to '{_label(layout, child)}'; declare the same edges "
+                f"for every part and none from part to part, or leave '{name}' out of `exchangeable`"
+            )

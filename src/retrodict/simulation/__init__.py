@@ -1,0 +1,1 @@
+"""Simulation: rows of parameters and data, in memory or in a store on disk."""

@@ -1,5 +1,0 @@
-"""Campaigns of simulations that survive: a store on disk, whoever runs the rows, and the loop that fills it."""
-
-from retrodict.store._campaign import campaign as campaign
-from retrodict.store._store import Store as Store
-from retrodict.store._store import open_store as open_store
