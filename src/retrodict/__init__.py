@@ -29,9 +29,16 @@ if _typing.TYPE_CHECKING:
     from retrodict.evaluation.misspecification import unlike as unlike
     from retrodict.evaluation.misspecification import unlike_each as unlike_each
     from retrodict.evaluation.solver_tuning import tune as tune
+    from retrodict.models import AbstractModel as AbstractModel
     from retrodict.models import CalibrationWarning as CalibrationWarning
+    from retrodict.models import DistilledDensity as DistilledDensity
+    from retrodict.models import DistilledSampler as DistilledSampler
+    from retrodict.models import FlowModel as FlowModel
     from retrodict.models import GuidanceWarning as GuidanceWarning
+    from retrodict.models import HierarchicalModel as HierarchicalModel
+    from retrodict.models import ImportanceSampledPosterior as ImportanceSampledPosterior
     from retrodict.models import SolverWarning as SolverWarning
+    from retrodict.models import WeightingWarning as WeightingWarning
     from retrodict.models import hierarchical as hierarchical
     from retrodict.models import joint as joint
     from retrodict.models import likelihood as likelihood
@@ -76,8 +83,9 @@ _NAMES = {
     "evaluation.misspecification": ("unlike", "unlike_each"),
     "evaluation.solver_tuning": ("tune",),
     "models": (
-        "CalibrationWarning", "GuidanceWarning", "SolverWarning", "hierarchical", "joint", "likelihood", "posterior",
-        "repaint", "unconditional",
+        "AbstractModel", "CalibrationWarning", "DistilledDensity", "DistilledSampler", "FlowModel", "GuidanceWarning",
+        "HierarchicalModel", "ImportanceSampledPosterior", "SolverWarning", "WeightingWarning", "hierarchical",
+        "joint", "likelihood", "posterior", "repaint", "unconditional",
     ),
     "models._files": ("load", "save"),
     "problem": ("Function", "Plate", "Problem", "numpy_simulator"),

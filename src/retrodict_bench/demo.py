@@ -31,7 +31,7 @@ from retrodict.diagnostics.summary import summarize
 from retrodict.models import FlowModel, joint
 from retrodict.models._files import save
 from retrodict.nets import ResMLP
-from retrodict.query.tokens import ask
+from retrodict.query import parse
 from retrodict.roles import AbstractRoleLaw, Likelihood, Mixture, Query, random_roles
 from retrodict.simulation._simulate import simulate
 from retrodict.training import History, fit
@@ -159,7 +159,7 @@ def law(layout: Layout, name: str) -> AbstractRoleLaw:
     given = lynx_hare.questions()
 
     def query(which: str, of: list[str]) -> Query:
-        return Query(tuple(ask(layout, given[which], of).roles[0].tolist()))
+        return Query(tuple(parse(layout, given[which], of).roles[0].tolist()))
 
     laws = (
         random_roles(),

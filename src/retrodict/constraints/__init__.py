@@ -18,6 +18,6 @@ from retrodict.constraints._factors import LogConstraint as LogConstraint
 from retrodict.constraints._factors import Prior as Prior
 from retrodict.constraints._factors import Soft as Soft
 from retrodict.constraints._interval import Between as Between
-from retrodict.constraints._interval import Interval as Interval
 from retrodict.constraints._sums import Equality as Equality
 from retrodict.constraints._sums import Inequality as Inequality
+from retrodict.query.interval import Interval as Interval

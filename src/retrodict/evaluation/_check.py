@@ -1,4 +1,4 @@
-"""One family of questions, asked about many held-out simulations, and what the tests say."""
+"""One family of queries, asked about many held-out simulations, and the tests of the answers."""
 
 import dataclasses
 import time
@@ -7,25 +7,26 @@ from typing import Any, TypeVar
 
 import jax.random as jr
 import numpy as np
+from jaxtyping import Array
 
 from retrodict import diagnostics
 from retrodict._errors import QueryError
+from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
-from retrodict.evaluation._check_rows import of_rows
-from retrodict.evaluation._check_sites import of_sites
-from retrodict.evaluation._settings import Asked, CheckSettings
-from retrodict.models import Calibration, FlowModel, HierarchicalModel, fingerprint
-from retrodict.models._importance import ImportanceSampledPosterior
+from retrodict.evaluation._check_rows import compare_rows
+from retrodict.evaluation._check_sites import compare_sites
+from retrodict.evaluation._settings import CheckSettings, Comparison
+from retrodict.models import AbstractModel, Calibration, fingerprint
 from retrodict.solvers import AbstractSolver
 
 
-M = TypeVar("M", bound=FlowModel | HierarchicalModel | ImportanceSampledPosterior)
+M = TypeVar("M", bound=AbstractModel)
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What the tests say about one family of questions; elements are named as in `theta[0]`.
+    """The outcome of a check of one family of queries; elements are named as in `theta[0]`.
 
     `log_prob` is None where densities were not looked at. `p_value` is that of all tests together, by Bonferroni.
     """
@@ -46,15 +47,26 @@ class Check:
         """Whether all tests passed together, at a rate `calibration.level` of false alarms."""
         return self.calibration.ok
 
-    def tell(self) -> str:
-        """The outcome in one line."""
-        own = self.calibration
-        each = ", ".join(f"{name} {p:.2g}" for name, p in own.p_values)
-        outcome = f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {own.level:g} ({each})"
-        return f"{outcome}; {own.simulations} simulations, {own.draws} draws, {self.seconds:.0f} s"
+    def summary(self) -> str:
+        """Returns the outcome in one line."""
+        kept = self.calibration
+        tests = ", ".join(f"{name} {p:.2g}" for name, p in kept.p_values)
+        verdict = f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {kept.level:g} ({tests})"
+        return f"{verdict}; {kept.simulations} simulations, {kept.draws} draws, {self.seconds:.0f} s"
+
+    tell = summary  # the name of earlier versions
+
+    def _rows(self) -> list[tuple[str, str]]:
+        kept = self.calibration
+        rows = [("query", kept.question), ("outcome", f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g}")]
+        rows += [(name, f"p = {p:.2g}") for name, p in kept.p_values]
+        return [*rows, ("asked", f"{kept.simulations} simulations, {kept.draws} draws, {self.seconds:.0f} s")]
 
     def __repr__(self) -> str:
-        return f"Check({self.tell()})"
+        return "\n".join([f"Check({self.summary()})", *(f"  {name:9} {value}" for name, value in self._rows()[:1])])
+
+    def _repr_html_(self) -> str:
+        return html_table("Check", self._rows())
 
 
 def check(
@@ -94,27 +106,27 @@ def check(
     """
     begun = time.monotonic()
     keys = jr.split(as_key(key), 3)
-    inquiry = CheckSettings(given, of, observations, draws, densities, solver)
-    if isinstance(model, HierarchicalModel):
-        asked = of_sites(model, sims, inquiry, keys)
-    elif isinstance(model, FlowModel | ImportanceSampledPosterior):
-        asked = of_rows(model, sims, inquiry, keys)
-    else:
-        raise QueryError(f"check takes a model of `rd.joint` and its relatives, not a {type(model).__name__}")
-    tests = _tested(asked.truth, asked.drawn, asked.logs, jr.split(keys[2], 4), level)
-    calibration = _calibration(model, asked, draws, level, tests)
+    settings = CheckSettings(given, of, observations, draws, densities, solver)
+    if not isinstance(model, AbstractModel):
+        raise QueryError(f"check takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    compare = compare_sites if model.of_sites else compare_rows
+    comparison = compare(model, sims, settings, keys)
+    tests = _tested(comparison, jr.split(keys[2], 4), level)
+    calibration = _calibration(model, comparison, draws, level, tests)
     seconds = time.monotonic() - begun
     outcome = Check(calibration, tests["sbc"], tests["coverage"], tests["tarp"], tests.get("log_prob"), seconds)
-    return dataclasses.replace(model, record=model.record.checked(calibration, asked.familiar)), outcome
+    return model.with_calibration(calibration, comparison.reference), outcome
 
 
-def _calibration(model: Any, asked: Asked, draws: int, level: float, tests: Mapping[str, Any]) -> Calibration:
-    """What a model keeps of its tests."""
+def _calibration(
+    model: AbstractModel, comparison: Comparison, draws: int, level: float, tests: Mapping[str, Any]
+) -> Calibration:
+    """Returns what a model keeps of its tests."""
     p_values = {name: test.p_value for name, test in tests.items()}
     return Calibration(
         fingerprint=fingerprint(model),
-        shares=asked.shares,
-        simulations=len(next(iter(asked.truth.values()))),
+        shares=comparison.shares,
+        simulations=len(next(iter(comparison.truth.values()))),
         draws=draws,
         level=level,
         p_value=min(1.0, len(p_values) * min(p_values.values())),
@@ -124,16 +136,17 @@ def _calibration(model: Any, asked: Asked, draws: int, level: float, tests: Mapp
     )
 
 
-def _tested(truth: Any, drawn: Any, logs: Any, keys: Any, level: float) -> dict[str, Any]:
-    """All tests, each at a rate of false alarms that leaves `level` to all of them."""
-    dense = logs is not None and all(np.isfinite(part).all() for part in logs)
-    own = level / (4 if dense else 3)
-    many = max(999, round(4 / own))  # fewer could not fail at this level
+def _tested(comparison: Comparison, keys: Array, level: float) -> dict[str, Any]:
+    """Returns all tests, each at a rate of false alarms that leaves `level` to all of them."""
+    truth, draws, log_probs = comparison.truth, comparison.draws, comparison.log_probs
+    dense = log_probs is not None and all(np.isfinite(part).all() for part in log_probs)
+    each = level / (4 if dense else 3)
+    permutations = max(999, round(4 / each))  # fewer could not fail at this level
     tests: dict[str, Any] = {
-        "sbc": sbc(truth, drawn, key=keys[0], level=own),
-        "coverage": coverage(truth, drawn, log_probs=logs, key=keys[1], level=own),
-        "tarp": tarp(truth, drawn, key=keys[2], level=own),
+        "sbc": sbc(truth, draws, key=keys[0], level=each),
+        "coverage": coverage(truth, draws, log_probs=log_probs, key=keys[1], level=each),
+        "tarp": tarp(truth, draws, key=keys[2], level=each),
     }
-    return (
-        {**tests, "log_prob": expected_log_prob(*logs, key=keys[3], level=own, permutations=many)} if dense else tests
-    )
+    if dense and log_probs is not None:
+        tests["log_prob"] = expected_log_prob(*log_probs, key=keys[3], level=each, permutations=permutations)
+    return tests

@@ -6,129 +6,111 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from retrodict._errors import DataError, QueryError
+from retrodict._errors import DataError
 from retrodict.diagnostics._pairs import generator
-from retrodict.evaluation._settings import (
-    NOTHING,
-    Asked,
-    CheckSettings,
-    Given,
-    Rows,
-    elements_of,
-    enough,
-    masks_of,
-    silent,
-)
-from retrodict.models import FlowModel, ReferenceData
-from retrodict.models._importance import ImportanceSampledPosterior
-from retrodict.query.family import shares_of
-from retrodict.query.tokens import Batch, ask, flatten, unflatten
+from retrodict.evaluation._settings import CheckSettings, Comparison, Given, Rows, by_element, refuse_few
+from retrodict.models import AbstractModel, ReferenceData
+from retrodict.query import Batch, Query, element_masks, flatten, unflatten
 from retrodict.roles import LATENT
-from retrodict.variables import places_of
+from retrodict.variables import Layout, places_of
 
 
-KEPT, WIDEST = 500, 256  # rows and elements of simulated data that a model carries: half a megabyte at most
-MOST_DENSITIES = 64  # latent elements: the exact density of more takes minutes
+MAX_REFERENCE_ROWS, MAX_REFERENCE_ELEMENTS = 500, 256  # that a model carries: half a megabyte at most
+MAX_DENSITY_ELEMENTS = 64  # latent ones: the exact density of more takes minutes
 
 
-def of_rows(
-    model: FlowModel | ImportanceSampledPosterior, sims: Mapping[str, Any], inquiry: CheckSettings, keys: Array
-) -> Asked:
+def compare_rows(model: AbstractModel, sims: Mapping[str, Any], settings: CheckSettings, keys: Array) -> Comparison:
     """Asks about some simulations, all at once.
 
     Raises:
         DataError, QueryError: as `check`.
     """
-    rows, familiar = _chosen(model, sims, inquiry.observations, keys[0])
-    known = known_of(model, inquiry.given, rows)
-    if not known:
-        raise QueryError(NOTHING)
-    free = (name for name in model.modeled.names if name not in known)
-    asked = tuple(free if inquiry.of is None else inquiry.of)
-    _whole(model, asked, rows)
-    roles = ask(model.layout, known, asked).roles
-    found = silent(model).sample(inquiry.draws, given=known, of=asked, solver=inquiry.solver, key=keys[1])
-    latent = unflatten(model.layout, roles[0] == LATENT, asked)
-    few = min(inquiry.densities, inquiry.draws) if int((roles[0] == LATENT).sum()) <= MOST_DENSITIES else 0
-    logs = _log_densities(model, rows, found, known, latent, few) if few else None
-    truth, drawn = elements_of(rows, latent, axes=1), elements_of(found, latent, axes=2)
-    return Asked(truth, drawn, logs, shares_of(model.layout, roles), familiar)
+    tokens = held_out_tokens(model, sims)
+    order = generator(keys[0]).permutation(len(tokens))
+    rows = unflatten(model.layout, tokens[order[: settings.observations]], model.layout.names)
+    reference = reference_data(model, tokens[order[-MAX_REFERENCE_ROWS:]])
+    given = given_in_rows(model.layout, settings.given, rows)
+    of = None if settings.of is None else list(settings.of)
+    query = model.parse(given, of or [name for name in model.modeled.names if name not in given] or None)
+    _refuse_missing_points(model.layout, query.of, rows)
+    draws = model.without_warnings().sample(
+        settings.draws, given=given, of=list(query.of), solver=settings.solver, key=keys[1]
+    )
+    latent = query.roles[0] == LATENT
+    masks = unflatten(model.layout, latent, query.of)
+    few = min(settings.densities, settings.draws) if int(latent.sum()) <= MAX_DENSITY_ELEMENTS else 0
+    log_probs = _log_probs(model, query, rows, draws, given, few) if few else None
+    truth, drawn = by_element(rows, masks, axes=1), by_element(draws, masks, axes=2)
+    return Comparison(truth, drawn, log_probs, query.shares, reference)
 
 
-def _chosen(
-    model: FlowModel | ImportanceSampledPosterior, sims: Mapping[str, Any], n: int, key: Any
-) -> tuple[Rows, ReferenceData | None]:
-    """`n` simulations to ask about, and what data look like."""
-    tokens = tokens_of(model, sims)
-    order = generator(key).permutation(len(tokens))
-    chosen = tokens[order[:n]]
-    return unflatten(model.layout, chosen, model.layout.names), reference_data(model, tokens[order[-KEPT:]])
+def held_out_tokens(model: AbstractModel, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:
+    """Returns held-out simulations as rows of tokens.
 
-
-def tokens_of(model: FlowModel | ImportanceSampledPosterior, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:
-    """Held-out simulations as rows of tokens."""
+    Raises:
+        DataError: simulations of the wrong names or shapes, not finite, or too few.
+    """
     if not isinstance(sims, Mapping):
         raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
     tokens = flatten(model.layout, sims, model.layout.names, where="the simulations")
-    exact = model.layout.tokens_of([v.name for v in model.layout.variables if not v.axes and v.kind != "place"])
-    enough(len(tokens), int((~np.isfinite(tokens[:, exact])).any(axis=1).sum()))
+    numbers = model.layout.tokens_of([v.name for v in model.layout.variables if not v.axes and v.kind != "place"])
+    refuse_few(len(tokens), int((~np.isfinite(tokens[:, numbers])).any(axis=1).sum()))
     return tokens
 
 
-def reference_data(
-    model: FlowModel | ImportanceSampledPosterior, tokens: Float[np.ndarray, "n d"]
-) -> ReferenceData | None:
-    """What a model keeps of simulated data, unless it has none."""
+def reference_data(model: AbstractModel, tokens: Float[np.ndarray, "n d"]) -> ReferenceData | None:
+    """Returns simulated data for a model to keep, unless it has none."""
     data = np.flatnonzero(~np.asarray(model.layout.is_parameter))
-    if not data.size or model.layout.functions:  # seen at other points they are not alike
+    if not data.size or model.layout.functions:  # at other points they are not alike
         return None
-    kept = data[np.unique(np.linspace(0, len(data) - 1, min(len(data), WIDEST)).round().astype(int))]
-    z = np.asarray(model.scaling.forward(tokens), np.float32)[:, kept]
-    return ReferenceData(np.ascontiguousarray(z).tobytes(), tuple(int(i) for i in kept))
+    spread = np.linspace(0, len(data) - 1, min(len(data), MAX_REFERENCE_ELEMENTS)).round().astype(int)
+    elements = data[np.unique(spread)]
+    z = np.asarray(model.coordinates.forward(tokens), np.float32)[:, elements]
+    return ReferenceData(np.ascontiguousarray(z).tobytes(), tuple(int(i) for i in elements))
 
 
-def known_of(model: FlowModel | ImportanceSampledPosterior, given: Given, rows: Rows) -> Batch:
-    """The simulations' values of what is given, NaN where it is not, and where their functions lie."""
-    masks = masks_of(given, {v.name: v.shape for v in model.layout.variables})
-    known = {
-        name: np.where(mask & _there(model, name, rows), rows[name], np.nan).astype(np.float32)
+def given_in_rows(layout: Layout, given: Given, rows: Rows) -> Batch:
+    """Returns the simulations' values of given elements, NaN elsewhere, and the places of their functions."""
+    masks = element_masks(given, {v.name: v.shape for v in layout.variables})
+    values = {
+        name: np.where(mask & _exists(layout, name, rows), rows[name], np.nan).astype(np.float32)
         for name, mask in masks.items()
     }
-    if known:
-        known |= {place: np.nan_to_num(rows[place]) for place in model.layout.places}
-    return Batch(known)
+    return Batch(values | {place: np.nan_to_num(rows[place]) for place in layout.places})
 
 
-def _there(model: FlowModel | ImportanceSampledPosterior, name: str, rows: Rows) -> np.ndarray:
-    """Which elements of a variable there are; a function has as many as points."""
-    if name not in model.layout.functions:
+def _exists(layout: Layout, name: str, rows: Rows) -> np.ndarray:
+    """Returns which elements of a variable exist; a function has as many as points."""
+    if name not in layout.functions:
         return np.ones(rows[name].shape, bool)
     places = rows[places_of(name)]
     return np.asarray(np.isfinite(places.reshape(*rows[name].shape, -1)).all(axis=2))
 
 
-def _whole(model: FlowModel | ImportanceSampledPosterior, asked: Iterable[str], rows: Rows) -> None:
-    """Refuses functions of which some simulations have fewer points: there would be no truth to compare with."""
-    for name in asked:
-        if name in model.layout.functions and not (_there(model, name, rows) & np.isfinite(rows[name])).all():
+def _refuse_missing_points(layout: Layout, names: Iterable[str], rows: Rows) -> None:
+    """Refuses functions with fewer points in some simulations: there would be no truth to compare with."""
+    for name in names:
+        if name in layout.functions and not (_exists(layout, name, rows) & np.isfinite(rows[name])).all():
             raise DataError(
                 f"'{name}' has fewer points in some simulations, and cannot be checked there: leave it out of `of`, or "
                 "hand in the simulations that have all of its points"
             )
 
 
-def _log_densities(
-    model: FlowModel | ImportanceSampledPosterior, rows: Rows, found: Rows, known: Batch, latent: Rows, few: int
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n few"]]:
-    """Log densities of the truth and of a few draws of each simulation."""
-    n = len(next(iter(rows.values())))
+def _log_probs(
+    model: AbstractModel, query: Query, rows: Rows, draws: Rows, given: Batch, few: int
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n few"]] | None:
+    """Returns log densities of the truth and of a few draws of each simulation; None where a model has none."""
+    n, masks = len(next(iter(rows.values()))), unflatten(model.layout, query.roles[0] == LATENT, query.of)
+    if not model.has_density:
+        return None
 
-    def values(of: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: np.where(mask, of[name], np.nan) for name, mask in latent.items()}
+    def asked(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.where(mask, values[name], np.nan) for name, mask in masks.items()}
 
-    at_truth = model.log_prob(values(rows), given=known)
-    some = {name: found[name][:, :few].reshape(n * few, *found[name].shape[2:]) for name in latent}
-    repeated = Batch({name: np.repeat(value, few, axis=0) for name, value in known.items()})
-    at_draws = model.log_prob(values(some), given=repeated).reshape(n, few)
+    at_truth = model.log_prob(asked(rows), given=given)
+    some_draws = {name: draws[name][:, :few].reshape(n * few, *draws[name].shape[2:]) for name in masks}
+    repeated = Batch({name: np.repeat(value, few, axis=0) for name, value in given.items()})
+    at_draws = model.log_prob(asked(some_draws), given=repeated).reshape(n, few)
     # where the flow back went astray there is next to no density
     return np.nan_to_num(at_truth, nan=-np.inf), np.nan_to_num(at_draws, nan=-np.inf)

@@ -1,26 +1,24 @@
-"""What a check asks, and what it gets: truth and draws by element."""
+"""What a check asks, and what it compares: truth and draws by element."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrodict._errors import DataError, QueryError, unknown
+from retrodict._errors import DataError
 from retrodict.diagnostics.summary import labels_of
-from retrodict.models import Record, ReferenceData
-from retrodict.query.family import Shares
+from retrodict.models import ReferenceData
+from retrodict.query import Shares
 from retrodict.solvers import AbstractSolver
 
 
-FEWEST = 50  # held-out simulations
-NOTHING = "`given` names nothing; a check is of answers to what was observed, such as given=['y']"
+MIN_SIMULATIONS = 50  # held out
 Rows = Mapping[str, np.ndarray]
 Given = Iterable[str] | Mapping[str, Any]
 
 
 class CheckSettings(NamedTuple):
-    """A family of questions and how often it is asked; the fields are arguments of `check`."""
+    """A family of queries and how often it is asked; the fields are arguments of `check`."""
 
     given: Given
     of: Iterable[str] | None
@@ -30,53 +28,33 @@ class CheckSettings(NamedTuple):
     solver: AbstractSolver | None
 
 
-class Asked(NamedTuple):
+class Comparison(NamedTuple):
     """Truth `(n,)` and draws `(n, n_draws)` by element, log densities of both, and what the model's record keeps."""
 
     truth: dict[str, np.ndarray]
-    drawn: dict[str, np.ndarray]
-    logs: tuple[np.ndarray, np.ndarray] | None
+    draws: dict[str, np.ndarray]
+    log_probs: tuple[np.ndarray, np.ndarray] | None
     shares: Shares
-    familiar: ReferenceData | None
+    reference: ReferenceData | None
 
 
-def masks_of(given: Given, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Which elements are given of the variables that `given` names, which have `shapes`."""
-    if isinstance(given, str):
-        raise QueryError(f"`given` must be a list of names or a mapping from name to booleans, got '{given}'")
-    masks = {}
-    for name in given:
-        if name not in shapes:
-            raise QueryError(unknown("`given`", name, shapes))
-        mask = np.asarray(given[name]) if isinstance(given, Mapping) else np.ones(shapes[name], bool)
-        if mask.dtype != bool or mask.shape != shapes[name]:
-            raise DataError(f"'{name}' in `given` must be booleans of the shape {shapes[name]}")
-        masks[name] = mask
-    return masks
-
-
-def enough(rows: int, bad: int) -> None:
+def refuse_few(rows: int, not_finite: int) -> None:
     """Refuses simulations that are not finite, or too few.
 
     Raises:
-        DataError: so it is.
+        DataError: they are.
     """
-    if bad:
-        raise DataError(f"{bad} of {rows} simulations are not finite: take these rows out")
-    if rows < FEWEST:
-        raise DataError(f"a check needs at least {FEWEST} held-out simulations, got {rows}")
+    if not_finite:
+        raise DataError(f"{not_finite} of {rows} simulations are not finite: take these rows out")
+    if rows < MIN_SIMULATIONS:
+        raise DataError(f"a check needs at least {MIN_SIMULATIONS} held-out simulations, got {rows}")
 
 
-def silent(model: Any) -> Any:
-    """The model with nothing in its record but solvers, so that it does not warn."""
-    return dataclasses.replace(model, record=Record(solvers=model.record.solvers))
-
-
-def elements_of(values: Rows, latent: Rows, *, axes: int) -> dict[str, np.ndarray]:
-    """What was asked, one entry per scalar element: `{"theta[0]": (n,)}` or, with two axes, `(n, n_draws)`."""
-    found: dict[str, np.ndarray] = {}
-    for name, mask in latent.items():
-        columns = values[name].reshape(*values[name].shape[:axes], -1)
+def by_element(values: Rows, masks: Rows, *, axes: int) -> dict[str, np.ndarray]:
+    """Returns one entry per element in `masks`: `{"theta[0]": (n,)}` or, with two axes, `(n, n_draws)`."""
+    columns: dict[str, np.ndarray] = {}
+    for name, mask in masks.items():
+        flat = values[name].reshape(*values[name].shape[:axes], -1)
         labels = np.array(labels_of(name, np.shape(mask)))
-        found |= {labels[i]: columns[..., i] for i in np.flatnonzero(mask)}
-    return found
+        columns |= {labels[i]: flat[..., i] for i in np.flatnonzero(mask)}
+    return columns

@@ -1,4 +1,4 @@
-"""Estimators: a layout, a network and a path that together answer questions."""
+"""Models: every kind answers the same queries through one protocol, `AbstractModel`."""
 
 from retrodict.models._auto_solver import SolverWarning as SolverWarning
 from retrodict.models._distilled import DistilledDensity as DistilledDensity
@@ -9,6 +9,8 @@ from retrodict.models._factories import joint as joint
 from retrodict.models._factories import likelihood as likelihood
 from retrodict.models._factories import posterior as posterior
 from retrodict.models._factories import unconditional as unconditional
+from retrodict.models._factorized_likelihood import FactorizedLikelihood as FactorizedLikelihood
+from retrodict.models._factorized_likelihood import Factors as Factors
 from retrodict.models._flow import FlowModel as FlowModel
 from retrodict.models._flow_answers import SAMPLER as SAMPLER
 from retrodict.models._guided import GuidanceWarning as GuidanceWarning
@@ -16,11 +18,14 @@ from retrodict.models._guided import Guided as Guided
 from retrodict.models._guided import repaint as repaint
 from retrodict.models._hierarchical import HierarchicalModel as HierarchicalModel
 from retrodict.models._hierarchical import hierarchical as hierarchical
+from retrodict.models._importance import ImportanceSampledPosterior as ImportanceSampledPosterior
+from retrodict.models._importance import WeightingWarning as WeightingWarning
 from retrodict.models._mixture_density import IntegerElements as IntegerElements
 from retrodict.models._mixture_density import MixtureDensity as MixtureDensity
 from retrodict.models._mixture_density import Pairs as Pairs
 from retrodict.models._mixture_density import Sizes as Sizes
 from retrodict.models._mixture_density import told as told
+from retrodict.models._model import AbstractModel as AbstractModel
 from retrodict.models._record import Calibration as Calibration
 from retrodict.models._record import CalibrationWarning as CalibrationWarning
 from retrodict.models._record import Choice as Choice

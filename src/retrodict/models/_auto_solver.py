@@ -25,12 +25,12 @@ import numpy as np
 
 from retrodict._errors import QueryError
 from retrodict.densities import Exact
+from retrodict.models._flow_protocol import FlowLike
 from retrodict.models._flow_rows import density_rows
 from retrodict.models._guided_rows import raw_rows
 from retrodict.models._record import Choice, fingerprint
 from retrodict.paths import Power
 from retrodict.query.family import shares_of
-from retrodict.query.tokens import Question
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import RK4, AbstractSolver, Auto, Straightened, at_cost, stripped, told
 
@@ -53,34 +53,43 @@ class SolverWarning(UserWarning):
     """No solver that was tried reaches the wanted error."""
 
 
-class Asked(NamedTuple):
+class Observations(NamedTuple):
     """Observations to measure on: scaled tokens and roles, `(m, d)` each."""
 
     z: np.ndarray
     roles: np.ndarray
 
 
-def chosen(model: Any, question: Question, solver: AbstractSolver, kind: Kind = "draws") -> AbstractSolver:
-    """The solver itself or, for `Auto`, the one that it stands for in this question."""
+def chosen(
+    model: FlowLike, roles: np.ndarray, values: np.ndarray, solver: AbstractSolver, kind: Kind = "draws"
+) -> AbstractSolver:
+    """Returns the solver itself or, for `Auto`, the one that it stands for in a query of these roles and values."""
     if not isinstance(solver, Auto):
         return solver
-    choice = kept(model, question.roles, solver, kind)
+    choice = kept(model, roles, solver, kind)
     if choice is None:
         places = [model.layout.slices[name] for name in model.layout.places]
-        patterns = np.unique(question.roles, axis=0)
-        where = tuple(question.values[0, block].tobytes() for block in places)
-        key = (fingerprint(model), jax.tree.structure(model.core()), patterns.tobytes(), where, kind, solver)
+        patterns = np.unique(roles, axis=0)
+        where = tuple(values[0, block].tobytes() for block in places)
+        key = (
+            fingerprint(model),
+            jax.tree.structure(model.without_training_state()),
+            patterns.tobytes(),
+            where,
+            kind,
+            solver,
+        )
         if key not in _CHOSEN:
             while len(_CHOSEN) >= MOST:
                 del _CHOSEN[next(iter(_CHOSEN))]
-            _CHOSEN[key] = measured(model, typical(model, patterns, question.values[0]), solver, kind)
+            _CHOSEN[key] = measured(model, typical(model, patterns, values[0]), solver, kind)
         choice = _CHOSEN[key]
     if choice.error > choice.wanted:
-        warnings.warn(_told(choice), SolverWarning, stacklevel=5)  # equinox wraps methods
+        warnings.warn(_warning_text(choice), SolverWarning, stacklevel=5)  # equinox wraps methods
     return choice.solver
 
 
-def kept(model: Any, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
+def kept(model: FlowLike, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
     """What the model's record says, if it was measured with these weights for such roles."""
     if not model.record.solvers:
         return None
@@ -89,7 +98,7 @@ def kept(model: Any, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | No
     return found[0] if found else None
 
 
-def typical(model: Any, patterns: np.ndarray, values: np.ndarray) -> Asked:
+def typical(model: FlowLike, patterns: np.ndarray, values: np.ndarray) -> Observations:
     """Observations for roles `(p, d)`, drawn from the model itself if it was trained to be asked about them.
 
     Otherwise from the standard normal, which has the mean and the standard deviations of what it was trained on.
@@ -107,14 +116,24 @@ def typical(model: Any, patterns: np.ndarray, values: np.ndarray) -> Asked:
     trained = jax.vmap(lambda key: model.law.draw(key, model.layout) == LATENT)(jr.split(key_law, LAWS)).any(axis=0)
     if given.any() and trained[given].all() and model.net.refusal(asked[None]) is None:
         draw = told(_fine(FINEST[0]), model.path, LONGEST)
-        some = raw_rows(model.core(), draw, None, None, None, jnp.asarray(z[0]), jnp.asarray(asked), DRAWS, key_draws)
+        some = raw_rows(
+            model.without_training_state(),
+            draw,
+            None,
+            None,
+            None,
+            jnp.asarray(z[0]),
+            jnp.asarray(asked),
+            DRAWS,
+            key_draws,
+        )
         some = some[:OBSERVATIONS]
         drawn = np.broadcast_to(z[:, model.kept], np.shape(some))
         z[:, model.kept] = np.where(given[model.kept], some, drawn)
-    return Asked(np.where(roles == GIVEN, z, 0.0).astype(np.float32), roles)
+    return Observations(np.where(roles == GIVEN, z, 0.0).astype(np.float32), roles)
 
 
-def measured(model: Any, asked: Asked, solver: Auto, kind: Kind) -> Choice:
+def measured(model: FlowLike, asked: Observations, solver: Auto, kind: Kind) -> Choice:
     """The cheapest candidate whose error is at most the wanted one, or the best.
 
     Raises:
@@ -247,9 +266,9 @@ def _rms(found: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
     return float(np.sqrt((off**2).sum() / asked.sum())) if np.isfinite(off).all() else float("inf")
 
 
-def _ends(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
+def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
     """Where a solver carries the same noise, `(m, n, k)` in the model's coordinates, NaN where nothing is asked."""
-    core, keys = model.core(), jr.split(jr.key(1), len(asked.z))
+    core, keys = model.without_training_state(), jr.split(jr.key(1), len(asked.z))
     latent = (asked.roles[:, model.kept] == LATENT)[:, None]
 
     def solve(solver: AbstractSolver) -> np.ndarray:
@@ -263,9 +282,9 @@ def _ends(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
     return solve
 
 
-def _logs(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
+def _logs(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
     """The log densities `(m, n)` that a solver finds for the same draws."""
-    core, keys, kept = model.core(), jr.split(jr.key(1), len(asked.z)), model.kept
+    core, keys, kept = model.without_training_state(), jr.split(jr.key(1), len(asked.z)), model.kept
     latent = asked.roles[0, kept] == LATENT
     rows, roles = [np.repeat(part, DENSITIES, axis=0) for part in asked]
     drawn = _ends(model, asked)(_fine(FINEST[0]))[:, :DENSITIES].reshape(len(rows), -1)
@@ -281,7 +300,7 @@ def _logs(model: Any, asked: Asked) -> Callable[[AbstractSolver], np.ndarray]:
     return solve
 
 
-def _told(choice: Choice) -> str:
+def _warning_text(choice: Choice) -> str:
     return (
         f"no solver that Auto tried reaches an error of {choice.wanted:g}; the best of them, with "
         f"{choice.evaluations} evaluations of the network, errs by {choice.error:.2g}: ask for a larger error, or name "

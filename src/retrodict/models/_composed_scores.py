@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import QueryError
-from retrodict.query.sites import SiteQuestion
+from retrodict.query import SiteQuery
 from retrodict.query.tokens import unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
 
@@ -38,7 +38,7 @@ REACH = 6.0  # widths of the prior beyond which there is nothing to learn scores
 LENGTH = 0.1  # of a step, in units of the variance that the curvature suggests
 
 
-def compose(site: Any, question: SiteQuestion, n: int, *, key: PRNGKeyArray) -> dict[str, np.ndarray]:
+def compose(site: Any, question: SiteQuery, n: int, *, key: PRNGKeyArray) -> dict[str, np.ndarray]:
     """`n` draws of everything shared, given all sites.
 
     Raises:
@@ -60,7 +60,7 @@ def compose(site: Any, question: SiteQuestion, n: int, *, key: PRNGKeyArray) -> 
     roles[:, own] = question.roles[keep]
     roles[:, layout.tokens_of(layout.shared)] = LATENT
     z = model.scaling.forward(values)
-    rows = _langevin(model.core(), z, jnp.asarray(roles), n, key)
+    rows = _langevin(model.without_training_state(), z, jnp.asarray(roles), n, key)
     return unflatten(model.modeled, np.asarray(rows), layout.shared)
 
 

@@ -1,121 +1,158 @@
-"""Students: one family of questions, answered fast by a small network that was taught by a model (`distillation`).
+"""Distilled models: one family of queries, answered fast by a small network that learned from a flow model.
 
-    Student    draws,    x1 = Euler_k(x0) along the straight lines from noise to data, where its teacher's solver ends
-    Head       densities of what its teacher draws, a `MixtureDensity` in its teacher's coordinates
+    DistilledSampler    draws, x1 = Euler_k(x0) along straight lines from noise to the ends of the model's solver
+    DistilledDensity    densities of the model's draws, a `MixtureDensity` in the model's coordinates
 
-Where a student is on its way means nothing: it has no densities, no score, and no answer to any other question.
+The states of a distilled sampler on its way mean nothing: it has no density, no score, and no other answer.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError, listed
-from retrodict._types import Key, Scalar, as_key
+from retrodict._runtime.blocks import block_size, in_blocks
+from retrodict._types import Scalar, as_key
 from retrodict.models import _flow_answers
 from retrodict.models._flow import FlowModel
-from retrodict.models._mixture_density import MixtureDensity, Pairs
+from retrodict.models._mixture_density import MixtureDensity, Pairs, Sizes
+from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
+from retrodict.models._record import Record
 from retrodict.paths import Uniform
-from retrodict.query.tokens import Batch, ask, elements, unflatten
+from retrodict.query import Query, elements
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver, Euler, Straightened
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms import ConditionalAffine, Scaling
 from retrodict.variables import Layout
 
 
-AT_ONCE = 16_384  # densities
+ROWS_PER_BLOCK = 16_384  # densities
 
 
 class Proof(NamedTuple):
-    """C2ST of a student's draws against its teacher's, one for every observation that was asked about: .5 is perfect,
-    and a mean above `bar` is no pass."""
+    """C2ST of a sampler's draws against the model's, one for every observation; a mean above `bar` is no pass."""
 
     c2st: tuple[float, ...]
     bar: float
 
     @property
     def mean(self) -> float:
-        """What decides."""
+        """The mean over observations, which decides."""
         return float(np.mean(self.c2st))
 
     @property
     def ok(self) -> bool:
-        """Whether the student passed."""
+        """Whether the sampler passed."""
         return self.mean <= self.bar
 
 
 class Family(NamedTuple):
-    """The questions that are answered: the role of every element `(d,)`."""
+    """The queries that a distilled model answers: the role of every element `(d,)`."""
 
     layout: Layout
     roles: tuple[int, ...]
 
     def where(self, role: int) -> np.ndarray:
-        """Which elements have a role, `(d,)`."""
+        """Returns which elements have a role, `(d,)`."""
         return np.array(self.roles) == role
 
     def elements(self, role: int) -> dict[str, np.ndarray]:
-        """Variables that have a role, and which of their elements."""
+        """Returns the variables that have a role, and the mask of their elements."""
         return elements(self.layout, self.where(role))
 
-    def check(self, roles: np.ndarray) -> None:
-        """Refuses roles `(n, d)` of other questions.
-
-        Raises:
-            QueryError: they are.
-        """
-        if (roles != np.array(self.roles)).any():
-            taught = [listed(self.elements(role)) for role in (LATENT, GIVEN)]
-            raise QueryError(f"what was taught is {taught[0]} given {taught[1]}, and nothing else; ask the teacher")
+    def refusal(self, roles: np.ndarray) -> str | None:
+        """Returns why roles `(n, d)` are of another family, or None."""
+        if (roles == np.array(self.roles)).all():
+            return None
+        latent, given = (listed(self.elements(role)) for role in (LATENT, GIVEN))
+        return f"what was taught is {latent} given {given}, and nothing else; ask the teacher"
 
 
-class DistilledSampler(eqx.Module):
-    """What `rd.distill` gives: the teacher's variables and coordinates, a network of its own, and the proof."""
+class DistilledSampler(AbstractModel):
+    """Fast draws of one family of queries; `rd.distill` makes it, with a proof of how near they are."""
 
     model: FlowModel
     family: Family = eqx.field(static=True)
     evaluations: int = eqx.field(static=True)
     proof: Proof = eqx.field(static=True)
+    record: Record = eqx.field(static=True, default=Record())
+    kind: ClassVar[str] = "student"
+
+    @property
+    def layout(self) -> Layout:
+        return self.family.layout
+
+    @property
+    def coordinates(self) -> Scaling:
+        return self.model.scaling
+
+    @property
+    def description(self) -> dict[str, str]:
+        proof = f"C2ST {self.proof.mean:.3f} against its model" if self.proof.c2st else "none"
+        return {
+            "kind": type(self).__name__,
+            "network": str(self.model.architecture),
+            "evaluations a draw": str(self.evaluations),
+            "proof": proof,
+        }
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.proof.c2st)
 
     @property
     def solver(self) -> AbstractSolver:
-        """The only way from noise to draws that it knows."""
+        """The solver that it was trained with, the only way from noise to draws."""
         return Straightened(Euler(self.evaluations, Uniform()))
 
-    def sample(
-        self,
-        n: int,
-        *,
-        given: Mapping[str, Any] | None = None,
-        of: Iterable[str] | Mapping[str, Any] | None = None,
-        key: Key,
-    ) -> dict[str, np.ndarray]:
-        """Draws `(n, *shape)`, or `(B, n, *shape)` with a `Batch` of B observations, as `FlowModel.sample` gives them.
+    @property
+    def _cure(self) -> str:
+        return "ask the model that it was distilled from"
 
-        `of` is by default what it was taught to draw.
+    def _default_of(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return self.family.elements(LATENT)
 
-        Raises:
-            QueryError: a question of another family than it was taught.
-            DataError: a value of the wrong shape or type, or outside its support.
-        """
-        count = _flow_answers.count(n)
-        question = _flow_answers.questioned(self.model, given, self.family.elements(LATENT) if of is None else of)
-        self.family.check(question.roles)
-        draws = _flow_answers.draw(self.model, question, count, self.solver, as_key(key))
-        draws = draws.reshape(-1, count, self.model.modeled.size) if isinstance(given, Batch) else draws
-        return unflatten(self.model.modeled, draws, question.of)
+    def refusal(self, query: Query) -> str | None:
+        return super().refusal(query) or self.family.refusal(query.roles)
+
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
+        if solver not in (None, self.solver):
+            raise QueryError(
+                f"a DistilledSampler draws by the solver it was trained with, {self.solver}; leave `solver` out"
+            )
+        return _flow_answers.draw(self.model, query, n, self.solver, key).reshape(-1, n, self.modeled.size)
+
+    def _sampler_function(self, query: Query) -> Callable[[PRNGKeyArray], Array]:
+        return _flow_answers.sampler_function(self.model, query, self.solver)
+
+    def to_manifest(self) -> dict[str, Any]:
+        return {
+            "model": manifest_of(self.model),
+            "roles": list(self.family.roles),
+            "evaluations": self.evaluations,
+            "proof": self.proof._asdict(),
+            "record": self.calibration.to_json(),
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "DistilledSampler":
+        model: FlowModel = skeleton_of(manifest["model"])
+        proof = Proof(tuple(manifest["proof"]["c2st"]), manifest["proof"]["bar"])
+        family = Family(model.layout, tuple(manifest["roles"]))
+        return cls(model, family, manifest["evaluations"], proof, _record_in(manifest))
 
 
-class DistilledDensity(eqx.Module):
-    """What `rd.distill_density` gives: densities of one family of questions, and what they are off by.
+class DistilledDensity(AbstractModel):
+    """Fast densities of one family of queries; `rd.distill_density` makes it.
 
-    `kl` is the mean of log p(teacher) - log p(head) over held-out draws of the teacher, in nats, an estimate of their
-    Kullback-Leibler divergence; `spread` the standard deviation of the same.
+    `kl` is the mean of log p(model) - log p(density) over held-out draws of the model, in nats, an estimate of their
+    Kullback-Leibler divergence; `spread` is the standard deviation of the same.
     """
 
     family: Family = eqx.field(static=True)
@@ -123,27 +160,85 @@ class DistilledDensity(eqx.Module):
     spread: float = eqx.field(static=True)
     scaling: Scaling
     mixture: MixtureDensity
+    record: Record = eqx.field(static=True, default=Record())
+    kind: ClassVar[str] = "head"
 
-    def log_prob(self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Log density `(n,)` of values `(n, *shape)` as `FlowModel.log_prob` gives it.
+    @property
+    def layout(self) -> Layout:
+        return self.family.layout
 
-        Raises:
-            QueryError: a question of another family than it was taught.
-            DataError: a value of the wrong shape or type.
+    @property
+    def coordinates(self) -> Scaling:
+        return self.scaling
+
+    @property
+    def description(self) -> dict[str, str]:
+        error = f"{self.kl:.3f} nats in the mean, sd {self.spread:.3f}"
+        return {"kind": type(self).__name__, "density": "a mixture of Gaussians", "error": error}
+
+    @property
+    def has_draws(self) -> bool:
+        return False
+
+    @property
+    def trained(self) -> bool:
+        return self.kl != 0.0 or self.spread != 0.0
+
+    @property
+    def _cure(self) -> str:
+        return "ask the model that it was distilled from"
+
+    def _default_of(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return self.family.elements(LATENT)
+
+    def refusal(self, query: Query) -> str | None:
+        return super().refusal(query) or self.family.refusal(query.roles)
+
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
+        raise QueryError(f"a DistilledDensity has densities, but no draws; {self._cure}")
+
+    def _log_prob(
+        self, query: Query, rows: np.ndarray, *, solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> np.ndarray:
+        if solver is not None:
+            raise QueryError("a DistilledDensity needs no solver; leave `solver` out")
+
+        def block(index: np.ndarray, k: int) -> Array:
+            return _densities(self, jnp.asarray(rows[index]))
+
+        return in_blocks(block, len(rows), block_size(len(rows), ROWS_PER_BLOCK))
+
+    def log_density(self, tokens: Any = None, **query: Any) -> Any:
+        """Returns the log density as a function for JAX, see `AbstractModel.log_density`.
+
+        With one row of all elements, `tokens` `(d,)` in the user's units and the layout's order, the number itself.
         """
-        tokens, roles, _ = _flow_answers.pairs(self, values, given, lambda head, *question: ask(head.layout, *question))
-        self.family.check(roles)
-        found = []
-        size = min(AT_ONCE, 1 << (len(tokens) - 1).bit_length())
-        for start in range(0, len(tokens), size):
-            block = tokens[start : start + size]
-            padded = np.pad(block, ((0, size - len(block)), (0, 0)), mode="edge")
-            found.append(np.asarray(_densities(self, jnp.asarray(padded)))[: len(block)])
-        return np.concatenate(found)
+        return super().log_density(**query) if tokens is None else self.log_density_of_row(tokens)
 
-    def log_density(self, tokens: Float[Array, " d"]) -> Scalar:
-        """The same of one row of all elements, in the user's units and the layout's order: a function for JAX, with
-        gradients, for MCMC."""
+    def _density_function(self, query: Query) -> Callable[[Array], Array]:
+        return self.log_density_of_row
+
+    def to_manifest(self) -> dict[str, Any]:
+        return {
+            "layout": self.layout.to_json(),
+            "roles": list(self.family.roles),
+            "sizes": self.mixture.sizes._asdict(),
+            "framed": self.scaling.frame is not None,
+            "kl": self.kl,
+            "spread": self.spread,
+            "record": self.calibration.to_json(),
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "DistilledDensity":
+        layout, sizes = Layout.from_json(manifest["layout"]), Sizes(**manifest["sizes"])
+        mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
+        affine = ConditionalAffine.blank(family.where(LATENT)) if manifest.get("framed") else None
+        scaling = dataclasses.replace(Scaling.identity(layout), frame=affine)
+        return cls(family, manifest["kl"], manifest["spread"], scaling, mixture, _record_in(manifest))
+
+    def log_density_of_row(self, tokens: Float[Array, " d"]) -> Scalar:
+        """Returns the log density of one row of all elements, in the user's units and the layout's order."""
         latent, given = self.family.where(LATENT), self.family.where(GIVEN)
         z = self.scaling.forward(tokens)
         y = z[latent]
@@ -152,12 +247,12 @@ class DistilledDensity(eqx.Module):
         inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
         return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)
 
-    @property
-    def layout(self) -> Layout:
-        """The variables of its teacher."""
-        return self.family.layout
+
+def _record_in(manifest: Mapping[str, Any]) -> Record:
+    """Returns the record of a distilled model; files of schema 2 have none."""
+    return Record.from_json(manifest["record"]) if "record" in manifest else Record()
 
 
 @eqx.filter_jit
-def _densities(head: DistilledDensity, tokens: Array) -> Array:
-    return jax.vmap(head.log_density)(tokens)
+def _densities(model: DistilledDensity, rows: Array) -> Array:
+    return jax.vmap(model.log_density_of_row)(rows)

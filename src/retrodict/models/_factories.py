@@ -1,4 +1,4 @@
-"""The kinds of model that a layout has: one class, `FlowModel`, under four laws of roles."""
+"""Flow models of a layout: one class, `FlowModel`, under four laws of roles."""
 
 import dataclasses
 from functools import partial
@@ -38,29 +38,30 @@ def joint(
     roles: AbstractRoleLaw | None = None,
     dependencies: Dependencies | None = None,
     balanced: bool = False,
+    conditional_affine: bool = False,
     framed: bool = False,
     key: Key = 0,
 ) -> FlowModel:
-    """A model of the joint distribution that answers every question, untrained.
+    """Returns a model of the joint distribution that answers every question, untrained.
 
     Args:
         layout: the variables, as `sims.layout` or `problem.layout` tells them.
         net: the network; by default a residual MLP, or a Simformer where there are functions.
         path: the path between noise and data; by default flow matching.
-        roles: the law of roles in training; by default `rd.roles.random_roles()`. One with a single question meets
-            functions at fewer points, too, in half of the rows.
-        dependencies: what depends on what, and what is interchangeable: who attends to whom in transformers, and parts
-            that are shuffled in training.
-        balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4). Off: on SLCP the
-            negative log posterior of held-out pairs was 3.71 with it (8,000 steps) and 3.66 without (10,000).
-        framed: learn in coordinates that follow a line in what is given, see `rd.frame`; for a law of roles with one
-            question, such as that of `posterior`, whose answer is much narrower than the prior. It then knows no
-            constraints.
+        roles: the law of roles in training; by default `rd.roles.random_roles()`. A law of one question meets functions
+            at fewer points, too, in half of the rows.
+        dependencies: the edges between variables, and what is interchangeable: who attends to whom in transformers, and
+            parts that are shuffled in training.
+        balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4).
+        conditional_affine: learn in coordinates that follow a line in what is given, see `transforms.affine`; for a law
+            of roles with one question, such as that of `posterior`, whose answer is much narrower than the prior. Such
+            a model takes no constraints.
+        framed: the name of `conditional_affine` in earlier versions.
         key: seed of the first weights.
 
     Raises:
         DataError: `layout` is no layout, or net or dependencies do not fit it.
-        QueryError: the network cannot be trained under this law of roles, or the law has no one question to frame.
+        QueryError: the network cannot be trained under this law of roles, or it has no single question.
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
@@ -75,8 +76,8 @@ def joint(
         # says what is wrong with them, whether or not the network looks at edges
         dependencies.adjacency(layout.without(layout.places))
     scaling = Scaling.identity(layout)
-    if framed:
-        scaling = dataclasses.replace(scaling, frame=_frame(layout, architecture, law))
+    if conditional_affine or framed:
+        scaling = dataclasses.replace(scaling, frame=_affine(layout, architecture, law))
     return FlowModel(
         layout=layout,
         architecture=architecture,
@@ -90,19 +91,19 @@ def joint(
     )
 
 
-def _frame(layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw) -> ConditionalAffine:
+def _affine(layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw) -> ConditionalAffine:
     roles = law.fixed(layout)
     if architecture.embedded or layout.functions or not np.isin(roles, (LATENT, GIVEN)).all():
         raise QueryError(
-            "a frame needs one question about all elements, and neither embeddings nor functions; use `rd.posterior` "
-            "or `rd.likelihood`, or leave `framed` out"
+            "conditional_affine=True (framed) needs one question about all elements, and neither embeddings nor "
+            "functions; use `rd.posterior` or `rd.likelihood`, or leave it out"
         )
     return ConditionalAffine.blank(roles == LATENT)
 
 
 posterior = partial(joint, roles=Posterior())
-posterior.__doc__ = "A model of the parameters given all data; `joint` with one role assignment."
+posterior.__doc__ = "Returns a model of the parameters given all data; `joint` with one role assignment."
 likelihood = partial(joint, roles=Likelihood())
-likelihood.__doc__ = "A model of the data given all parameters (an emulator); `joint` with one role assignment."
+likelihood.__doc__ = "Returns a model of the data given all parameters (an emulator); `joint` with one role assignment."
 unconditional = partial(joint, roles=Unconditional())
-unconditional.__doc__ = "A model of parameters and data together; `joint` with nothing given."
+unconditional.__doc__ = "Returns a model of parameters and data together; `joint` with nothing given."

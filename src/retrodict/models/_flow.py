@@ -1,4 +1,4 @@
-"""One generative model of everything the simulator touches, and any question about it.
+"""A generative model by a flow between noise and data, and any question about it.
 
 With z the scaled tokens of one row, roles drawn from a law, t a time and x0 noise:
 
@@ -14,9 +14,8 @@ under four laws of roles.
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,28 +24,32 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
+from retrodict._errors import QueryError
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
-from retrodict.constraints import AbstractConstraint, Interval
+from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.models import _flow_answers
-from retrodict.models._guided import Guided, ask_guided, is_guided, sample_guided
-from retrodict.models._record import CalibrationWarning, Record, concerns, fingerprint
-from retrodict.nets import AbstractArchitecture, AbstractNet
+from retrodict.models._guided import Guided, ask_guided, sample_guided
+from retrodict.models._manifest import path_from_json, path_to_json
+from retrodict.models._model import AbstractModel, count
+from retrodict.models._record import Record
+from retrodict.nets import AbstractArchitecture, AbstractNet, architecture_from_json
 from retrodict.paths import Denoised, Flow, Path
 from retrodict.problem.dependencies import Dependencies
-from retrodict.query.tokens import Batch, unflatten
-from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
+from retrodict.query import Query, unflatten
+from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional, law_from_json
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms import ConditionalAffine, Scaling
 from retrodict.variables import Layout, places_of
 
 
-LEAST = 1e-6  # the weight of a row whose latent elements have no points
-TIMES = 8  # times and noises of one training row whose data are embedded
+MIN_WEIGHT = 1e-6  # of a row whose latent elements have no points
+TIMES_PER_ROW = 8  # times and noises of one training row whose data are embedded
+LAW_DRAWS = 64  # of roles, to see what a model was trained to predict
 
 
 class Estimate(NamedTuple):
-    """A log density that was found by random probes, and its standard error."""
+    """A log density by random probes, and its standard error."""
 
     value: np.ndarray
     standard_error: np.ndarray
@@ -61,15 +64,15 @@ class Gradient(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Scaled tokens `z` and `roles` of what can be asked, and what the network prepared."""
+    """Scaled tokens `z` and `roles` of what can be asked, and what the network computed from them once."""
 
     z: Tokens
     roles: Roles
     prepared: Any
 
 
-class FlowModel(eqx.Module):
-    """A trained or untrained model; see `joint`, `posterior`, `likelihood`, `unconditional`."""
+class FlowModel(AbstractModel):
+    """A model of named variables by a flow; see `joint`, `posterior`, `likelihood`, `unconditional`."""
 
     layout: Layout = eqx.field(static=True)
     architecture: AbstractArchitecture = eqx.field(static=True)
@@ -80,26 +83,31 @@ class FlowModel(eqx.Module):
     path: Path
     scaling: Scaling
     net: AbstractNet
-
-    @property
-    def trained(self) -> bool:
-        """Whether `fit` has seen this model."""
-        return self.record.steps > 0
-
-    @property
-    def calibration(self) -> Record:
-        """The record, with those checks and solvers alone that belong to the numbers that the model has now."""
-        return self.record.of(fingerprint(self)) if self.record.calibrations or self.record.solvers else self.record
+    kind: ClassVar[str] = "flow"
 
     @property
     def embedded(self) -> tuple[str, ...]:
-        """Variables that the network reads as a whole; they can be given or left out, not asked."""
         return self.architecture.embedded
 
     @property
-    def modeled(self) -> Layout:
-        """The layout of the variables that can be asked."""
-        return self.layout.without((*self.embedded, *self.layout.places))
+    def _pieces(self) -> dict[str, int]:
+        return {name: self.architecture.pieces(name) for name in self.embedded}
+
+    @property
+    def coordinates(self) -> Scaling:
+        return self.scaling
+
+    @property
+    def description(self) -> dict[str, str]:
+        law = getattr(self.law, "law", self.law)
+        affine = {"affine baseline": "yes"} if self.scaling.frame is not None else {}
+        return {
+            "kind": type(self).__name__,
+            "network": str(self.architecture),
+            "path": f"{type(self.path.schedule).__name__}, predicts the {self.path.parameterization.__name__}",
+            "queries in training": type(law).__name__,
+            **affine,
+        }
 
     @property
     def kept(self) -> np.ndarray | slice:
@@ -111,16 +119,16 @@ class FlowModel(eqx.Module):
     # one example at a time --------------------------------------------------------------------------------------------
 
     def ready(self, z: Tokens, roles: Roles) -> Ready:
-        """Scaled tokens and roles of the whole layout, made ready for a way along the path.
+        """Prepares scaled tokens and roles of the layout for a solution of the flow.
 
-        The network prepares what stays the same. Variables that it reads as a whole are then done with: what follows
-        works with the tokens of `modeled`, the layout without them.
+        The network computes once what stays the same. Afterwards only the tokens of `modeled` are used, without the
+        variables that the network reads as a whole.
         """
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
         return Ready(z[self.kept], roles[self.kept], prepared)
 
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
-        """The network's prediction about noisy tokens `x` at time `t`, zero where not latent."""
+        """Returns the network's prediction for noisy tokens `x` at time `t`, zero where not latent."""
         latent = ready.roles == LATENT
         held = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
 
@@ -130,26 +138,26 @@ class FlowModel(eqx.Module):
         return jnp.where(latent, self.path.predict(network, x, t), 0.0)
 
     def flow(self, z: Tokens, roles: Roles) -> Flow:
-        """The flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
+        """Returns the flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
 
-        This is what guidance, composition and MCMC build on: a velocity, a score and a guess of data and noise as plain
+        Guidance, composition and MCMC build on it: a velocity, a score and the denoised data and noise as plain
         functions `(x, t)` of the tokens of `modeled`, zero where not latent.
         """
         return self.flow_from(self.ready(z, roles))
 
     def flow_from(self, ready: Ready) -> Flow:
-        """`flow`, from what was made ready before."""
+        """Returns `flow` from prepared tokens and roles."""
         latent = ready.roles == LATENT
 
         def guess(x: Tokens, t: Scalar) -> Denoised:
             x = jnp.where(latent, x, ready.z)
-            found = self.path.guess(x, self.predict(x, ready, t), t)
-            return Denoised(jnp.where(latent, found.data, 0.0), jnp.where(latent, found.noise, 0.0))
+            denoised = self.path.guess(x, self.predict(x, ready, t), t)
+            return Denoised(jnp.where(latent, denoised.data, 0.0), jnp.where(latent, denoised.noise, 0.0))
 
         return Flow(self.path, guess)
 
     def loss(self, z: Tokens, key: PRNGKeyArray, u: Scalar) -> Scalar:
-        """The loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time."""
+        """Returns the loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time."""
         key_roles, key_noise = jr.split(key)
         roles = self.law.draw(key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
@@ -164,16 +172,18 @@ class FlowModel(eqx.Module):
             z_t = jnp.where(ready.roles == LATENT, self.path.mix(ready.z, x0, t), ready.z)
             error = self.predict(z_t, ready, t) - self.path.target(ready.z, x0, t)
             weight = jnp.where(ready.roles == LATENT, self._weights(), 0.0)
-            total = jnp.sum(weight) if not self.layout.functions else jnp.maximum(jnp.sum(weight), LEAST)
+            total = jnp.sum(weight) if not self.layout.functions else jnp.maximum(jnp.sum(weight), MIN_WEIGHT)
             return self.path.weight(t) * jnp.sum(weight * error**2) / total
 
         if not self.embedded:
             return once(key_noise, u)
-        # reading a whole image costs more than all that follows: several times and noises share one reading
-        return jnp.mean(jax.vmap(once)(jr.split(key_noise, TIMES), (u + jnp.arange(TIMES) / TIMES) % 1.0))
+        # reading an image costs more than the rest: several times and noises share one reading
+        return jnp.mean(
+            jax.vmap(once)(jr.split(key_noise, TIMES_PER_ROW), (u + jnp.arange(TIMES_PER_ROW) / TIMES_PER_ROW) % 1.0)
+        )
 
     def _empty(self, z: Tokens) -> Bool[Array, " d"]:
-        """Elements without a value, and those of functions without a place."""
+        """Returns the elements without a value, and those of functions without a place."""
         missing = jnp.isnan(z)
         for name in self.layout.functions:
             block, places = self.layout.slices[name], missing[self.layout.slices[places_of(name)]]
@@ -187,65 +197,31 @@ class FlowModel(eqx.Module):
             return jnp.ones(size)
         return jnp.where(parameter, (size - n) / n, 1.0)
 
-    # questions in names -----------------------------------------------------------------------------------------------
+    # queries ----------------------------------------------------------------------------------------------------------
 
-    def sample(
-        self,
-        n: int,
-        *,
-        given: Mapping[str, Any] | None = None,
-        of: Iterable[str] | Mapping[str, Any] | None = None,
-        guide: Sequence[AbstractConstraint] = (),
-        strength: float = 1.0,
-        correct: bool = True,
-        solver: AbstractSolver | None = None,
-        key: Key,
-    ) -> dict[str, np.ndarray]:
-        """Draws of the variables `of`, `(n, *shape)` each, given the values `given`.
+    def refusal(self, query: Query) -> str | None:
+        try:
+            _flow_answers.widened(self._resized(query.layout), query.roles)
+        except QueryError as error:
+            return str(error)
+        if query.guided and self.scaling.frame is not None:
+            return (
+                "constraints speak of elements one by one, and this model was made with conditional_affine=True, which "
+                "mixes them; ask one without it, or of `rd.joint`"
+            )
+        return self._resized(query.layout).net.refusal(query.roles)
 
-        NaN in `given` means not observed. `of` defaults to the variables that `given` does not name; those in neither
-        are integrated out. `of={name: mask}` asks for some elements only, the others come back as NaN; `{name: None}`
-        is the name alone. With `given=rd.Batch({...})` of B observations the draws are `(B, n, *shape)`.
+    def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
+        keys = jr.split(jr.key(0), LAW_DRAWS)
+        roles = np.asarray(jax.vmap(lambda key: self.law.draw(key, self.layout))(keys))
+        latent, given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
+        return bool(np.any(latent.any(axis=1) & given.any(axis=1)))
 
-        A function is given as `rd.At(points, values)`, any number of them, and asked by `of={name: rd.At(points)}`, at
-        which points its draws are; its values may be an `rd.Interval`. In a Batch, points and values have a leading
-        axis, NaN where an observation has fewer of them.
-
-        What else must hold comes as `rd.Interval` in `given` and as constraints in `guide`; `strength` above 1 trusts
-        what is given more than once (classifier-free guidance). Such draws are guided, weighted by what guidance got
-        wrong, and resampled: proposals are added until they are worth half of `n`, at most four times `n`; see `guided`
-        for the weights. With `correct=False` they are what guidance alone gives, by any solver.
-
-        Raises:
-            QueryError: a name that this model does not have, nothing left to ask, `n` below 1, a solver that cannot
-                follow this model's path, or constraints that no draw satisfies.
-            DataError: a value of the wrong shape or type, or outside its support.
-
-        Warns:
-            GuidanceWarning: guided proposals are worth less than a tenth of their number.
-            SolverWarning: `solver` is `rd.solvers.Auto`, and nothing that it tried reaches the wanted error.
-            CalibrationWarning: the model was checked by `rd.check`, but not for questions like this one, or it failed
-                there, or what is given is unlike the simulations.
-        """
-        count = _flow_answers.count(n)
-        for sentence in self.concerns(given, of) if self.record.calibrations else ():
-            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
-        model, given, of, answers = _flow_answers.at_points(self, given, of)
-        if is_guided(given, guide, strength):
-            rest: dict[str, Any] = {"solver": solver, "correct": correct, "key": key}
-            draws = sample_guided(model, count, given=given, guide=guide, of=of, strength=strength, **rest)
-        else:
-            draws = _flow_answers.sample(model, count, given, of, solver or _flow_answers.SAMPLER, as_key(key))
-        return {k: v[..., answers[k]] if k in answers else v for k, v in draws.items()}
-
-    def concerns(
-        self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
-    ) -> list[str]:
-        """What the model's calibration has to say against a question, a sentence each; `sample` warns of them."""
-        model, known, of, _ = _flow_answers.at_points(self, given, of)
-        if isinstance(known, Mapping) and not isinstance(known, Batch):
-            known = {name: value for name, value in known.items() if not isinstance(value, Interval)}
-        return concerns(self.calibration, model, _flow_answers.questioned(model, known, of))
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
+        model = self._resized(query.layout)
+        if query.guided:
+            return sample_guided(model, query, n, solver=solver, key=key)
+        return _flow_answers.sample(model, query, n, solver, key)
 
     def guided(
         self,
@@ -258,34 +234,30 @@ class FlowModel(eqx.Module):
         solver: AbstractSolver | None = None,
         key: Key,
     ) -> Guided:
-        """`n` guided draws with the weights that make them right, and how many independent draws they are worth.
+        """Returns `n` guided draws with the weights that make them right, and their effective sample size.
 
         Arguments and errors are those of `sample`; the solver must be one of fixed steps without noise of its own.
         """
-        count = _flow_answers.count(n)
-        model, given, of, answers = _flow_answers.at_points(self, given, of)
-        found = ask_guided(model, count, given=given, guide=guide, of=of, strength=strength, solver=solver, key=key)
-        draws = {k: v[..., answers[k]] if k in answers else v for k, v in found.draws.items()}
-        return dataclasses.replace(found, draws=draws)
+        query = self.parse(given, of, guide=guide, strength=strength)
+        return ask_guided(self._resized(query.layout), query, count(n), solver=solver, key=key)
 
-    def log_prob(
-        self,
-        values: Mapping[str, Any],
-        *,
-        given: Mapping[str, Any] | None = None,
-        solver: AbstractSolver | None = None,
+    def _log_prob(
+        self, query: Query, rows: np.ndarray, *, solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> np.ndarray:
-        """Log density `(n,)` of values `(n, *shape)`, in the user's units, given the values `given`.
+        return self._density(query, rows, solver, Exact(), key).estimates[:, 0]
 
-        Variables in neither are integrated out, and so are elements that are NaN in every row of `values`. With
-        `given=rd.Batch({...})` of n observations, row i of `values` is paired with observation i. Outside the supports
-        it is minus infinity. The divergence is exact; for hundreds of latent elements see `estimate_log_prob`.
-
-        Raises:
-            QueryError: a name that this model does not have, one both asked and given, or a solver without densities.
-            DataError: a value of the wrong shape or type, or NaN in some rows only.
-        """
-        return _flow_answers.density(self, values, given, solver, Exact(), 0).estimates[:, 0]
+    def _density(
+        self,
+        query: Query,
+        rows: np.ndarray,
+        solver: AbstractSolver | None,
+        trace: AbstractTrace,
+        key: Key,
+        *,
+        slopes: bool = False,
+    ) -> _flow_answers.Densities:
+        model = self._resized(query.layout)
+        return _flow_answers.density(model, query, rows, solver, trace, key, slopes=slopes)
 
     def estimate_log_prob(
         self,
@@ -296,14 +268,16 @@ class FlowModel(eqx.Module):
         solver: AbstractSolver | None = None,
         key: Key,
     ) -> Estimate:
-        """Log density and its standard error, `(n,)` each, at a cost that does not grow with the latent elements.
+        """Estimates a log density and its standard error, `(n,)` each, at a cost that does not grow with the elements.
 
         Unbiased up to the solver's error; `trace` is `rd.densities.HutchPlusPlus()` by default. Arguments and errors
         are otherwise those of `log_prob`.
         """
+        query, rows, _ = self._parse_values(values, given)
         trace = trace or HutchPlusPlus()
-        found = _flow_answers.density(self, values, given, solver, trace, key)
-        return Estimate(found.estimates.mean(axis=1), np.asarray(trace.error(found.estimates, found.latent)))
+        densities = self._density(self._accepted(query), rows, solver, trace, key)
+        error = trace.error(densities.estimates, densities.latent)
+        return Estimate(densities.estimates.mean(axis=1), np.asarray(error))
 
     def grad_log_prob(
         self,
@@ -312,24 +286,25 @@ class FlowModel(eqx.Module):
         given: Mapping[str, Any] | None = None,
         solver: AbstractSolver | None = None,
     ) -> Gradient:
-        """Log density `(n,)` with its gradients with respect to values and givens, `(n, *shape)` each by name.
+        """Returns log densities `(n,)` and their gradients by values and givens, `(n, *shape)` each by name.
 
         In the user's units; NaN where an element is neither asked nor given. Arguments and errors are those of
         `log_prob`; outside the supports gradients are NaN.
         """
-        _flow_answers.no_functions(self, "grad_log_prob")
-        found = _flow_answers.density(self, values, given, solver, Exact(), 0, slopes=True)
-        slope = np.where(np.isfinite(found.estimates), found.slope, np.nan)
+        _flow_answers.refuse_functions(self, "grad_log_prob")
+        query, rows, _ = self._parse_values(values, given)
+        densities = self._density(self._accepted(query), rows, solver, Exact(), 0, slopes=True)
+        slope = np.where(np.isfinite(densities.estimates), densities.slope, np.nan)
 
-        def of(role: int, names: Iterable[str]) -> dict[str, np.ndarray]:
-            return unflatten(self.layout, np.where(found.roles == role, slope, np.nan), names)
+        def by_name(role: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+            return unflatten(self.layout, np.where(query.roles == role, slope, np.nan), names)
 
-        return Gradient(found.estimates[:, 0], of(LATENT, values), of(GIVEN, given or {}))
+        return Gradient(densities.estimates[:, 0], by_name(LATENT, values), by_name(GIVEN, given or {}))
 
     def velocity(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """The velocity of noisy values `(n, *shape)` at time `t`, given the values `given` (in the user's units).
+        """Returns the velocity of noisy values `(n, *shape)` at time `t`, given the values `given` (in user's units).
 
         Noisy values have no units: they and their velocity are in the model's coordinates, unconstrained and
         standardized, see `to_coordinates` and `from_coordinates`. Inside JAX use `flow`.
@@ -338,31 +313,51 @@ class FlowModel(eqx.Module):
             QueryError: a wrong name, or a time outside the path's span.
             DataError: a value of the wrong shape or type.
         """
-        return _flow_answers.field(self, "velocity", values, t, given)
+        return self._field("velocity", values, t, given)
 
     def score(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
-        """The score, the gradient of the log density of noisy values; otherwise as `velocity`.
+        """Returns the score, the gradient of the log density of noisy values; otherwise as `velocity`.
 
         Raises:
             QueryError: besides, where the path's noise is not Gaussian or there is none at `t`.
         """
-        return _flow_answers.field(self, "score", values, t, given)
+        return self._field("score", values, t, given)
+
+    def _field(
+        self, kind: str, values: Mapping[str, Any], t: float, given: Mapping[str, Any] | None
+    ) -> dict[str, np.ndarray]:
+        _flow_answers.refuse_functions(self, kind)
+        query, rows, _ = self._parse_values(values, given)
+        return unflatten(self.modeled, _flow_answers.field(self, kind, query, rows, t), values)
 
     def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Values `(n, *shape)` in the user's units in the model's coordinates: unconstrained and standardized.
+        """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
-        A framed model follows what is given, so that it needs values of all variables; else there is a QueryError.
+        A model with an affine baseline follows what is given, so that it needs values of all variables; else there is
+        a QueryError.
         """
         return _flow_answers.in_coordinates(self, values, self.scaling.forward)
 
     def from_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """The inverse of `to_coordinates`."""
+        """Returns the inverse of `to_coordinates`."""
         return _flow_answers.in_coordinates(self, values, self.scaling.inverse)
 
+    def _density_function(self, query: Query) -> Callable[[Array], Array]:
+        return _flow_answers.density_function(self._resized(query.layout), query)
+
+    def _sampler_function(self, query: Query) -> Callable[[PRNGKeyArray], Array]:
+        return _flow_answers.sampler_function(self._resized(query.layout), query)
+
+    def as_flow(self, method: str) -> "FlowModel":
+        del method
+        return self
+
+    # other forms of the same model ------------------------------------------------------------------------------------
+
     def seen_at(self, layout: Layout) -> "FlowModel":
-        """The same model for other numbers of points of its functions, as `layout` has them."""
+        """Returns the same model for other numbers of points of its functions, as `layout` has them."""
         if layout == self.layout:
             return self
         net = jax.tree.unflatten(
@@ -370,21 +365,55 @@ class FlowModel(eqx.Module):
         )
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
+    _resized = seen_at
+
     def with_net(self, architecture: AbstractArchitecture, *, key: Key) -> "FlowModel":
-        """The same variables and coordinates with another network, untrained."""
+        """Returns the same variables and coordinates with another network, untrained."""
         net = built(architecture, self.layout, self.law, self.dependencies, as_key(key))
         return dataclasses.replace(self, architecture=architecture, net=net)
 
-    def core(self) -> "FlowModel":
-        """The model without what only training knows, which must not decide whether compiled code is used again."""
+    def without_training_state(self) -> "FlowModel":
+        """Returns the model without what only training knows, so that equal models share compiled code."""
         return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
+
+    core = without_training_state  # the name of earlier versions
+
+    def to_manifest(self) -> dict[str, Any]:
+        return {
+            "layout": self.layout.to_json(),
+            "net": self.architecture.to_json(),
+            "path": path_to_json(self.path),
+            "roles": self.law.to_json(),
+            "balanced": self.balanced,
+            "framed": self.scaling.frame is not None,
+            "dependencies": None if self.dependencies is None else self.dependencies.to_json(),
+            "record": self.calibration.to_json(),
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "FlowModel":
+        layout, architecture = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
+        law, structure = law_from_json(manifest["roles"]), manifest.get("dependencies")
+        dependencies = None if structure is None else Dependencies.from_json(structure)
+        affine = ConditionalAffine.blank(law.fixed(layout) == LATENT) if manifest.get("framed") else None
+        return cls(
+            layout=layout,
+            architecture=architecture,
+            law=law,
+            record=Record.from_json(manifest["record"]),
+            balanced=bool(manifest["balanced"]),
+            dependencies=dependencies,
+            path=path_from_json(manifest["path"]),
+            scaling=dataclasses.replace(Scaling.identity(layout), frame=affine),
+            net=built(architecture, layout, law, dependencies, as_key(0)),
+        )
 
 
 @functools.lru_cache(maxsize=64)
 def _structure(
     architecture: AbstractArchitecture, layout: Layout, law: AbstractRoleLaw, dependencies: Dependencies | None
 ) -> Any:
-    """How the network for a layout is built, without its numbers."""
+    """Returns the tree structure of the network for a layout, without its numbers."""
     return jax.tree.structure(eqx.filter_eval_shape(built, architecture, layout, law, dependencies, jr.key(0)))
 
 
@@ -396,4 +425,5 @@ def built(
     dependencies: Dependencies | None,
     key: PRNGKeyArray,
 ) -> AbstractNet:
+    """Returns the network for a layout, with its first weights."""
     return architecture.build(layout, law=law, dependencies=dependencies, key=key)

@@ -1,17 +1,16 @@
 """Questions with constraints: proposals that are guided towards them, and weights that make them right.
 
-With p the model's density of what is asked given what is given, and c the product of all constraints, p c / Z is
-wanted. Proposals come from the guided flow, whose density q is known; they are weighted by p c / q. However poorly
-guidance approximates, the weighted draws are right, and the effective size tells what they are worth: near the number
-of proposals where guidance did well, near one where it failed. Where it did worse than no guidance at all (a narrow
-answer whose density is hard to find, under constraints that one draw in ten satisfies by itself), draws without
-guidance are proposed instead, and weighted by c.
+With p the model's density of the answer and c the product of all constraints, p c / Z is wanted. Proposals come from
+the guided flow, whose density q is known, and are weighted by p c / q. However poorly guidance approximates, the
+weighted draws are right. The effective sample size tells their worth: near the number of proposals where guidance did
+well, near one where it failed. Where it did worse than no guidance at all, draws without guidance are proposed instead,
+and weighted by c.
 
 The strength of classifier-free guidance is corrected in the same way, with the target p(. | given)^w p(.)^(1 - w).
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +20,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
-from retrodict._errors import QueryError, unknown
+from retrodict._errors import QueryError
+from retrodict._runtime.blocks import block_size, in_blocks
 from retrodict._types import Key, as_key
-from retrodict.constraints import AbstractConstraint, Between, Interval, Units, View
+from retrodict.constraints import Between, Units, View
 from retrodict.guidance import (
     AbstractGuide,
     Product,
@@ -35,22 +35,24 @@ from retrodict.guidance import (
     resample,
 )
 from retrodict.models._auto_solver import chosen
-from retrodict.models._flow_answers import completed, questioned
+from retrodict.models._flow_answers import widened
+from retrodict.models._flow_protocol import FlowLike
 from retrodict.models._guided_rows import raw_rows, weighted_rows
-from retrodict.query.tokens import Batch, Question, as_numbers, unflatten
+from retrodict.models._model import AbstractModel, count
+from retrodict.query import Query, parse
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractOneStep, AbstractSolver, Midpoint, Straightened
 
 
 PROPOSER = Straightened(Midpoint(steps=16))
-PILOT = 1024  # draws without constraints, that tell how wide their answer is
-BLOCK = 512  # rows per dispatch
-MOST = 4  # proposals per draw that `guided_draws` may spend
-WORTH, POOR = 0.5, 0.1  # effective draws per draw at which it is content, and per proposal below which it warns
+PILOT_DRAWS = 1024  # without constraints; they tell the spread of the answer
+ROWS_PER_BLOCK = 512
+MAX_ROUNDS = 4  # of as many proposals as draws are asked for
+ENOUGH, POOR = 0.5, 0.1  # effective draws per draw that end the rounds, and per proposal below which there is a warning
 
 
 class GuidanceWarning(UserWarning):
-    """Guidance proposed so poorly that corrected draws are worth few independent ones."""
+    """A warning that guidance proposed poorly, so that corrected draws are worth few independent ones."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Guided:
 
     @property
     def effective_size(self) -> float:
-        """How many independent draws the weighted ones are worth: n if guidance was exact, near 1 if it failed."""
+        """The number of independent draws the weighted ones are worth: n if guidance was exact, near 1 if it failed."""
         return effective_size(self.log_weights)
 
     @property
@@ -87,84 +89,64 @@ class Guided:
         return float(np.logaddexp.reduce(np.asarray(self.log_weights, np.float64)) - np.log(len(self.log_weights)))
 
     def resampled(self, n: int, key: Key) -> dict[str, np.ndarray]:
-        """`n` draws of equal weight; some of them are copies.
+        """Returns `n` draws of equal weight; some of them are copies.
 
         Raises:
             QueryError: no draw has a weight above zero.
         """
-        rng = np.random.default_rng(np.asarray(jr.key_data(as_key(key))))
-        rows = resample(np.log(np.maximum(self.weights, 1e-300)), n, rng)
+        rows = self._rows(n, key)
         return {name: values[rows] for name, values in self.draws.items()}
 
+    def _rows(self, n: int, key: Key) -> np.ndarray:
+        rng = np.random.default_rng(np.asarray(jr.key_data(as_key(key))))
+        return resample(np.log(np.maximum(self.weights, 1e-300)), n, rng)
 
-def ask_guided(
-    model: Any,
-    n: int,
-    *,
-    given: Mapping[str, Any] | None = None,
-    guide: Sequence[AbstractConstraint] = (),
-    of: Iterable[str] | Mapping[str, Any] | None = None,
-    strength: float = 1.0,
-    solver: AbstractSolver | None = None,
-    key: Key,
-) -> Guided:
-    """`n` guided draws of the variables `of` with their weights; see `FlowModel.guided`.
+
+def ask_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolver | None, key: Key) -> Guided:
+    """Returns `n` guided draws with their weights; see `FlowModel.guided`.
 
     Raises:
-        QueryError: a name that the model does not have, a Batch, noise that is not Gaussian, nothing to guide, or a
-            solver whose draws have no density.
-        DataError: a value of the wrong shape or type.
+        QueryError: a Batch, noise that is not Gaussian, nothing to guide, or a solver whose draws have no density.
     """
     key_pilot, key_rows = jr.split(as_key(key))
-    return _Asked(model, given, guide, of, strength, solver or PROPOSER, key_pilot).weighted(n, key_rows)
+    tokens, log_weights = _Proposals(model, query, solver or PROPOSER, key_pilot).weighted(n, key_rows)
+    return Guided(query.named(tokens[None]), log_weights)
 
 
-def sample_guided(
-    model: Any,
-    n: int,
-    *,
-    given: Mapping[str, Any] | None = None,
-    guide: Sequence[AbstractConstraint] = (),
-    of: Iterable[str] | Mapping[str, Any] | None = None,
-    strength: float = 1.0,
-    solver: AbstractSolver | None = None,
-    correct: bool = True,
-    key: Key,
-) -> dict[str, np.ndarray]:
-    """`n` draws of the variables `of`, of equal weight; see `FlowModel.sample`.
+def sample_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolver | None, key: Key) -> np.ndarray:
+    """Returns `n` draws of equal weight, tokens `(1, n, k)`.
 
-    Proposals are drawn until they are worth half of `n`, at most four times `n`. With `correct=False` the draws are
-    what guidance alone gives, by any solver.
+    Proposals are drawn until they are worth half of `n`, at most four times `n`. Without `query.correct` the draws are
+    those of guidance alone, by any solver.
 
     Raises:
         QueryError: as `ask_guided`, or no draw satisfies the constraints.
     """
     key_pilot, key_rows, key_choice = jr.split(as_key(key), 3)
-    asked = _Asked(model, given, guide, of, strength, solver or PROPOSER, key_pilot)
-    if not correct:
-        return asked.named(asked.raw(n, key_rows, asked.guide), kept=np.zeros(n, bool))
-    parts: list[Guided] = []
-    for i in range(MOST):
-        parts.append(asked.weighted(n, jr.fold_in(key_rows, i)))
-        whole = Guided(
-            {name: np.concatenate([part.draws[name] for part in parts]) for name in parts[0].draws},
-            np.concatenate([part.log_weights for part in parts]),
-        )
-        if whole.effective_size >= WORTH * n:
+    proposals = _Proposals(model, query, solver or PROPOSER, key_pilot)
+    if not query.correct:
+        z = proposals.raw(n, key_rows, proposals.guide)
+        return proposals.in_units(z, counted=np.zeros(n, bool))[None]
+    rounds: list[tuple[np.ndarray, np.ndarray]] = []
+    for i in range(MAX_ROUNDS):
+        rounds.append(proposals.weighted(n, jr.fold_in(key_rows, i)))
+        tokens, log_weights = (np.concatenate(parts) for parts in zip(*rounds, strict=True))
+        if effective_size(log_weights) >= ENOUGH * n:
             break
-    drawn = whole.resampled(n, key_choice)
-    if whole.effective_size < POOR * len(whole.log_weights):
+    rows = Guided({}, log_weights)._rows(n, key_choice)
+    worth = effective_size(log_weights)
+    if worth < POOR * len(log_weights):
         warnings.warn(
-            f"guidance did poorly: {len(whole.log_weights)} proposals are worth {whole.effective_size:.0f} independent "
-            "draws; take more draws, more solver steps, or fewer constraints at once",
+            f"guidance did poorly: {len(log_weights)} proposals are worth {worth:.0f} independent draws; take more "
+            "draws, more solver steps, or fewer constraints at once",
             GuidanceWarning,
-            stacklevel=3,
+            stacklevel=5,
         )
-    return drawn
+    return tokens[rows][None]
 
 
 def repaint(
-    model: Any,
+    model: AbstractModel,
     n: int,
     *,
     given: Mapping[str, Any],
@@ -173,181 +155,123 @@ def repaint(
     solver: AbstractOneStep | None = None,
     key: Key,
 ) -> dict[str, np.ndarray]:
-    """Draws from the model of everything together, the given elements held by RePaint with `repeats` inner steps.
+    """Draws from a model of everything together, the given elements held by RePaint with `repeats` inner steps.
 
-    For a model that was trained to be asked nothing; uncorrected, see `guidance.Renoised`.
+    For a model that was trained to be asked nothing (`rd.unconditional`); uncorrected, see `guidance.Renoised`. A model
+    of `rd.joint` is better asked by `sample`.
 
     Raises:
-        QueryError: as `FlowModel.sample`, a Batch, or noise that is not Gaussian.
+        QueryError: as `FlowModel.sample`, a Batch, noise that is not Gaussian, or a model that is no flow.
     """
-    if isinstance(given, Batch):
-        raise QueryError(ONE)
-    question = questioned(model, given, of)
-    held = (question.roles == GIVEN) & np.isin(np.arange(model.layout.size), np.arange(model.layout.size)[model.kept])
-    roles = np.where(held, LATENT, question.roles)
-    if reason := model.net.refusal(roles):
+    flow = model.as_flow("repaint")
+    query = parse(flow.layout, given, of, embedded=flow._pieces)
+    if query.batched or query.guided:
+        raise QueryError("repaint is about one observation without intervals; ask a Batch one by one")
+    flow = flow.seen_at(query.layout)
+    given_tokens = (query.roles == GIVEN) & np.isin(np.arange(flow.layout.size), np.arange(flow.layout.size)[flow.kept])
+    roles = np.where(given_tokens, LATENT, query.roles)
+    if reason := flow.net.refusal(roles):
         raise QueryError(reason)
-    z = model.scaling.forward(question.values)[0]
-    known = jnp.asarray(held[0, model.kept])
-    way = Straightened(
-        Renoised(solver=solver or Midpoint(steps=24), repeats=repeats, known=known, values=z[model.kept])
+    z = flow.scaling.forward(query.values)[0]
+    renoised = Renoised(
+        solver=solver or Midpoint(steps=24),
+        repeats=repeats,
+        known=jnp.asarray(given_tokens[0, flow.kept]),
+        values=z[flow.kept],
     )
-    if reason := way.refusal(model.path):
+    if reason := Straightened(renoised).refusal(flow.path):
         raise QueryError(reason)
-    core, parts = model.core(), []
-    for start in range(0, n, BLOCK):
-        size = min(BLOCK, 1 << (n - 1).bit_length())
-        parts.append(
-            raw_rows(core, way, None, None, None, z, jnp.asarray(roles[0]), size, jr.fold_in(as_key(key), start))
-        )
-    drawn = model.scaling.only(model.modeled).inverse(np.concatenate(parts)[:n])
-    exact = np.where(held, question.values, np.nan)[0, model.kept]
-    asked = (question.roles != ABSENT)[0, model.kept]
-    found = np.where(asked, np.where(np.isnan(exact), np.asarray(drawn), exact), np.nan)
-    return unflatten(model.modeled, found, question.of)
+    core, root = flow.without_training_state(), as_key(key)
+
+    def block(index: np.ndarray, k: int) -> Any:
+        size, seed = len(index), jr.fold_in(root, k * len(index))
+        return raw_rows(core, Straightened(renoised), None, None, None, z, jnp.asarray(roles[0]), size, seed)
+
+    draws = flow.scaling.only(flow.modeled).inverse(in_blocks(block, count(n), block_size(n, ROWS_PER_BLOCK)))
+    exact = np.where(given_tokens, query.values, np.nan)[0, flow.kept]
+    asked = (query.roles != ABSENT)[0, flow.kept]
+    return query.named(np.where(asked, np.where(np.isnan(exact), np.asarray(draws), exact), np.nan)[None])
 
 
-def is_guided(given: Mapping[str, Any] | None, guide: Sequence[AbstractConstraint], strength: float) -> bool:
-    """Whether a question needs guidance at all."""
-    return bool(guide) or strength != 1.0 or (isinstance(given, Mapping) and bool(_intervals(given)))
+class _Proposals:
+    """Proposals for one query with constraints, in tokens."""
 
-
-ONE = "a question with constraints is about one observation; ask a Batch one by one"
-
-
-class _Asked:
-    """One question with its constraints, in tokens."""
-
-    def __init__(
-        self,
-        model: Any,
-        given: Mapping[str, Any] | None,
-        guide: Sequence[AbstractConstraint],
-        of: Iterable[str] | Mapping[str, Any] | None,
-        strength: float,
-        solver: AbstractSolver,
-        key: PRNGKeyArray,
-    ) -> None:
-        if isinstance(given, Batch):
-            raise QueryError(ONE)
+    def __init__(self, model: FlowLike, query: Query, solver: AbstractSolver, key: PRNGKeyArray) -> None:
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
-        if model.scaling.frame is not None:
-            raise QueryError(
-                "constraints speak of elements one by one, and this model was made with framed=True, which mixes them; "
-                "ask one without it, or of `rd.joint`"
-            )
-        self.model, self.intervals = model, _intervals(given)
-        between = [Between(self.intervals)] if self.intervals else []
-        constraints = [c for c in (*between, *guide) if any(mask.any() for mask in c.masks(model.modeled).values())]
-        self.question, self.of = _question(model, given, constraints, of)
-        self.solver = chosen(model, self.question, solver)  # by the flow that guidance bends
-        roles = completed(model, self.question.roles)[0]
-        if strength != 1.0:
-            completed(model, np.where(self.question.roles == GIVEN, ABSENT, self.question.roles))
-        self.z, self.roles = model.scaling.forward(self.question.values)[0], jnp.asarray(roles)
+        self.model, self.query = model, query
+        candidates = (*([Between(query.intervals)] if query.intervals else []), *query.constraints)
+        constraints = [c for c in candidates if any(mask.any() for mask in c.masks(model.modeled).values())]
+        self.solver = chosen(model, query.roles, query.values, solver)  # by the flow that guidance bends
+        roles = widened(model, query.roles)[0]
+        if query.strength != 1.0:
+            widened(model, np.where(query.roles == GIVEN, ABSENT, query.roles))
+        self.z, self.roles = model.scaling.forward(query.values)[0], jnp.asarray(roles)
         self.directions = jnp.eye(model.modeled.size)[roles[model.kept] == LATENT]
-        self.strength = None if strength == 1.0 else jnp.asarray(strength, float)
-        pilot = raw_rows(model.core(), PROPOSER, None, None, None, self.z, self.roles, PILOT, key)
+        self.strength = None if query.strength == 1.0 else jnp.asarray(query.strength, float)
+        core = model.without_training_state()
+        pilot = raw_rows(core, PROPOSER, None, None, None, self.z, self.roles, PILOT_DRAWS, key)
         centered = pilot - jnp.mean(pilot, axis=0)
-        self.spread = Spread.of(centered.T @ centered / PILOT)
+        self.spread = Spread.of(centered.T @ centered / PILOT_DRAWS)
         view = View(self.units, pilot)
-        # what is exact for Gaussians responds first, intervals last
+        # guides that are exact for Gaussians respond first, intervals last
         guides = sorted((c.guide(view) for c in constraints), key=lambda guide: isinstance(guide, Within))
         self.guide = Product(tuple(guides)) if len(guides) > 1 else guides[0] if guides else None
-        self.unguided, self.worth = False, 0.0
+        self.unguided, self.unguided_share = False, 0.0
         if self.guide is not None and self.strength is None:
-            self.worth = effective_size(np.asarray(self._factors(pilot))) / PILOT
+            self.unguided_share = effective_size(np.asarray(self._log_factors(pilot))) / PILOT_DRAWS
 
     @property
     def units(self) -> Units:
         kept = self.model.kept
         return Units(self.model.scaling.only(self.model.modeled), self.z[kept], self.roles[kept] == LATENT)
 
-    def weighted(self, n: int, key: PRNGKeyArray) -> Guided:
-        """`n` draws and the log weights that make them right."""
+    def weighted(self, n: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `n` draws `(n, k)` in the user's units, and the log weights that make them right."""
         if reason := refusal(self.solver):
             raise QueryError(reason)
         if not self.unguided:
+            core = self.model.without_training_state()
             question = (self.guide, self.spread, self.strength, self.z, self.roles, self.directions)
-            blocks = [weighted_rows(self.model.core(), self.solver, *question, *block) for block in _blocks(n, key)]
-            found = self._weighted(*(np.concatenate(part)[:n] for part in zip(*blocks, strict=True)))
-            self.unguided = found.effective_size < self.worth * n
+            size = block_size(n, ROWS_PER_BLOCK)
+
+            def block(index: np.ndarray, k: int) -> Any:
+                return weighted_rows(core, self.solver, *question, len(index), jr.fold_in(key, k))
+
+            tokens, log_weights = self._checked(*in_blocks(block, n, size))
+            self.unguided = effective_size(log_weights) < self.unguided_share * n
         if self.unguided:
             z = self.raw(n, jr.fold_in(key, n), None)
-            found = self._weighted(z, np.asarray(self._factors(z)))
-        return found
+            tokens, log_weights = self._checked(z, np.asarray(self._log_factors(z)))
+        return tokens, log_weights
 
-    def _weighted(self, z: np.ndarray, log_weights: np.ndarray) -> Guided:
+    def _checked(self, z: np.ndarray, log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)  # a row that a solver lost
-        return Guided(self.named(z, kept=np.isfinite(log_weights)), log_weights)
+        return self.in_units(z, counted=np.isfinite(log_weights)), log_weights
 
-    def _factors(self, z: ArrayLike) -> Array:
-        """The log of all constraints' factors for rows of tokens."""
+    def _log_factors(self, z: ArrayLike) -> Array:
+        """Returns the log of all constraints' factors for rows of tokens."""
         rows = jnp.asarray(z)
         return jnp.zeros(len(rows)) if self.guide is None else jax.vmap(self.guide.log_factor)(rows)
 
     def raw(self, n: int, key: PRNGKeyArray, guide: AbstractGuide | None) -> np.ndarray:
-        """`n` rows of tokens in the model's coordinates, as `guide` proposes them."""
-        question = (guide, self.spread, self.strength, self.z, self.roles)
-        blocks = [raw_rows(self.model.core(), self.solver, *question, *block) for block in _blocks(n, key)]
-        return np.concatenate(blocks)[:n]
+        """Returns `n` rows of tokens in the model's coordinates, as `guide` proposes them."""
+        core, question = self.model.without_training_state(), (guide, self.spread, self.strength, self.z, self.roles)
 
-    def named(self, z: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows of tokens by name, in the user's units; those that count do not leave an interval by rounding."""
-        modeled, roles = self.model.modeled, self.question.roles[0, self.model.kept]
+        def block(index: np.ndarray, k: int) -> Any:
+            return raw_rows(core, self.solver, *question, len(index), jr.fold_in(key, k))
+
+        return in_blocks(block, n, block_size(n, ROWS_PER_BLOCK))
+
+    def in_units(self, z: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """Returns rows of tokens in the user's units; rows that count do not leave an interval by rounding."""
+        modeled, kept = self.model.modeled, self.model.kept
+        roles = self.query.roles[0, kept]
         x = np.asarray(self.units.scaling.inverse(z))
-        x = np.where(roles == GIVEN, self.question.values[0, self.model.kept], np.where(roles == LATENT, x, np.nan))
-        found = unflatten(modeled, x, self.of)
-        for name in set(self.intervals) & set(found):
-            low, high = self.intervals[name].ends(modeled[name].shape, name)
-            here = kept.reshape(-1, *(1 for _ in low.shape))
-            found[name] = np.where(here, np.clip(found[name], low, high), found[name])
-        return found
-
-
-def _blocks(n: int, key: PRNGKeyArray) -> list[tuple[int, PRNGKeyArray]]:
-    """The size and the key of every dispatch for `n` rows or a few more."""
-    size = min(BLOCK, 1 << (n - 1).bit_length())
-    return [(size, jr.fold_in(key, i)) for i in range(-(-n // size))]
-
-
-def _intervals(given: Mapping[str, Any] | None) -> dict[str, Interval]:
-    return {name: value for name, value in (given or {}).items() if isinstance(value, Interval)}
-
-
-def _question(
-    model: Any,
-    given: Mapping[str, Any] | None,
-    constraints: Sequence[AbstractConstraint],
-    of: Iterable[str] | Mapping[str, Any] | None,
-) -> tuple[Question, list[str]]:
-    """The question with every constrained element latent that is not given, and the variables to return."""
-    intervals, modeled = _intervals(given), model.modeled
-    plain = {name: value for name, value in (given or {}).items() if name not in intervals}
-    plain |= Between(intervals).given(modeled)
-    seen = {name: ~np.isnan(as_numbers(value, f"'{name}' in `given`")) for name, value in plain.items()}
-    names = [of] if isinstance(of, str) else of
-    names = [name for name in modeled.names if name not in (given or {})] if names is None else list(names)
-    asked: dict[str, np.ndarray] = {}
-    for name in names:
-        if name not in model.layout.names:
-            raise QueryError(unknown("`of`", name, model.layout.names))
-        # an element that is both asked and given is a contradiction only where the user named elements
-        named = of[name] if isinstance(of, Mapping) else None
-        asked[name] = _left(np.ones(model.layout[name].shape, bool), name, seen) if named is None else named
-    for constraint in constraints:
-        masks = {name: _left(mask, name, seen) for name, mask in constraint.masks(modeled).items()}
-        if not any(mask.any() for mask in masks.values()):
-            raise QueryError(
-                f"nothing is left for {type(constraint).__name__} to guide: all that it speaks of is given; "
-                "leave something out of `given`"
-            )
-        for name, mask in masks.items():
-            asked[name] = np.asarray(asked.get(name, False)) | mask
-    return questioned(model, plain, asked), names or list(intervals)
-
-
-def _left(mask: np.ndarray, name: str, seen: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What of a mask is not given; given values of a wrong shape are reported later."""
-    return mask & ~seen[name] if name in seen and seen[name].shape == mask.shape else mask
+        x = np.where(roles == GIVEN, self.query.values[0, kept], np.where(roles == LATENT, x, np.nan))
+        for name, interval in self.query.intervals.items():
+            if name in modeled.names:
+                block, (low, high) = modeled.slices[name], interval.ends(modeled[name].shape, name)
+                clipped = np.clip(x[:, block], low.ravel(), high.ravel())
+                x[:, block] = np.where(counted[:, None], clipped, x[:, block])
+        return x

@@ -1,7 +1,5 @@
 """Guided draws for many rows at once: one row's mathematics, batched by `vmap` and compiled once."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from retrodict.guidance import (
     guided,
     strengthened,
 )
+from retrodict.models._flow_protocol import FlowLike
 from retrodict.paths import Flow
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractSolver, Midpoint
@@ -26,14 +25,14 @@ TARGET = Midpoint(steps=16)  # of the density without guidance, as for `log_prob
 
 
 def _flows(
-    model: Any,
+    model: FlowLike,
     guide: AbstractGuide | None,
     spread: Spread | None,
     strength: Scalar | None,
     z: Tokens,
     roles: Int[Array, " d"],
 ) -> tuple[Flow, Flow, Flow]:
-    """The flows of the answer with all that is wanted, of the answer, and of the answer with nothing given."""
+    """Returns three flows: of the guided answer, of the answer, and of the answer with nothing given."""
     flow = model.flow(z, roles)
     blank = flow if strength is None else model.flow(z, jnp.where(roles == GIVEN, ABSENT, roles))
     bent = flow if strength is None else strengthened(flow, blank, strength)
@@ -42,7 +41,7 @@ def _flows(
 
 @eqx.filter_jit
 def raw_rows(
-    model: Any,
+    model: FlowLike,
     solver: AbstractSolver,
     guide: AbstractGuide | None,
     spread: Spread | None,
@@ -52,18 +51,18 @@ def raw_rows(
     n: int,
     key: PRNGKeyArray,
 ) -> Float[Array, "n k"]:
-    """`n` draws in the model's coordinates."""
+    """Returns `n` draws in the model's coordinates."""
     key_noise, key_way = jr.split(key)
     latent = roles[model.kept] == LATENT
     flow, *_ = _flows(model, guide, spread, strength, z, roles)
     noise = jnp.where(latent, model.path.begin(model.path.noise(key_noise, (n, model.modeled.size))), 0.0)
-    found = jax.vmap(lambda x, key: solver(flow, x, *model.path.span, key=key))(noise, jr.split(key_way, n))
-    return jnp.where(latent, found, z[model.kept])
+    draws = jax.vmap(lambda x, key: solver(flow, x, *model.path.span, key=key))(noise, jr.split(key_way, n))
+    return jnp.where(latent, draws, z[model.kept])
 
 
 @eqx.filter_jit
 def weighted_rows(
-    model: Any,
+    model: FlowLike,
     solver: AbstractSolver,
     guide: AbstractGuide | None,
     spread: Spread | None,
@@ -74,21 +73,21 @@ def weighted_rows(
     n: int,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
-    """`n` draws in the model's coordinates, and their log weights."""
+    """Returns `n` draws in the model's coordinates, and their log weights."""
     latent = roles[model.kept] == LATENT
     bent, flow, blank = _flows(model, guide, spread, strength, z, roles)
     noise = jnp.where(latent, model.path.begin(model.path.noise(key, (n, model.modeled.size))), 0.0)
 
     def log_density(flow: Flow, x: Tokens) -> Scalar:
-        there, gain = pull_back(flow, x, directions, TARGET, Exact(), key)
-        return jnp.sum(directions @ model.path.log_begin(there)) + gain[0]
+        noise, gain = pull_back(flow, x, directions, TARGET, Exact(), key)
+        return jnp.sum(directions @ model.path.log_begin(noise)) + gain[0]
 
     def one(x: Tokens) -> tuple[Tokens, Scalar]:
-        found, own = carried(bent, solver, x, directions)
-        target = log_density(flow, found)
+        draw, log_proposal = carried(bent, solver, x, directions)
+        target = log_density(flow, draw)
         if strength is not None:
-            target = strength * target + (1.0 - strength) * log_density(blank, found)
-        factor = jnp.zeros(()) if guide is None else guide.log_factor(found)
-        return jnp.where(latent, found, z[model.kept]), target + factor - own
+            target = strength * target + (1.0 - strength) * log_density(blank, draw)
+        factor = jnp.zeros(()) if guide is None else guide.log_factor(draw)
+        return jnp.where(latent, draw, z[model.kept]), target + factor - log_proposal
 
     return jax.vmap(one)(noise)

@@ -1,27 +1,26 @@
-"""Hierarchies: what all sites share, and what each has for itself, from simulations of one site.
+"""Hierarchies: variables that all sites share, and variables of each site, from simulations of one site.
 
 Shared g, own eta_s, data y_s: sites are independent given g. Hence, for any set of sites and whatever is known of each,
 
     p(g, eta_1, ..., eta_S | y_1, ..., y_S) = p(g | y_1, ..., y_S) prod over s of p(eta_s | g, y_s)
 
-and three models say everything (likelihood factorization: TFMPE, arXiv 2604.20723):
+and three models answer everything (likelihood factorization: TFMPE, arXiv 2604.20723):
 
-    site        one `FlowModel` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; and
-                where all of y_s is there a model of eta_s given g and y_s alone, in narrow coordinates (`_narrow`)
+    site        one `FlowModel` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; where
+                all of y_s is given, a model of eta_s given g and y_s alone (`_site_parameters`)
     surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation, and
-                predicts functions of a site whose eta was drawn (`_surrogate`)
+                predicts functions of a site whose eta was drawn (`_site_surrogate`)
     shared      g given all sites: a `FlowModel` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
                 m, s and f off the sites
 
 The number of sites may differ from question to question and from training. A site is *absent* where nothing is known
-of it: then it says nothing about g, and its own variables are predictions.
+of it: it says nothing about g, and its variables are predictions.
 """
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -30,33 +29,34 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._errors import DataError, QueryError
+from retrodict._errors import DataError, FileError, QueryError
 from retrodict._types import Key, as_key
-from retrodict.models import _flow_answers
+from retrodict.constraints import AbstractConstraint
 from retrodict.models._composed_scores import compose
 from retrodict.models._factories import joint
 from retrodict.models._flow import FlowModel
-from retrodict.models._record import CalibrationWarning, Record, fingerprint, of_family
+from retrodict.models._mixture_density import Sizes
+from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
+from retrodict.models._record import Record
 from retrodict.models._site_parameters import SiteParameterModel, site_parameter_model
-from retrodict.models._site_surrogate import SiteMixture, Surrogate, surrogate_of
-from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer
+from retrodict.models._site_surrogate import SiteMixture, Surrogate, site_mixture_of, surrogate_of
+from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
 from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, runs_of
 from retrodict.paths import Path
-from retrodict.query.sites import SiteQuestion, observed_at, site_question
-from retrodict.query.tokens import Batch
+from retrodict.query import Batch, Query, SiteQuery, flatten, observation_of, parse_sites, unflatten
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver, Auto
-from retrodict.variables import At, Layout, Variable
+from retrodict.variables import Layout, Variable
 
 
 Method = Literal["likelihood", "direct", "posterior", "composition"]
 METHODS = ("likelihood", "direct", "posterior", "composition")
-PAIRS = 65_536  # pairs of a draw and a site that are solved together: memory does not grow with the sites
-LEAST = 8  # sites that are read at once, at least; then powers of two, so that compiled code is used again
+PAIRS_PER_BLOCK = 65_536  # of a draw and a site, solved together: memory does not grow with the number of sites
+MIN_SITES_READ = 8  # at once; then powers of two, so that compiled code is used again
 
 
-class HierarchicalModel(eqx.Module):
-    """A trained or untrained model of a plate; see `hierarchical`."""
+class HierarchicalModel(AbstractModel):
+    """A model of a plate, of any number of sites; see `hierarchical`."""
 
     layout: Layout = eqx.field(static=True)
     method: Method = eqx.field(static=True)
@@ -69,230 +69,274 @@ class HierarchicalModel(eqx.Module):
     reader: SiteReader
     line: SiteRegression
     shared: FlowModel
-
-    @property
-    def trained(self) -> bool:
-        """Whether `fit` has seen this model."""
-        return self.record.steps > 0
-
-    @property
-    def calibration(self) -> Record:
-        """The record, with those checks alone that belong to the numbers that the model has now."""
-        return self.record.of(fingerprint(self)) if self.record.calibrations else self.record
+    kind: ClassVar[str] = "hierarchical"
+    of_sites: ClassVar[bool] = True
 
     @property
     def summary(self) -> str:
-        """The name under which the shared part knows what all sites say."""
+        """The name of the features that all sites give to the shared model."""
         return summary_of(self.layout)
+
+    @property
+    def description(self) -> dict[str, str]:
+        return {
+            "kind": type(self).__name__,
+            "method": self.method,
+            "sites in training": f"{self.counts[0]} to {self.counts[1]}",
+            "network of sites": str(self.settings),
+            "network of one site": str(self.site.architecture),
+        }
+
+    @property
+    def _cure(self) -> str:
+        return (
+            "`flow, features = model.given(model.parse(given).sites[0])` is the flow of the shared variables, and "
+            "`model.site` that of a single site"
+        )
 
     # all sites together -----------------------------------------------------------------------------------------------
 
-    def given(self, question: SiteQuestion) -> tuple[FlowModel, dict[str, Any]]:
-        """The model of what is shared, in the coordinates that these sites suggest, and what it is given about them."""
-        layout, count = question.layout.only_own, max(LEAST, 1 << (question.count - 1).bit_length())
-        pad = ((0, count - question.count), (0, 0))
-        z = self.site.scaling.resized(question.layout).only(layout).forward(question.values)
-        roles = jnp.pad(jnp.asarray(question.roles), pad, constant_values=ABSENT)
-        found = _read(self._reader(question.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
-        k, own = len(found.center), self.shared.scaling.tails
-        mean, std = own.mean.at[:k].add(found.center * own.std[:k]), own.std.at[:k].multiply(found.width)
-        tails = dataclasses.replace(own, mean=mean, std=std)
+    def given(self, query: SiteQuery) -> tuple[FlowModel, dict[str, Any]]:
+        """Returns the shared model, in the coordinates that these sites suggest, and the features it is given."""
+        layout, count = query.layout.only_own, max(MIN_SITES_READ, 1 << (query.count - 1).bit_length())
+        pad = ((0, count - query.count), (0, 0))
+        z = self.site.scaling.resized(query.layout).only(layout).forward(query.values)
+        roles = jnp.pad(jnp.asarray(query.roles), pad, constant_values=ABSENT)
+        summary = _read(self._reader(query.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
+        k, shared = len(summary.center), self.shared.scaling.tails
+        mean, std = shared.mean.at[:k].add(summary.center * shared.std[:k]), shared.std.at[:k].multiply(summary.width)
+        tails = dataclasses.replace(shared, mean=mean, std=std)
         scaling = dataclasses.replace(self.shared.scaling, tails=tails)
-        return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(found.features)}
+        return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(summary.features)}
 
     def _reader(self, layout: Layout) -> SiteReader:
-        """The same network for other numbers of points of functions."""
+        """Returns the same network for other numbers of points of functions."""
         if layout == self.layout:
             return self.reader
         shape = eqx.filter_eval_shape(_built, self.settings, layout, self.reader.shared)
         return jax.tree.unflatten(jax.tree.structure(shape), jax.tree.leaves(self.reader))
 
-    # questions in names -----------------------------------------------------------------------------------------------
+    # queries ----------------------------------------------------------------------------------------------------------
 
-    def sample(
+    def parse(
         self,
-        n: int,
-        *,
         given: Mapping[str, Any] | None = None,
         of: Iterable[str] | Mapping[str, Any] | None = None,
-        sites: int | None = None,
-        solver: AbstractSolver | None = None,
-        key: Key,
-    ) -> dict[str, np.ndarray]:
-        """Draws of the variables `of`: `(n, *shape)` of what is shared, `(n, sites, *shape)` of what sites have.
-
-        `given` maps what is shared to values `(*shape,)`, what sites have to `(sites, *shape)`, NaN where not observed.
-        `of` defaults to the variables that `given` does not name, functions excepted; `of={name: mask}`, booleans
-        `(sites,)`, asks about some sites only, the others come back as NaN, and `{name: rd.At(points)}` for a function
-        at points `(k,)`, the same at every site. A variable both in `given` and in `of` comes back whole, NaN drawn.
-        With `sites` above the number of those that are given the last ones are new, and their draws predictions. With
-        `given=rd.Batch({...})` of B questions the draws are `(B, n, ...)`.
-
-        Raises:
-            QueryError: a name that this model does not have, nothing left to ask, `n` below 1, or `Auto` as a solver.
-            DataError: a value of the wrong shape or type, outside its support, or numbers of sites that differ.
-
-        Warns:
-            CalibrationWarning: the model was checked by `rd.check`, but not for questions like this one, or it failed.
-        """
-        _refuse_auto(solver)
-        count = _flow_answers.count(n)
-        if isinstance(given, Batch):
-            return self._batch(count, given, of=of, sites=sites, solver=solver, key=key)
-        question = site_question(self.layout, given, of, sites)
-        for sentence in of_family(self.calibration, question.shares):
-            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
-        key_shared, key_own = jr.split(as_key(key))
-        draws = self._shared(count, question, solver, key_shared)
-        if set(question.of) & set(self.layout.own):
-            draws |= self._own(count, question, draws, solver, key_own)
-        return {name: draws[name] for name in self.layout.names if name in question.of}
-
-    def log_prob(
-        self,
-        values: Mapping[str, Any],
         *,
-        given: Mapping[str, Any] | None = None,
-        solver: AbstractSolver | None = None,
-    ) -> np.ndarray:
-        """Log density `(n,)` of values `(n, *shape)` of all that is shared and not given, and, where named, of own
-        variables `(n, sites, *shape)`; arguments otherwise as in `sample`.
+        guide: Sequence[AbstractConstraint] = (),
+        strength: float = 1.0,
+        correct: bool = True,
+        sites: int | None = None,
+    ) -> Query:
+        """Turns a question about many sites into a `Query`.
 
-        Raises:
-            QueryError: own variables without the shared ones, which they depend on, a name that is both, or sites that
-                are composed, which has draws alone.
-            DataError: a value of the wrong shape or type.
+        `given` maps shared variables to values `(*shape,)`, variables of sites to `(sites, *shape)`, NaN where not
+        observed. `of={name: mask}`, booleans `(sites,)`, asks about some sites, and `{name: rd.At(points)}` for a
+        function at points `(k,)`, the same at every site. Draws are `(n, *shape)` of shared variables and
+        `(n, sites, *shape)` of variables of sites.
         """
+        del correct
+        query = parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength)
+        return self._accepted(query)
+
+    def refusal(self, query: Query) -> str | None:
+        if query.guided:
+            return (
+                "a hierarchy takes no intervals, constraints or strength; ask `model.site.sample(...)` about a single "
+                "site, or keep the draws that lie inside"
+            )
+        return None
+
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         _refuse_auto(solver)
-        names = [name for name in values if name in self.layout.own]
-        question = site_question(self.layout, given, list(values) or None, None)
-        missing = [name for name in self.layout.shared if name not in values and name not in question.shared]
-        if names and missing:
+        keys = [jr.fold_in(key, i) for i in range(len(query.sites))] if query.batched else [key]
+        answers = [self._draws(n, one, solver, seed) for one, seed in zip(query.sites, keys, strict=True)]
+        tokens = [
+            np.concatenate([draws[v.name].reshape(n, v.size) for v in query.answers.variables], axis=1)
+            for draws in answers
+        ]
+        return np.stack(tokens)
+
+    def _draws(
+        self, n: int, query: SiteQuery, solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> dict[str, np.ndarray]:
+        key_shared, key_own = jr.split(key)
+        draws = self._shared_draws(n, query, solver, key_shared)
+        if set(query.of) & set(self.layout.own):
+            draws |= self._site_draws(n, query, draws, solver, key_own)
+        return draws
+
+    def _parse_values(
+        self, values: Mapping[str, Any], given: Mapping[str, Any] | None
+    ) -> tuple[Query, np.ndarray, bool]:
+        """Parses values `(n, *shape)` of shared variables and `(n, sites, *shape)` of variables of sites."""
+        query = parse_sites(self.layout, given, list(values) or None)
+        arrays = {name: np.asarray(values[name], np.float32) for name in query.answers.names}
+        single = all(array.shape == query.answers[name].shape for name, array in arrays.items())
+        arrays = {name: array[None] for name, array in arrays.items()} if single else arrays
+        return query, flatten(query.answers, arrays, query.answers.names, where="`values`"), single
+
+    def _log_prob(
+        self, query: Query, rows: np.ndarray, *, solver: AbstractSolver | None, key: PRNGKeyArray
+    ) -> np.ndarray:
+        _refuse_auto(solver)
+        if query.batched:
+            raise QueryError("a hierarchy has densities of one observation at a time; ask a Batch one by one")
+        site_query, values = query.sites[0], unflatten(query.answers, rows, query.of)
+        names = [name for name in query.of if name in self.layout.own]
+        if missing := [n for n in self.layout.shared if names and n not in values and n not in site_query.shared]:
             raise QueryError(f"'{names[0]}' depends on '{missing[0]}'; `values` or `given` must have it")
-        known = {name: np.asarray(values[name], np.float32) for name in values if name not in names}
-        if known and question.seen and self.method == "composition":
+        shared = {name: value for name, value in values.items() if name not in names}
+        if shared and site_query.observed and self.method == "composition":
             raise QueryError("composition draws what is shared and has no density of it; fit with another `method`")
-        model, seen = self.given(question) if question.seen and known else (self.site, {})
-        rows = len(np.asarray(next(iter(values.values()))))
-        total = np.zeros(rows)
-        if known:
-            total = model.log_prob(known, given={**question.shared, **seen}, solver=solver)
+        total, n = np.zeros(len(rows)), len(rows)
+        if shared:
+            model, features = self.given(site_query) if site_query.observed else (self.site, {})
+            total = model.log_prob(shared, given={**site_query.shared, **features}, solver=solver)
         if names:
-            shared = {**{k: np.broadcast_to(v, (rows, *np.shape(v))) for k, v in question.shared.items()}, **known}
-            own = {name: np.asarray(values[name], np.float32).reshape(-1, *self.layout[name].shape) for name in names}
-            total = total + self._own_density(own, question, shared, solver).reshape(rows, -1).sum(axis=1)
+            repeated = {k: np.broadcast_to(v, (n, *np.shape(v))) for k, v in site_query.shared.items()}
+            own = {name: values[name].reshape(-1, *self.layout[name].shape) for name in names}
+            each = self._site_log_probs(own, site_query, {**repeated, **shared}, solver)
+            total = total + each.reshape(n, -1).sum(axis=1)
         return total
 
-    def _own_density(
+    def _site_log_probs(
         self,
         own: Mapping[str, np.ndarray],
-        question: SiteQuestion,
+        query: SiteQuery,
         shared: Mapping[str, np.ndarray],
         solver: AbstractSolver | None,
     ) -> np.ndarray:
-        """Log densities of own variables, one for every draw of what is shared and every site."""
-        narrow = self.own if set(own) == set(self._own_parameters) else None
-        complete = question.complete & (narrow is not None)
-        rows = len(next(iter(own.values()))) // question.count
-        found = np.empty((rows, question.count))
-        ways: list[tuple[np.ndarray, Callable[..., np.ndarray]]] = [(~complete, self.site.log_prob)]
+        """Returns log densities of variables of sites, for every draw of the shared ones and every site."""
+        narrow = self.own if set(own) == set(self._site_parameters) else None
+        complete = query.complete & (narrow is not None)
+        rows = len(next(iter(own.values()))) // query.count
+        log_probs = np.empty((rows, query.count))
+        models: list[tuple[np.ndarray, Callable[..., np.ndarray]]] = [(~complete, self.site.log_prob)]
         if narrow is not None:
-            ways.append((complete, partial(narrow.density, self.site.scaling)))
-        for which, ask in ways:
-            if not which.any():
+            models.append((complete, partial(narrow.density, self.site.scaling)))
+        for mask, log_prob in models:
+            if not mask.any():
                 continue
-            some = np.flatnonzero(which)
-            split = {k: v.reshape(rows, question.count, *v.shape[1:])[:, some] for k, v in own.items()}
-            values = {k: v.reshape(-1, *v.shape[2:]) for k, v in split.items()}
-            each = ask(values, given=question.rows(shared, some), solver=solver)
-            found[:, some] = each.reshape(rows, len(some))
-        return found
+            sites = np.flatnonzero(mask)
+            by_site = {k: v.reshape(rows, query.count, *v.shape[1:])[:, sites] for k, v in own.items()}
+            values = {k: v.reshape(-1, *v.shape[2:]) for k, v in by_site.items()}
+            log_probs[:, sites] = log_prob(values, given=query.rows(shared, sites), solver=solver).reshape(rows, -1)
+        return log_probs
 
     @property
-    def _own_parameters(self) -> list[str]:
+    def _site_parameters(self) -> list[str]:
         return [name for name in self.layout.own if self.layout[name].kind == "parameter"]
 
-    def _batch(self, n: int, given: Batch, *, key: Key, **rest: Any) -> dict[str, np.ndarray]:
-        """One question after the other: each has its own sites, and their number."""
-        lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
-        if len(lengths) != 1:
-            raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
-        root, count = as_key(key), lengths.pop()
-        parts = [self.sample(n, given=observed_at(given, i), key=jr.fold_in(root, i), **rest) for i in range(count)]
-        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-
-    def _shared(
-        self, n: int, question: SiteQuestion, solver: AbstractSolver | None, key: PRNGKeyArray
+    def _shared_draws(
+        self, n: int, query: SiteQuery, solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
-        """Draws of everything shared, what is given repeated."""
+        """Returns draws of all shared variables; given ones are repeated."""
         names = self.layout.shared
-        known = {k: np.asarray(v, np.float32) for k, v in question.shared.items()}
-        known = {k: v for k, v in known.items() if not np.isnan(v).any()}
-        if len(known) == len(names):
-            return {name: np.broadcast_to(known[name], (n, *self.layout[name].shape)) for name in names}
-        asked = [name for name in names if name not in known]
-        if not question.seen:  # nothing is known of any site
-            found = self.site.sample(n, given=question.shared, of=asked, solver=solver, key=key)
+        given = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
+        given = {k: v for k, v in given.items() if not np.isnan(v).any()}
+        repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in given.items()}
+        asked = [name for name in names if name not in given]
+        if not asked:
+            return repeated
+        if not query.observed:
+            draws = self.site.sample(n, given=query.shared, of=asked, solver=solver, key=key)
         elif self.method == "composition":
-            found = compose(self.site, question, n, key=key)
+            draws = compose(self.site, query, n, key=key)
         else:
-            model, seen = self.given(question)
-            found = model.sample(n, given={**question.shared, **seen}, of=asked, solver=solver, key=key)
-        rest = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in known.items()}
-        return {**found, **rest}
+            model, features = self.given(query)
+            draws = model.sample(n, given={**query.shared, **features}, of=asked, solver=solver, key=key)
+        return {**draws, **repeated}
 
-    def _own(
+    def _site_draws(
         self,
         n: int,
-        question: SiteQuestion,
+        query: SiteQuery,
         shared: Mapping[str, np.ndarray],
         solver: AbstractSolver | None,
         key: PRNGKeyArray,
     ) -> dict[str, np.ndarray]:
-        """Draws of what sites have, given the draws of what they share; site by site in blocks."""
-        of, which = question.points(), question.open_sites()
-        own = self.own if set(of) <= set(self._own_parameters) else None
-        complete = question.complete[which] & (own is not None)
-        ways = [(which[~complete], self._from_site)]
-        if own is not None:
-            ways.append((which[complete], partial(own.draw, self.site.scaling)))
-        at_once = max(1, PAIRS // n)
-        found: dict[str, np.ndarray] = {}
-        for sites, ask in ways:
-            for start in range(0, len(sites), at_once):
-                some = sites[start : start + at_once]
-                draws = ask(question.rows(shared, some), of, solver, jr.fold_in(key, int(some[0])))
-                for name, values in draws.items():
-                    block = values.reshape(n, len(some), *values.shape[1:])
-                    full = found.setdefault(name, np.full((n, question.count, *block.shape[2:]), np.nan, np.float32))
-                    full[:, some] = block
-        return {name: question.told(name, values) for name, values in found.items()}
+        """Returns draws of variables of sites, given draws of the shared ones; site by site in blocks."""
+        requests, open_sites = query.points(), query.open_sites()
+        narrow = self.own if set(requests) <= set(self._site_parameters) else None
+        complete = query.complete[open_sites] & (narrow is not None)
+        samplers = [(open_sites[~complete], self._from_site)]
+        if narrow is not None:
+            samplers.append((open_sites[complete], partial(narrow.draw, self.site.scaling)))
+        size = max(1, PAIRS_PER_BLOCK // n)
+        draws: dict[str, np.ndarray] = {}
+        for sites, sampler in samplers:
+            for start in range(0, len(sites), size):
+                block = sites[start : start + size]
+                answers = sampler(query.rows(shared, block), requests, solver, jr.fold_in(key, int(block[0])))
+                for name, values in answers.items():
+                    by_site = values.reshape(n, len(block), *values.shape[1:])
+                    empty = np.full((n, query.count, *by_site.shape[2:]), np.nan, np.float32)
+                    draws.setdefault(name, empty)[:, block] = by_site
+        return {name: query.with_given(name, values) for name, values in draws.items()}
 
     def _from_site(
         self, given: Batch, of: Mapping[str, Any], solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
-        """A draw of own variables for every row; of functions after own parameters, where the surrogate predicts."""
-        functions = {name: how for name, how in of.items() if name in self.layout.functions}
+        """Returns a draw of variables of a site for every row, functions after parameters."""
+        functions = {name: request for name, request in of.items() if name in self.layout.functions}
         if not (functions and isinstance(self.surrogate, Surrogate) and self.surrogate.predicts):
             return _first(self.site.sample(1, given=given, of=of, solver=solver, key=key))
         key_own, key_data = jr.split(key)
-        known = self._drawn_parameters(given, solver, key_own)
-        found = self.surrogate.draw(self.site.scaling, Batch(known), functions, solver, key_data)
-        return {name: found[name] if name in functions else known[name] for name in of}
+        parameters = self._all_parameters(given, solver, key_own)
+        data = self.surrogate.draw(self.site.scaling, Batch(parameters), functions, solver, key_data)
+        return {name: data[name] if name in functions else parameters[name] for name in of}
 
-    def _drawn_parameters(
-        self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray
-    ) -> dict[str, np.ndarray]:
-        """All parameters of every row, drawn where they are not given."""
-        rows, own = len(next(iter(given.values()))), self._own_parameters
+    def _all_parameters(self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray) -> dict[str, np.ndarray]:
+        """Returns all parameters of every row, drawn where they are not given."""
+        rows, own = len(next(iter(given.values()))), self._site_parameters
         blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in own}
-        known = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
-        left = np.isnan(np.concatenate([known[name].reshape(rows, -1) for name in known], axis=1)).any(axis=1)
-        if left.any():
-            drawn = self.site.sample(1, given=Batch(observed_at(given, left)), of=own, solver=solver, key=key)
-            for name, values in _first(drawn).items():
-                known[name][left] = values
-        return known
+        values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
+        missing = np.isnan(np.concatenate([value.reshape(rows, -1) for value in values.values()], axis=1)).any(axis=1)
+        if missing.any():
+            draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=own, solver=solver, key=key)
+            for name, value in _first(draws).items():
+                values[name][missing] = value
+        return values
+
+    def to_manifest(self) -> dict[str, Any]:
+        return {
+            "layout": self.layout.to_json(),
+            "net": self.settings.to_json(),
+            "method": self.method,
+            "counts": list(self.counts),
+            "record": self.calibration.to_json(),
+            "site": manifest_of(self.site),
+            "own": None if self.own is None else manifest_of(self.own.flow),
+            "surrogate": _surrogate_to_json(self.surrogate),
+            "shared": manifest_of(self.shared),
+        }
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> "HierarchicalModel":
+        layout, settings = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
+        if not isinstance(settings, PlateTransformer):
+            raise FileError(f"the file names the network '{type(settings).__name__}' for sites, which reads none")
+        model = hierarchical(layout, net=settings, method=manifest["method"], n_sites=tuple(manifest["counts"]))
+        parts: dict[str, Any] = {part: skeleton_of(manifest[part]) for part in ("site", "shared")}
+        if model.own is not None:
+            parts["own"] = dataclasses.replace(model.own, flow=skeleton_of(manifest["own"]))
+        parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
+        return dataclasses.replace(model, record=Record.from_json(manifest["record"]), **parts)
+
+
+def _surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
+    if isinstance(surrogate, SiteMixture):
+        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
+    return manifest_of(surrogate.model)
+
+
+def _surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:
+    if fields.get("kind") == "mixture":
+        return site_mixture_of(layout, Sizes(**fields["sizes"]), key=as_key(0))
+    model: FlowModel = skeleton_of(fields)
+    surrogate: Any = surrogate_of(layout, model.architecture, None, key=as_key(0))
+    return dataclasses.replace(surrogate, model=model)
 
 
 def _refuse_auto(solver: AbstractSolver | None) -> None:
@@ -304,7 +348,7 @@ def _refuse_auto(solver: AbstractSolver | None) -> None:
 
 
 def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The only draw of every row."""
+    """Returns the only draw of every row."""
     return {name: values[:, 0] for name, values in draws.items()}
 
 
@@ -316,10 +360,11 @@ def hierarchical(
     flow: AbstractArchitecture | None = None,
     path: Path | None = None,
     method: Method = "likelihood",
-    counts: tuple[int, int] = (1, 200),
+    n_sites: tuple[int, int] = (1, 200),
+    counts: tuple[int, int] | None = None,
     key: Key = 0,
 ) -> HierarchicalModel:
-    """A model of a plate, untrained: everything that is shared and everything that any number of sites has.
+    """Returns a model of a plate, untrained: of shared variables and of the variables of any number of sites.
 
     Args:
         layout: that of one site, as `sims.layout` tells it; the prior of the problem has a `Plate`.
@@ -333,12 +378,14 @@ def hierarchical(
             of them (TFMPE). "direct": from simulations of many sites. "posterior": the same, from simulations with
             numbers of sites of their own (`rd.simulate(sites=counts)`). "composition": from single sites alone, whose
             scores add up (Geffner et al. 2023, arXiv 2209.14249).
-        counts: fewest and most sites in training; their number is log-uniform. Other numbers may be asked.
+        n_sites: fewest and most sites in training; their number is log-uniform. Other numbers may be asked.
+        counts: the name of `n_sites` in earlier versions.
         key: seed of the first weights.
 
     Raises:
         DataError: the layout has no plate, nothing is shared, or settings that do not fit.
     """
+    counts = n_sites if counts is None else counts
     _refuse(layout, method, counts)
     keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
@@ -375,16 +422,16 @@ def _refuse(layout: Layout, method: Method, counts: tuple[int, int]) -> None:
     if method not in METHODS:
         raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
     if not 1 <= counts[0] <= counts[1]:
-        raise DataError(f"`counts` are the fewest and most sites in training, at least 1, got {counts}")
+        raise DataError(f"`n_sites` are the fewest and most sites in training, at least 1, got {counts}")
 
 
 def summary_of(layout: Layout) -> str:
-    """The name of what all sites of a plate say."""
+    """Returns the name of the features that all sites of a plate give."""
     return f"{layout.plate}.summary"
 
 
 def _shared_layout(layout: Layout, features: int) -> Layout:
-    """What is shared, and what all sites say about it: a layout without a plate."""
+    """Returns the layout of shared variables and of the features of all sites, without a plate."""
     shared = (dataclasses.replace(layout[name], plate="") for name in layout.shared)
     return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
 

@@ -1,12 +1,9 @@
-"""What a model remembers: how it was trained, how it was checked, and what its simulations looked like.
+"""The record of a model: how it was trained, how it was checked, and some data of its simulations.
 
-A *calibration* belongs to a family of questions, which roles tell apart: of every variable the shares of its elements
-that are given, latent and absent. Two questions are as far apart as their variable that differs most, where an element
-that is given in one of them alone counts 1, and one that is latent in one and absent in the other 1/2. Beyond 1/2 they
-are far: a variable was exchanged, or most of its elements.
-
-It also belongs to the numbers that were checked. A fingerprint of all weights tells whether they are still the same; a
-model that was changed or trained further has no calibration, whatever it carries along.
+A *calibration* belongs to a family of queries (`query.family`). Two families whose distance is above 1/2 are far apart:
+a variable changed its role, or most of its elements did. A calibration also belongs to the weights that were checked. A
+fingerprint of all weights tells whether they are the same; a model that was changed or trained further has no
+calibration.
 """
 
 import base64
@@ -20,23 +17,23 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from retrodict.query.family import Shares, distance, shares_of, words
-from retrodict.query.tokens import Question
+from retrodict.query import Query, Shares, distance, words
 from retrodict.roles import GIVEN
 from retrodict.solvers import AbstractSolver
 from retrodict.solvers import from_json as solver_from_json
 from retrodict.solvers import to_json as solver_to_json
+from retrodict.transforms import Scaling
 
 
-FAR = 0.5  # of two questions: the distance above which one says nothing about the other
+FAR = 0.5  # the distance of two queries above which one says nothing about the other
 STRANGE = 0.01  # the p-value below which an observation is unlike the simulations: 1 in 100 false alarms
-LOOKED_AT = 32  # observations of a Batch
-NEIGHBOR = 5  # the distance to the how-manieth neighbor
+MAX_OBSERVATIONS = 32  # of a Batch that are compared with simulations
+NEIGHBOR = 5  # the distance to the fifth nearest neighbor counts
 RIDGE = 1e-3  # of variances near 1: more than rounding, less than the noise of any data worth having
 
 
 class CalibrationWarning(UserWarning):
-    """A question, or an observation, about which the calibration of a model says nothing good."""
+    """A warning that the calibration of a model speaks against a query or an observation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,43 +48,43 @@ class ReferenceData:
         return np.frombuffer(self.rows, np.float32).reshape(-1, len(self.tokens))
 
     def p_value(self, z: Float[np.ndarray, " d"]) -> float | None:
-        """How probable data at least as lonely as `z` (NaN where not observed) are; None where nothing was observed.
+        """Returns the probability of data at least as far from other data as `z`; None where nothing was observed.
 
-        The observation is one more row. All rows are whitened by the covariance of all, and the distance to the fifth
-        nearest of the others says how lonely a row is. Had the simulator made the observation, any row would be as
-        likely to be the loneliest: the p-value is exact (Vovk et al. 2005, conformal prediction).
+        NaN in `z` is not observed. The observation is one more row. All rows are whitened by the covariance of all, and
+        the distance to the fifth nearest other row is compared. Had the simulator made the observation, every row would
+        be as likely to have the largest distance: the p-value is exact (Vovk et al. 2005, conformal prediction).
         """
-        own = z[list(self.tokens)]
-        seen = np.isfinite(own)
-        if not seen.any():
+        observation = z[list(self.tokens)]
+        observed = np.isfinite(observation)
+        if not observed.any():
             return None
-        rows = np.concatenate([self.data[:, seen], own[None, seen]]).astype(np.float64)
-        lonely = nearest_neighbor_distance(rows)
-        return float((lonely >= lonely[-1]).mean())
+        rows = np.concatenate([self.data[:, observed], observation[None, observed]]).astype(np.float64)
+        distances = nearest_neighbor_distance(rows)
+        return float((distances >= distances[-1]).mean())
 
     def to_json(self) -> dict[str, Any]:
         return {"rows": base64.b64encode(self.rows).decode("ascii"), "tokens": list(self.tokens)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "ReferenceData":
-        return cls(base64.b64decode(found["rows"], validate=True), tuple(int(i) for i in found["tokens"]))
+    def from_json(cls, fields: Mapping[str, Any]) -> "ReferenceData":
+        return cls(base64.b64decode(fields["rows"], validate=True), tuple(int(i) for i in fields["tokens"]))
 
 
 def nearest_neighbor_distance(rows: Float64[np.ndarray, "n k"]) -> Float64[np.ndarray, " n"]:
-    """The distance of every row, whitened, to its fifth nearest neighbor."""
+    """Returns the distance of every row, whitened, to its fifth nearest neighbor."""
     centered = rows - rows.mean(axis=0)
     root = np.linalg.cholesky(centered.T @ centered / len(rows) + RIDGE * np.eye(rows.shape[1]))
     white = np.linalg.solve(root, centered.T).T
     squares = (white**2).sum(axis=1)
-    apart = squares[:, None] + squares - 2.0 * white @ white.T
-    np.fill_diagonal(apart, -1.0)  # a row is first among its own neighbors
+    distances = squares[:, None] + squares - 2.0 * white @ white.T
+    np.fill_diagonal(distances, -1.0)  # a row is the first of its neighbors
     k = min(NEIGHBOR, len(rows) - 1)
-    return np.sqrt(np.maximum(np.partition(apart, k, axis=1)[:, k], 0.0))
+    return np.sqrt(np.maximum(np.partition(distances, k, axis=1)[:, k], 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How one family of questions was checked: its roles, on how much, and what came out.
+    """The outcome of a check of one family of queries: its roles, the number of simulations, and the tests.
 
     `shares` holds (name, share given, share latent); `p_values` (test, p-value); `excess` (label, mean of coverage less
     credibility). `score` is the mean log density of the truth, where densities were looked at.
@@ -114,14 +111,14 @@ class Calibration:
         return words(self.shares)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Calibration":
-        lists = {name: tuple(tuple(row) for row in found[name]) for name in ("shares", "p_values", "excess")}
-        return cls(**{**found, **lists})
+    def from_json(cls, fields: Mapping[str, Any]) -> "Calibration":
+        lists = {name: tuple(tuple(row) for row in fields[name]) for name in ("shares", "p_values", "excess")}
+        return cls(**{**fields, **lists})
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The solver that was chosen for one family of questions: its evaluations of the network, and its measured error.
+    """The solver of one family of queries: its evaluations of the network, and its measured error.
 
     `kind` is "draws", whose error is in units of their spread, or "densities", in nats; `wanted` is the error that was
     asked for, and `among` a name for the candidates. Where `error` is above `wanted`, none of them reached it.
@@ -138,12 +135,12 @@ class Choice:
 
     @staticmethod
     def named(candidates: Iterable[AbstractSolver]) -> str:
-        """A short name for candidates, the same for the same ones."""
+        """Returns a short name for candidates, the same for the same ones."""
         return hashlib.sha256("; ".join(map(str, candidates)).encode()).hexdigest()[:16]
 
     @property
     def wish(self) -> tuple[str, Shares, float, str]:
-        """What it answers."""
+        """The wish that this choice answers."""
         return self.kind, self.shares, self.wanted, self.among
 
     @property
@@ -155,15 +152,14 @@ class Choice:
         return {**vars(self), "solver": solver_to_json(self.solver)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Choice":
-        shares = tuple(tuple(row) for row in found["shares"])
-        return cls(**{**found, "shares": shares, "solver": solver_from_json(found["solver"])})
+    def from_json(cls, fields: Mapping[str, Any]) -> "Choice":
+        shares = tuple(tuple(row) for row in fields["shares"])
+        return cls(**{**fields, "shares": shares, "solver": solver_from_json(fields["solver"])})
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What training left behind: how long, on how much, how well; how the model was checked since, and which solvers
-    were chosen for it."""
+    """The record of training: simulations, steps, seconds, loss; and of checks and solvers since then."""
 
     simulations: int = 0
     steps: int = 0
@@ -174,61 +170,69 @@ class Record:
     solvers: tuple[Choice, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers, strings and lists, for the model file."""
-        found = dataclasses.asdict(dataclasses.replace(self, solvers=()))
-        del found["solvers"]  # only what is there is told: other files stay as earlier versions know them
-        chosen = {"solvers": [one.to_json() for one in self.solvers]} if self.solvers else {}
-        return {**found, "familiar": None if self.familiar is None else self.familiar.to_json(), **chosen}
+        """Returns numbers, strings and lists, for the model file."""
+        fields = dataclasses.asdict(dataclasses.replace(self, solvers=()))
+        del fields["solvers"]  # a file without solvers stays as earlier versions know it
+        solvers = {"solvers": [one.to_json() for one in self.solvers]} if self.solvers else {}
+        return {**fields, "familiar": None if self.familiar is None else self.familiar.to_json(), **solvers}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Record":
-        familiar = found.get("familiar")
+    def from_json(cls, fields: Mapping[str, Any]) -> "Record":
+        familiar = fields.get("familiar")
         return cls(
             **{
-                **found,
-                "calibrations": tuple(Calibration.from_json(one) for one in found.get("calibrations", ())),
+                **fields,
+                "calibrations": tuple(Calibration.from_json(one) for one in fields.get("calibrations", ())),
                 "familiar": None if familiar is None else ReferenceData.from_json(familiar),
-                "solvers": tuple(Choice.from_json(one) for one in found.get("solvers", ())),
+                "solvers": tuple(Choice.from_json(one) for one in fields.get("solvers", ())),
             }
         )
 
+    @property
+    def training_text(self) -> str:
+        """How the model was trained, in one line."""
+        if not self.steps:
+            return "not yet: rd.fit(model, sims, key=...)"
+        loss = "" if self.validation_loss is None else f", validation loss {self.validation_loss:.4f}"
+        return f"{self.simulations:,} simulations, {self.steps:,} steps, {self.seconds:.0f} s{loss}"
+
     def of(self, fingerprint: str) -> "Record":
-        """The record without calibrations and solvers of other weights, and what goes with them."""
+        """Returns the record without calibrations and solvers of other weights."""
         kept = tuple(one for one in self.calibrations if one.fingerprint == fingerprint)
         solvers = tuple(one for one in self.solvers if one.fingerprint == fingerprint)
         return dataclasses.replace(self, calibrations=kept, familiar=self.familiar if kept else None, solvers=solvers)
 
     def checked(self, calibration: Calibration, familiar: ReferenceData | None) -> "Record":
-        """The record with one more calibration, in the place of an older one of the same family."""
+        """Returns the record with one more calibration, which replaces an older one of the same family."""
         kept = self.of(calibration.fingerprint)
         rest = tuple(one for one in kept.calibrations if one.shares != calibration.shares)
         return dataclasses.replace(kept, calibrations=(*rest, calibration), familiar=familiar)
 
     def tuned(self, choice: Choice) -> "Record":
-        """The record with one more choice of a solver, in the place of an older one for the same wish."""
+        """Returns the record with one more solver, which replaces an older one for the same wish."""
         kept = self.of(choice.fingerprint)
         return dataclasses.replace(kept, solvers=(*(one for one in kept.solvers if one.wish != choice.wish), choice))
 
 
-def fingerprint(model: eqx.Module) -> str:
-    """64 bits of a hash of all numbers of a model."""
-    found = hashlib.sha256()
+def fingerprint(model: object) -> str:
+    """Returns 64 bits of a hash of all numbers of a model."""
+    digest = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)):
-        found.update(np.ascontiguousarray(leaf).tobytes())
-    return found.hexdigest()[:16]
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
-def concerns(record: Record, model: Any, question: Question) -> list[str]:
-    """What the calibrations in a model's record have to say against a question, a sentence each."""
-    return of_family(record, shares_of(model.layout, question.roles)) + _strangers(model, question, record.familiar)
+def doubts_about(record: Record, query: Query, coordinates: Scaling) -> list[str]:
+    """Returns what the calibrations in a record have to say against a query, a sentence each."""
+    return _doubts_about_family(record, query.shares) + _doubts_about_values(query, coordinates, record.familiar)
 
 
-def of_family(record: Record, own: Shares) -> list[str]:
-    """What they have to say against a family of questions."""
+def _doubts_about_family(record: Record, shares: Shares) -> list[str]:
     if not record.calibrations:
         return []
-    (far, name), nearest = min(((distance(own, one.shares), one) for one in record.calibrations), key=lambda f: f[0][0])
-    if far > FAR:
+    distances = ((distance(shares, one.shares), one) for one in record.calibrations)
+    (apart, name), nearest = min(distances, key=lambda pair: pair[0][0])
+    if apart > FAR:
         checked = "; ".join(one.question for one in record.calibrations)
         return [f"this question is far from those that were checked ({checked}) in the role of '{name}': rd.check it"]
     if nearest.ok:
@@ -238,14 +242,14 @@ def of_family(record: Record, own: Shares) -> list[str]:
     return [f"the check of {nearest.question} failed ({failed}): do not rely on these draws"]
 
 
-def _strangers(model: Any, question: Question, familiar: ReferenceData | None) -> list[str]:
-    if familiar is None:
+def _doubts_about_values(query: Query, coordinates: Scaling, reference: ReferenceData | None) -> list[str]:
+    if reference is None:
         return []
-    values = np.where(question.roles == GIVEN, question.values, np.nan)[:LOOKED_AT]
-    p_values = [p for p in map(familiar.p_value, np.asarray(model.scaling.forward(values))) if p is not None]
+    values = np.where(query.roles == GIVEN, query.values, np.nan)[:MAX_OBSERVATIONS]
+    p_values = [p for p in map(reference.p_value, np.asarray(coordinates.forward(values))) if p is not None]
     alarms = sum(p <= STRANGE for p in p_values)
     # of many observations a few are strange by chance: more than 1 + 3 sqrt(expected) in fewer than 1 of 100 Batches
     if alarms <= (0 if len(p_values) <= 1 else 1 + 3 * (STRANGE * len(p_values)) ** 0.5):
         return []
-    which = "the observation is" if len(p_values) == 1 else f"{alarms} of {len(p_values)} observations are"
-    return [f"{which} unlike the simulations (p = {min(p_values):.2g}): rd.unlike says which data do not fit"]
+    subject = "the observation is" if len(p_values) == 1 else f"{alarms} of {len(p_values)} observations are"
+    return [f"{subject} unlike the simulations (p = {min(p_values):.2g}): rd.unlike says which data do not fit"]

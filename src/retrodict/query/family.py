@@ -1,7 +1,7 @@
 """Families of queries: of every variable the shares of its elements that are given, latent and absent.
 
-Two queries are as far apart as their variable that differs most, where an element that is given in only one of them
-counts 1, and one that is latent in one and absent in the other 1/2.
+Two queries are as far apart as their variable that differs most. There an element that is given in only one of them
+counts 1, and one that is latent in one and absent in the other counts 1/2.
 """
 
 from typing import TypeAlias
@@ -16,31 +16,31 @@ Shares: TypeAlias = tuple[tuple[str, float, float], ...]  # (name, share given, 
 
 
 def shares_of(layout: Layout, roles: np.ndarray) -> Shares:
-    """The shares given and latent of every variable, over the roles `(m, d)` of one question or many; of a function
-    they are shares of the points that are there."""
-    found = []
+    """Returns the shares of every variable over the roles `(m, d)`; of a function, of the points it has."""
+    rows = []
     for variable in layout.variables:
         if variable.kind != "place":
-            own = roles[:, layout.slices[variable.name]]
-            if variable.axes and (own != ABSENT).any():
-                own = own[own != ABSENT]
-            found.append((variable.name, float((own == GIVEN).mean()), float((own == LATENT).mean())))
-    return tuple(found)
+            block = roles[:, layout.slices[variable.name]]
+            if variable.axes and (block != ABSENT).any():
+                block = block[block != ABSENT]
+            rows.append((variable.name, float((block == GIVEN).mean()), float((block == LATENT).mean())))
+    return tuple(rows)
 
 
 def words(shares: Shares) -> str:
-    """A family of questions in words, such as `theta given x`."""
+    """Returns a family of queries in words, such as `theta given x`."""
     given = [name for name, share, _ in shares if share > 0]
     latent = [name for name, _, share in shares if share > 0]
     return f"{', '.join(latent)} given {', '.join(given) or 'nothing'}"
 
 
-def distance(one: Shares, other: Shares) -> tuple[float, str]:
-    """How far apart two families of questions are, and the variable that they differ in most."""
-    known = {name: (given, latent) for name, given, latent in other}
+def distance(first: Shares, second: Shares) -> tuple[float, str]:
+    """Returns how far apart two families are, and the variable that they differ in most."""
+    others = {name: (given, latent) for name, given, latent in second}
 
     def apart(name: str, given: float, latent: float) -> float:
-        g, l = known[name]  # noqa: E741 - the letters of the two shares
-        return abs(given - g) + max(abs(latent - l) - abs(given - g), 0.0) / 2.0
+        other_given, other_latent = others[name]
+        gap = abs(given - other_given)
+        return gap + max(abs(latent - other_latent) - gap, 0.0) / 2.0
 
-    return max(((apart(*row), row[0]) for row in one), key=lambda found: found[0])
+    return max(((apart(*row), row[0]) for row in first), key=lambda pair: pair[0])

@@ -1,7 +1,7 @@
-"""Functions: questions at any points, put in the slots that a model works with.
+"""Functions: questions at any points, put into the slots that a model works with.
 
-A model sees a function through slots, each a value and where it lies. Its weights do not know how many there are: a
-question gets as many as it needs, those that are given first, then those that are asked, then empty ones.
+A model sees a function through slots, each a value and its place. The weights do not depend on the number of slots: a
+question gets as many as it needs, first those that are given, then those that are asked, then empty ones.
 
     given {"counts": At(t, y)},  of {"counts": At(s)}    ->    "counts" [y, NaN],  "counts.at" [t, s],  asked [no, yes]
 """
@@ -13,17 +13,24 @@ from typing import Any
 import numpy as np
 
 from retrodict._errors import DataError, QueryError
+from retrodict.query.interval import Interval
 from retrodict.query.tokens import Batch, as_numbers
 from retrodict.variables import At, Layout, Variable, places_of
 
 
-ROUNDED = 4  # slots come in multiples of it, so that questions of similar size share compiled code
+SLOT_MULTIPLE = 4  # numbers of slots are rounded up to it, so that questions of similar size share compiled code
 
 
 @dataclass(frozen=True)
 class Slots:
-    """A question in slots: the layout that has them, `given` and `of` for it, and where among the slots of a function
-    its answers lie."""
+    """A question in slots.
+
+    Attributes:
+        layout: the layout with these numbers of slots.
+        given: as in a question, for this layout.
+        of: as in a question, for this layout.
+        answers: by function, the slots in which its answers lie.
+    """
 
     layout: Layout
     given: Mapping[str, Any]
@@ -31,137 +38,177 @@ class Slots:
     answers: Mapping[str, slice]
 
 
-def slots(layout: Layout, given: Mapping[str, Any] | None, of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
-    """Brings the functions of a question into slots.
+def in_slots(layout: Layout, given: Mapping[str, Any] | None) -> bool:
+    """Whether a question says itself what lies in which slot, as rows of simulations do."""
+    return isinstance(given, Mapping) and not set(layout.places).isdisjoint(given)
+
+
+def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
+    """Brings the functions of a question into slots; the values of a function may be an `Interval`.
 
     Raises:
         QueryError: a function that is asked without points, or a place that is asked.
         DataError: points and values of different shapes, or points that are not finite where values are.
     """
-    given = {} if given is None else given
-    batched, count = isinstance(given, Batch), 1
-    if batched:
-        count = len(np.asarray(_first(given)))
+    bounded = {name: at for name, at in given.items() if isinstance(at, At) and isinstance(at.values, Interval)}
+    if not bounded or isinstance(given, Batch):
+        return _number_slots(layout, given, of)
+    # elements with equal ends go through slots as numbers; the others come back as an interval of every slot
+    ends = {name: at.values.ends(np.shape(at.points)[:1], name) for name, at in bounded.items()}
+    exact = {name: At(bounded[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
+    result = _number_slots(layout, {**given, **exact}, of)
+    intervals = {}
+    for name, (low, high) in ends.items():
+        infinite = np.full(result.layout[name].size - len(low), np.inf)
+        intervals[name] = Interval(np.append(low, -infinite), np.append(high, infinite))
+    return Slots(result.layout, {**result.given, **intervals}, result.of, result.answers)
+
+
+def _number_slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
+    batched = isinstance(given, Batch)
+    count = len(np.asarray(_first_array(given))) if batched else 1
     names = [of] if isinstance(of, str) else of or ()
-    wanted: dict[str, Any] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
-    sizes, values, places, asked = {}, {}, {}, {}
+    requests: dict[str, Any] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+    sizes, values, places, answers = {}, {}, {}, {}
     for name in layout.functions:
         axes = layout[name].axes
-        seen = _points(name, given[name], axes, count, batched=batched) if name in given else _none(count, axes)
-        there, known = seen
-        new = np.zeros((count, 0, axes), np.float32)
-        if name in wanted:
-            new = _asked(name, wanted[name], axes, count)
-        used = there.shape[1] + new.shape[1]
-        size = max(ROUNDED, -(-used // ROUNDED) * ROUNDED)
+        points, observed = _no_points(count, axes)
+        if name in given:
+            points, observed = _observed_points(name, given[name], axes, count, batched=batched)
+        asked_points = np.zeros((count, 0, axes), np.float32)
+        if name in requests:
+            asked_points = _asked_points(name, requests[name], axes, count)
+        used = points.shape[1] + asked_points.shape[1]
+        size = max(SLOT_MULTIPLE, -(-used // SLOT_MULTIPLE) * SLOT_MULTIPLE)
         empty = np.full((count, size - used, axes), np.nan, np.float32)
-        sizes[name], places[name] = size, np.concatenate([there, new, empty], axis=1)
-        values[name] = np.concatenate([known, np.full((count, size - known.shape[1]), np.nan, np.float32)], axis=1)
-        asked[name] = slice(there.shape[1], used)
-    cut = layout.seen_at(sizes)
+        sizes[name], places[name] = size, np.concatenate([points, asked_points, empty], axis=1)
+        unknown_values = np.full((count, size - observed.shape[1]), np.nan, np.float32)
+        values[name] = np.concatenate([observed, unknown_values], axis=1)
+        answers[name] = slice(points.shape[1], used)
+    resized = layout.seen_at(sizes)
     return Slots(
-        cut,
-        _filled(cut, given, values, places, wanted, batched=batched),
-        None if of is None else _of(cut, wanted, asked),
-        {name: asked[name] for name in wanted if name in asked},
+        resized,
+        _slot_values(resized, given, values, places, requests),
+        None if of is None else _slot_requests(resized, requests, answers),
+        {name: answers[name] for name in requests if name in answers},
     )
 
 
-def _first(given: Mapping[str, Any]) -> Any:
-    """The first array of a batch, of a function its points."""
+def _first_array(given: Mapping[str, Any]) -> Any:
+    """Returns the first array of a batch, of a function its points."""
     first = next(iter(given.values()))
     return first.points if isinstance(first, At) else first
 
 
-def _filled(
+def _slot_values(
     layout: Layout,
     given: Mapping[str, Any],
     values: Mapping[str, Any],
     places: Mapping[str, Any],
-    wanted: Mapping[str, Any],
-    *,
-    batched: bool,
+    requests: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    found = {name: value for name, value in given.items() if name not in values}
+    batched = isinstance(given, Batch)
+    result = {name: value for name, value in given.items() if name not in values}
     for name, array in values.items():
         place = places_of(name)
-        there = places[name].reshape(len(array), *layout[place].shape)
-        # a slot without a place is empty; one with a place and no value is asked or left out
-        found[place] = np.nan_to_num(there)
-        if name in given or name not in wanted:  # a function that nobody speaks of is not there
-            found[name] = np.where(np.isnan(places[name]).any(axis=2), np.nan, array)
+        points = places[name].reshape(len(array), *layout[place].shape)
+        # a slot without a place is empty; a slot with a place and without a value is asked or left out
+        result[place] = np.nan_to_num(points)
+        if name in given or name not in requests:  # a function that the question does not mention has no points
+            result[name] = np.where(np.isnan(places[name]).any(axis=2), np.nan, array)
         if not batched:
-            found = {k: v[0] if k in (name, place) else v for k, v in found.items()}
-    return Batch(found) if batched else found
+            result = {k: v[0] if k in (name, place) else v for k, v in result.items()}
+    return Batch(result) if batched else result
 
 
-def _of(layout: Layout, wanted: Mapping[str, Any], asked: Mapping[str, slice]) -> Mapping[str, Any]:
-    found = {}
-    for name, how in wanted.items():
-        if name in asked:
-            found[name] = np.zeros(layout[name].shape, bool)
-            found[name][asked[name]] = True
-        else:
-            found[name] = how
+def _slot_requests(layout: Layout, requests: Mapping[str, Any], answers: Mapping[str, slice]) -> Mapping[str, Any]:
+    result = {}
+    for name, request in requests.items():
         if name in layout.places:
             raise QueryError(f"'{name}' says where a function lies; it is known, not asked")
-    return found
+        result[name] = request
+        if name in answers:
+            result[name] = np.zeros(layout[name].shape, bool)
+            result[name][answers[name]] = True
+    return result
 
 
-def _none(count: int, axes: int) -> tuple[np.ndarray, np.ndarray]:
+def _no_points(count: int, axes: int) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((count, 0, axes), np.float32), np.zeros((count, 0), np.float32)
 
 
-def _points(name: str, found: Any, axes: int, count: int, *, batched: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Points `(count, k, axes)` and values `(count, k)`, NaN where there are none."""
-    if not isinstance(found, At) or found.values is None:
+def _observed_points(name: str, value: Any, axes: int, count: int, *, batched: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns points `(count, k, axes)` and values `(count, k)`, NaN where there are none."""
+    if not isinstance(value, At) or value.values is None:
         raise DataError(f"'{name}' is a function: `given` says where and what, rd.At(points, values)")
-    points = as_numbers(found.points, f"the points of '{name}'")
-    values = as_numbers(found.values, f"the values of '{name}'")
-    there, known = (x if batched else x[None] for x in (points, values))
-    there = _columns(name, there, axes)
-    if known.shape != there.shape[:2] or len(known) != count:
-        raise DataError(f"'{name}' needs a value for every point, got points {points.shape} and values {values.shape}")
-    bad = np.isnan(there).any(axis=2) & ~np.isnan(known) | np.isinf(there).any(axis=2)
+    raw_points = as_numbers(value.points, f"the points of '{name}'")
+    raw_values = as_numbers(value.values, f"the values of '{name}'")
+    has_axis = batched or (raw_values.ndim == 2 and len(raw_values) == 1)  # one observation may have one, too
+    points, values = (x if has_axis else x[None] for x in (raw_points, raw_values))
+    points = _with_axes(name, points, axes)
+    if values.shape != points.shape[:2] or len(values) != count:
+        raise DataError(
+            f"'{name}' needs a value for every point, got points {raw_points.shape} and values {raw_values.shape}"
+        )
+    bad = np.isnan(points).any(axis=2) & ~np.isnan(values) | np.isinf(points).any(axis=2)
     if bad.any():
         raise DataError(f"'{name}' has values at points that are not finite")
-    return there, known
+    return points, values
 
 
-def _asked(name: str, found: Any, axes: int, count: int) -> np.ndarray:
-    if not isinstance(found, At):
+def _asked_points(name: str, request: Any, axes: int, count: int) -> np.ndarray:
+    if not isinstance(request, At):
         raise QueryError(f"'{name}' is a function: say where it is asked, of={{'{name}': rd.At(points)}}")
-    if found.values is not None:
+    if request.values is not None:
         raise QueryError(f"`of` asks for '{name}' at points; its values belong in `given`")
-    points = as_numbers(found.points, f"the points of '{name}' in `of`")
-    there = _columns(name, points[None], axes)
-    if not np.isfinite(there).all() or not there.shape[1]:
-        raise QueryError(f"'{name}' is asked at one or more finite points, got {points.shape}")
-    return np.repeat(there, count, axis=0)
+    raw = as_numbers(request.points, f"the points of '{name}' in `of`")
+    points = _with_axes(name, raw[None], axes)
+    if not np.isfinite(points).all() or not points.shape[1]:
+        raise QueryError(f"'{name}' is asked at one or more finite points, got {raw.shape}")
+    return np.repeat(points, count, axis=0)
 
 
-def _columns(name: str, points: np.ndarray, axes: int) -> np.ndarray:
-    """`(count, k, axes)`; one coordinate may be written without its axis."""
-    there = points[..., None] if axes == 1 and points.ndim == 2 else points
-    if there.ndim != 3 or there.shape[2] != axes:
+def _with_axes(name: str, points: np.ndarray, axes: int) -> np.ndarray:
+    """Returns points `(count, k, axes)`; one coordinate may be written without its axis."""
+    result = points[..., None] if axes == 1 and points.ndim == 2 else points
+    if result.ndim != 3 or result.shape[2] != axes:
         shape = "(k,)" if axes == 1 else f"(k, {axes})"
         raise DataError(f"the points of '{name}' must have the shape {shape}, got {points.shape[1:]}")
-    return there
+    return result
+
+
+def slot_rows(layout: Layout, values: Mapping[str, Any], answers: Mapping[str, slice]) -> dict[str, Any]:
+    """Returns the values of a density `{name: (n, *shape)}`, those of functions, `At(points, (n, k))`, in their slots.
+
+    Raises:
+        DataError: values of a function that do not fit its points.
+    """
+    rows: dict[str, Any] = {}
+    for name, value in values.items():
+        rows[name] = value
+        if isinstance(value, At):
+            array = as_numbers(value.values, f"the values of '{name}'")
+            block = answers[name]
+            if array.ndim != 2 or array.shape[1] != block.stop - block.start:
+                raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {array.shape}")
+            rows[name] = np.full((len(array), *layout[name].shape), np.nan, np.float32)
+            rows[name][:, block] = array
+    return rows
 
 
 def recorded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a simulator returned, functions as values and places by name."""
-    found: dict[str, Any] = {}
+    """Returns the output of a simulator, functions as values and places by name."""
+    result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, At):
-            found |= {name: value.values, places_of(name): value.points}
+            result |= {name: value.values, places_of(name): value.points}
         else:
-            found[name] = value
-    return found
+            result[name] = value
+    return result
 
 
 def joined(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `recorded`."""
+    """Returns the inverse of `recorded`."""
     places = {places_of(name) for name in values} & set(values)
     return {
         name: At(values[places_of(name)], value) if places_of(name) in places else value
@@ -171,7 +218,7 @@ def joined(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def variables_of(name: str, value: At, low: Any, high: Any, kind: str) -> tuple[Variable, Variable]:
-    """The variable of a function, and that of where it lies.
+    """Returns the variable of a function, and that of its places.
 
     Raises:
         DataError: points and values that do not fit.

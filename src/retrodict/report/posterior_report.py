@@ -21,12 +21,10 @@ from retrodict._errors import QueryError, listed
 from retrodict._types import as_key
 from retrodict.diagnostics import Predictive
 from retrodict.diagnostics.summary import columns, summarize
-from retrodict.evaluation import Check, check, silent
-from retrodict.evaluation.misspecification import Unlike, roles_of, unlike
-from retrodict.models import FlowModel
-from retrodict.models._importance import ImportanceSampledPosterior
-from retrodict.query.tokens import Batch
-from retrodict.roles import GIVEN, LATENT
+from retrodict.evaluation import Check, check
+from retrodict.evaluation.misspecification import Unlike, unlike
+from retrodict.models import AbstractModel
+from retrodict.query import Batch
 from retrodict.simulation._failures import FEWEST, Failures, failures
 
 
@@ -74,7 +72,7 @@ class Findings:
 
 
 def examine(
-    model: FlowModel | ImportanceSampledPosterior,
+    model: AbstractModel,
     sims: Mapping[str, Any],
     observation: Mapping[str, Any],
     *,
@@ -87,26 +85,35 @@ def examine(
         DataError: simulations or an observation of a wrong name, shape or type.
         QueryError: a question that this model cannot answer.
     """
-    if model.layout.functions:
-        raise QueryError(
-            f"a report is not offered for models with functions ({listed(model.layout.functions)}); rd.check is"
-        )
+    _refuse(model)
     begun = time.monotonic()
     keys = jr.split(as_key(seed), 5)
     # what was not observed is not given to the simulations either
     seen = {name: np.isfinite(np.asarray(value, float)) for name, value in observation.items()}
     _, checked = check(model, sims, given=seen, key=keys[0], **settings)
     likeness = unlike(model, observation, sims, key=keys[1])
-    draws = silent(model).sample(DRAWS, given=observation, key=keys[2])
+    draws = model.without_warnings().sample(DRAWS, given=observation, key=keys[2])
     found = _predicted(model, draws, observation, keys[3])
     enough = FEWEST <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - FEWEST
     which = failures(sims, seed=seed) if enough else None
     return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
 
 
-def write(
-    path: str | Path, model: FlowModel | ImportanceSampledPosterior, findings: Findings, *, title: str = ""
-) -> Path:
+def _refuse(model: Any) -> None:
+    """Refuses, before anything is computed, a model that a report cannot be about."""
+    if not isinstance(model, AbstractModel):
+        raise QueryError(f"a report takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    if model.of_sites:
+        raise QueryError("a report is not offered for models of many sites; rd.check is, and `model.site` of one site")
+    if model.layout.functions:
+        raise QueryError(
+            f"a report is not offered for models with functions ({listed(model.layout.functions)}); rd.check is"
+        )
+    if not model.has_draws:
+        raise QueryError(f"a report needs draws, which a {type(model).__name__} has none of; report on its model")
+
+
+def write(path: str | Path, model: AbstractModel, findings: Findings, *, title: str = "") -> Path:
     """Writes the page and returns its path.
 
     Raises:
@@ -137,25 +144,25 @@ def write(
 
 
 def _predicted(
-    model: FlowModel | ImportanceSampledPosterior,
+    model: AbstractModel,
     draws: Mapping[str, np.ndarray],
     observation: Mapping[str, Any],
     key: Any,
 ) -> Predictive | None:
     """Data that the model makes of posterior draws, beside the observation."""
-    roles, own = roles_of(model), model.layout.is_parameter
-    learned = ((roles[:, own] == GIVEN).any(axis=1) & (roles[:, ~own] == LATENT).any(axis=1)).any()
+    parameter = model.layout.is_parameter
     parameters = [name for name in model.layout.parameters if name in draws]
-    whole = len(parameters) == len(model.layout.parameters)
-    if not learned or set(observation) & set(model.embedded) or not whole:
+    complete = len(parameters) == len(model.layout.parameters)
+    learned = model.learned_to_predict(~parameter, parameter)
+    if not learned or set(observation) & set(model.embedded) or not complete:
         return None
     given = Batch({name: draws[name][:REPLICATES] for name in parameters})
-    made = silent(model).sample(1, given=given, of=list(observation), key=key)
+    made = model.without_warnings().sample(1, given=given, of=list(observation), key=key)
     seen = {name: np.asarray(value, float) for name, value in observation.items()}
     return diagnostics.predictive(seen, {name: value[:, 0] for name, value in made.items()})
 
 
-def _problem(model: FlowModel | ImportanceSampledPosterior) -> list[report.Block]:
+def _problem(model: AbstractModel) -> list[report.Block]:
     rows = []
     for v in model.layout.variables:
         low, high = (np.unique(end) for end in v.ends)
@@ -184,15 +191,14 @@ def _data(found: Unlike) -> list[report.Block]:
     return blocks
 
 
-def _training(model: FlowModel | ImportanceSampledPosterior) -> list[report.Block]:
+def _training(model: AbstractModel) -> list[report.Block]:
     record = model.record
     rows: list[list[Any]] = [
         ["simulations", record.simulations],
         ["gradient steps", record.steps],
         ["seconds", record.seconds],
         ["validation loss", record.validation_loss],
-        ["network", type(model.architecture).__name__],
-        ["roles drawn in training", type(getattr(model.law, "law", model.law)).__name__],
+        *([name, text] for name, text in model.description.items()),
     ]
     return [report.Table(["", "value"], rows)]
 
@@ -285,7 +291,7 @@ def _pictures(found: Check) -> list[tuple[str, Any, Any, str]]:
     return tests
 
 
-def _cost(model: FlowModel | ImportanceSampledPosterior, found: Findings) -> list[report.Block]:
+def _cost(model: AbstractModel, found: Findings) -> list[report.Block]:
     rows: Sequence[Sequence[Any]] = [
         ["training, seconds", f"{model.record.seconds:.0f}"],
         ["this report, seconds", f"{found.seconds:.0f}"],

@@ -23,9 +23,10 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, QueryError
 from retrodict._types import Key, Scalar, as_key
 from retrodict.diagnostics import c2st
-from retrodict.evaluation import known_of, silent, tokens_of
+from retrodict.evaluation import given_in_rows, held_out_tokens
 from retrodict.models import (
     SAMPLER,
+    AbstractModel,
     DistilledDensity,
     DistilledSampler,
     Family,
@@ -36,10 +37,10 @@ from retrodict.models import (
     Record,
     Sizes,
 )
-from retrodict.models._flow_answers import completed
+from retrodict.models._flow_answers import widened
 from retrodict.models._flow_rows import ends_of
 from retrodict.nets import AbstractArchitecture, ResMLP
-from retrodict.query.tokens import Batch, ask, unflatten
+from retrodict.query import Batch, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.training import History, TrainingBudget, fit_mixture
@@ -119,7 +120,7 @@ def distill(
     pupil = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
     student = DistilledSampler(pupil, lesson.family, evaluations, Proof((), bar))
     weights, form = eqx.partition(pupil.net, eqx.is_inexact_array)
-    loss = DistillationLoss(dataclasses.replace(pupil.core(), net=form), student.solver)
+    loss = DistillationLoss(dataclasses.replace(pupil.without_training_state(), net=form), student.solver)
     pace = TrainingBudget(steps, batch_size, learning_rate)
     train, judge = (lesson.pairs(*part) for part in lesson.parts(keys[1:3]))
     trainer = Trainer(weights, loss, train, judge, pace)
@@ -182,9 +183,9 @@ def distill_density(
     head = DistilledDensity(lesson.family, 0.0, 0.0, model.scaling, mixture)
     held = lesson.tokens[:observations]
     observed, asked = lesson.observed(held), lesson.family.elements(LATENT)
-    draws = silent(model).sample(1, given=observed, of=asked, solver=lesson.teacher, key=keys[4])
+    draws = model.without_warnings().sample(1, given=observed, of=asked, solver=lesson.teacher, key=keys[4])
     values = {name: found[:, 0] for name, found in draws.items()}
-    gaps = silent(model).log_prob(values, given=observed) - head.log_prob(values, given=observed)
+    gaps = model.without_warnings().log_prob(values, given=observed) - head.log_prob(values, given=observed)
     return dataclasses.replace(head, kl=float(gaps.mean()), spread=float(gaps.std())), history
 
 
@@ -208,24 +209,21 @@ class _Lesson(NamedTuple):
         observations: int,
     ) -> "_Lesson":
         """Raises what `distill` says."""
-        if not isinstance(model, FlowModel) or model.layout.functions or model.embedded:
-            raise QueryError(
-                "only models of `rd.joint` and its relatives, without functions or embeddings, have students"
-            )
+        if not isinstance(model, AbstractModel):
+            raise QueryError(f"distill takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+        model = model.as_flow("distill")
+        if model.layout.functions or model.embedded:
+            raise QueryError("only models without functions or embeddings can be distilled")
         if reason := teacher.refusal(model.path):
             raise QueryError(reason)
-        tokens = tokens_of(model, sims)
+        tokens = held_out_tokens(model, sims)
         held = max(observations, len(tokens) // 10)
         if held > len(tokens) // 2:
             raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
-        known = known_of(model, given, unflatten(model.layout, tokens[:1], model.layout.names))
-        if not known:
-            raise QueryError(
-                "`given` names nothing; what is taught are answers to what was observed, such as given=['y']"
-            )
+        known = given_in_rows(model.layout, given, unflatten(model.layout, tokens[:1], model.layout.names))
         asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
-        question = ask(model.layout, known, asked).roles
-        roles = completed(model, question)[0]
+        question = model.parse(known, asked).roles
+        roles = widened(model, question)[0]
         if (roles != question).any():
             raise QueryError("this model was trained for one question; leave `of` out, to teach all of it")
         return cls(model, Family(model.layout, tuple(roles.tolist())), teacher, tokens, held)
@@ -236,7 +234,7 @@ class _Lesson(NamedTuple):
 
     def pairs(self, tokens: np.ndarray, n: int, key: PRNGKeyArray) -> tuple[Array, ...]:
         """Scaled rows, roles, noise, and where the teacher carries it."""
-        core, z = silent(self.model).core(), self.model.scaling.of_rows(tokens)
+        core, z = self.model.without_warnings().without_training_state(), self.model.scaling.of_rows(tokens)
         some = jnp.asarray(z[np.asarray(jr.randint(key, (n,), 0, len(z)))])
         where = jnp.broadcast_to(jnp.asarray(self.family.roles), some.shape)
         return (some, where, *ends_of(core, self.teacher, some, where, jr.fold_in(key, 1)))
@@ -252,7 +250,7 @@ def _judged(
 ) -> tuple[float, ...]:
     """C2ST of draws by both, one for every observation."""
     given, asked = lesson.observed(lesson.tokens[:observations]), lesson.family.elements(LATENT)
-    theirs = silent(lesson.model).sample(draws, given=given, of=asked, solver=lesson.teacher, key=keys[0])
+    theirs = lesson.model.without_warnings().sample(draws, given=given, of=asked, solver=lesson.teacher, key=keys[0])
     its = student.sample(draws, given=given, key=keys[1])
 
     def there(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:

@@ -27,10 +27,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError, listed
 from retrodict._types import Key, as_key
-from retrodict.models import FlowModel
-from retrodict.models._importance import ImportanceSampledPosterior
+from retrodict.models import AbstractModel
 from retrodict.problem import AbstractPrior, Draw, Problem
-from retrodict.query.tokens import Batch, unflatten
+from retrodict.query import Batch, unflatten
 from retrodict.transforms import supports
 from retrodict.variables import Layout, Variable
 
@@ -140,7 +139,7 @@ class TruncatedPrior(AbstractPrior):
 
 def truncate(
     problem: Problem,
-    model: FlowModel | ImportanceSampledPosterior,
+    model: AbstractModel,
     *,
     given: Mapping[str, Any],
     mass: float = 0.999,
@@ -158,6 +157,10 @@ def truncate(
         raise QueryError(f"`mass` must lie between 0 and 1, got {mass}")
     if isinstance(given, Batch):
         raise QueryError("a prior is truncated for one observation, not for a Batch of them")
+    if not isinstance(model, AbstractModel):
+        raise QueryError(f"truncate takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    if model.of_sites:
+        raise QueryError("a prior is truncated by the posterior of one site, not of many; use `model.site`")
     parameters = Layout(problem.prior.variables)
     if parameters.functions:
         raise QueryError(

@@ -3,7 +3,7 @@
     u = unconstrain(x)         off the support, onto the real line
     z = tame(u)                zero mean, unit variance over the training rows, heavy tails folded (`robust_scaling`)
 
-and, of a model for one question, in the conditional affine map of what is given. The log-determinant of the whole chain turns a
+and, of a model for one question, in the conditional affine map of what is given. The log-determinant turns a
 density of z into a density of x.
 """
 

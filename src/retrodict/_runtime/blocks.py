@@ -1,0 +1,31 @@
+"""Rows in blocks of one size: memory stays bounded, and one compiled program serves any number of rows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from retrodict._runtime.progress import Progress
+
+
+def block_size(rows: int, largest: int) -> int:
+    """Returns the number of rows in a block: `largest`, or the next power of two where there are fewer."""
+    return min(largest, 1 << (rows - 1).bit_length())
+
+
+def in_blocks(
+    compute: Callable[[np.ndarray, int], Any], rows: int, size: int, *, shown: str = "", unit: str = ""
+) -> Any:
+    """Returns the arrays `(rows, ...)` of `compute(index, k)` for block k, whose rows are `index` `(size,)`.
+
+    The last block is filled up with the first rows again, and what they give is cut off. With `shown` a line of
+    progress tells how many rows are done.
+    """
+    parts = []
+    with Progress(shown, rows, shown=bool(shown)) as progress:
+        for k, start in enumerate(range(0, rows, size)):
+            index = np.arange(start, start + size) % rows
+            parts.append(jax.device_get(compute(index, k)))
+            progress.at(min(start + size, rows), unit)
+    return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:rows], *parts)

@@ -1,0 +1,149 @@
+"""A question about many sites, in names, becomes a `Query` whose observations hold one `SiteQuery` each."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from retrodict._errors import DataError, QueryError, listed
+from retrodict.query._parse import NOTHING_LEFT, Constraint, Given, Of, as_mapping, check_names, observed_arrays
+from retrodict.query._query import Query
+from retrodict.query._sites import SiteQuery
+from retrodict.query.functions import slots
+from retrodict.query.interval import intervals_in
+from retrodict.query.tokens import Batch, as_numbers
+from retrodict.roles import ABSENT, GIVEN, LATENT
+from retrodict.variables import At, Layout, Variable
+
+
+def parse_sites(
+    layout: Layout,
+    given: Given = None,
+    of: Of = None,
+    *,
+    sites: int | None = None,
+    guide: Sequence[Constraint] = (),
+    strength: float = 1.0,
+) -> Query:
+    """Turns a question about many sites into a `Query`; with a `Batch`, every observation has its sites.
+
+    `of` defaults to the variables that `given` does not mention, functions excepted; it maps a name to booleans
+    `(sites,)` where only some sites are asked. With `sites` above the number of given ones the last ones are new.
+
+    Raises:
+        QueryError: a name that the layout does not have, or nothing left to ask.
+        DataError: a wrong shape, type or value, or numbers of sites that differ.
+    """
+    given = as_mapping(given)
+    check_names("`given`", given, layout.names)
+    intervals = intervals_in(given)
+    values = {name: value for name, value in given.items() if name not in intervals}
+    if isinstance(given, Batch):
+        batch = Batch(values)
+        queries = [_site_query(layout, observation_of(batch, i), of, sites) for i in range(_batch_size(batch))]
+    else:
+        queries = [_site_query(layout, values, of, sites)]
+    answers = _answers(layout, queries[0])
+    roles = np.full((len(queries), answers.size), LATENT, np.int32)
+    return Query(
+        layout=layout,
+        answers=answers,
+        roles=roles,
+        values=np.zeros(roles.shape, np.float32),
+        of=tuple(name for name in layout.names if name in queries[0].of),
+        batched=isinstance(given, Batch),
+        intervals=intervals,
+        constraints=tuple(guide),
+        strength=strength,
+        sites=tuple(queries),
+    )
+
+
+def observation_of(given: Mapping[str, Any], index: Any) -> dict[str, Any]:
+    """Returns one observation of a batch, or several of them."""
+    return {k: At(v.points[index], v.values[index]) if isinstance(v, At) else v[index] for k, v in given.items()}
+
+
+def _batch_size(given: Batch) -> int:
+    lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
+    if len(lengths) != 1:
+        raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
+    return lengths.pop()
+
+
+def _answers(layout: Layout, query: SiteQuery) -> Layout:
+    """Returns the layout of the answer: every variable that is asked, those of sites with an axis of sites."""
+
+    def answer(name: str) -> Variable:
+        variable, request = layout[name], query.of[name]
+        shape = (len(np.asarray(request.points)),) if isinstance(request, At) else variable.shape
+        sites = (query.count,) if variable.plate else ()
+        return Variable(name, (*sites, *shape), kind=variable.kind)
+
+    return Layout(tuple(answer(name) for name in layout.names if name in query.of))
+
+
+def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | None) -> SiteQuery:
+    requests = _requests(layout, given, of)
+    own = {name: value for name, value in given.items() if name in layout.own}
+    shared = {name: value for name, value in given.items() if name not in layout.own}
+    count = _number_of_sites(own, sites)
+    own = {name: _padded(value, count) for name, value in own.items()}
+    resized, rows = layout, Batch(own)
+    if layout.functions:
+        slotted = slots(layout, Batch(own), None)
+        resized, rows = slotted.layout, slotted.given  # type: ignore[assignment]
+    tokens = resized.tokens_of(resized.own)
+    values, roles = np.zeros((count, resized.size), np.float32), np.full((count, resized.size), ABSENT, np.int32)
+    if own:
+        for name, array in observed_arrays(resized, rows, batched=True).items():
+            block, known = resized.slices[name], ~np.isnan(array)
+            values[:, block], roles[:, block] = np.where(known, array, 0.0), np.where(known, GIVEN, ABSENT)
+    return SiteQuery(count, shared, own, requests, resized, values[:, tokens], roles[:, tokens])
+
+
+def _requests(layout: Layout, given: Mapping[str, Any], of: Of) -> dict[str, Any]:
+    if of is None:
+        names = [n for n in layout.names if n not in layout.places and n not in layout.functions]
+        unmentioned = [name for name in names if name not in given]
+        requests: dict[str, Any] = dict.fromkeys(
+            unmentioned or [n for n in names if n in layout.own and _has_nan(given[n])]
+        )
+    else:
+        listing = [of] if isinstance(of, str) else list(of)
+        requests = {name: of[name] if isinstance(of, Mapping) else None for name in listing}
+    check_names("`of`", requests, [name for name in layout.names if name not in layout.places])
+    for name in requests:
+        if name in layout.shared and name in given:
+            raise QueryError(f"'{name}' is both asked and given; leave it out of one")
+    if not requests:
+        raise QueryError(NOTHING_LEFT if of is None else f"`of` is empty; name at least one of {listed(layout.names)}")
+    return requests
+
+
+def _has_nan(value: Any) -> bool:
+    return not isinstance(value, At) and bool(np.isnan(as_numbers(value, "a variable in `given`")).any())
+
+
+def _number_of_sites(own: Mapping[str, Any], sites: int | None) -> int:
+    """Returns the number of sites: that of what is given, or `sites` if there are more."""
+    lengths = {}
+    for name, value in own.items():
+        array = np.asarray(value.points if isinstance(value, At) else as_numbers(value, f"'{name}' in `given`"))
+        if array.ndim == 0:
+            raise DataError(f"'{name}' in `given` needs a leading axis, one entry for every site; got a single number")
+        lengths[name] = len(array)
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"what is given needs the same number of sites, got {lengths}; write NaN for what is not known")
+    known = next(iter(lengths.values()), 0)
+    if sites is not None and (isinstance(sites, bool) or not isinstance(sites, int | np.integer) or sites < known):
+        raise DataError(f"`sites` must be a whole number, at least the {known} that are given, got {sites!r}")
+    return int(sites) if sites is not None else max(known, 1)
+
+
+def _padded(value: Any, count: int) -> Any:
+    """Returns what is given, NaN for sites of which nothing is known."""
+    if isinstance(value, At):
+        return At(_padded(value.points, count), _padded(value.values, count))
+    array = np.asarray(value, np.float32)
+    return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=np.nan)
