@@ -14,11 +14,10 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
-from retrodict.models._flow_answers import at_points, questioned
 from retrodict.models._guided import PROPOSER
 from retrodict.models._site_surrogate import surrogate_of
+from retrodict.query import flatten, parse
 from retrodict.query.functions import slots
-from retrodict.query.tokens import ask, flatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, Known, Thinned
 from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout, Variable
@@ -64,13 +63,12 @@ def models():
 
 def said(model, given, of):
     """Predictions by name at time .4 about noisy values that are all .3, in the model's coordinates."""
-    found = slots(model.layout, given, of)
-    model = model.seen_at(found.layout)
-    question = questioned(model, found.given, found.of)
+    question = model.parse(given, of)
+    model = model.seen_at(question.layout)
     ready = model.ready(model.scaling.forward(question.values[0]), jnp.asarray(question.roles[0]))
     whole = model.predict(jnp.full(model.modeled.size, 0.3), ready, jnp.asarray(0.4))
     parts = {name: np.asarray(whole[model.modeled.slices[name]]) for name in question.of}
-    return {name: part[found.answers.get(name, slice(None))] for name, part in parts.items()}
+    return {name: part[question.places.get(name, slice(None))] for name, part in parts.items()}
 
 
 T, Y = np.asarray([0.5, 1.0, 3.0]), np.asarray([0.1, 0.7, 2.0])
@@ -189,16 +187,17 @@ def test_a_whole_variable_is_asked_beside_points_by_none():
         lambda key, a, f: {"x": jnp.stack([a, f[0], f[1]])},
     ).layout
     found = slots(layout, {"x": [1.0, np.nan, 2.0]}, {"f": rd.At([0.5]), "x": None})
-    roles = ask(found.layout, found.given, found.of).roles[0]
+    roles = parse(found.layout, found.given, found.of).roles[0]
     assert roles[found.layout.slices["x"]].tolist() == [GIVEN, LATENT, GIVEN]
     with pytest.raises(rd.QueryError, match="both asked and given"):
-        ask(found.layout, found.given, {**found.of, "x": np.ones(3, bool)})
+        parse(found.layout, found.given, {**found.of, "x": np.ones(3, bool)})
 
 
 def test_an_interval_of_a_function_becomes_one_of_its_slots(models):
     ends = rd.Interval([*Y, 1.5, -np.inf], [*Y, np.inf, np.inf])
-    _, given, _, answers = at_points(models["simformer"], {"y": rd.At([*T, 2.5, 3.5], ends)}, {"y": rd.At([0.2])})
-    assert answers == {"y": slice(5, 6)}
+    found = slots(models["simformer"].layout, {"y": rd.At([*T, 2.5, 3.5], ends)}, {"y": rd.At([0.2])})
+    given = found.given
+    assert found.answers == {"y": slice(5, 6)}
     np.testing.assert_allclose(given["y"].low, [*Y, 1.5, *[-np.inf] * 4], rtol=1e-6)
     np.testing.assert_allclose(given["y"].high, [*Y, *[np.inf] * 5], rtol=1e-6)
     np.testing.assert_allclose(given["y.at"][:6], [*T, 2.5, 3.5, 0.2], rtol=1e-6)

@@ -14,8 +14,7 @@ import retrodict as rd
 from retrodict.models import Record, SiteMixture
 from retrodict.models import _site_surrogate as drawn
 from retrodict.nets._plate import Runs, SiteRegression, plain, runs_of
-from retrodict.query.sites import site_question
-from retrodict.query.tokens import flatten
+from retrodict.query import flatten, parse_sites
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.training import TrainingBudget
 from retrodict.training import _fit_hierarchical as plates
@@ -239,7 +238,7 @@ def test_points_of_a_function_at_sites():
     given = {name: rd.At(points, values)}
     assert model.sample(3, given=given, key=0)["theta"].shape == (3, 2)
     wider = {name: rd.At(*(np.pad(a, ((0, 0), (0, 3)), constant_values=np.nan) for a in (points, values)))}
-    summaries = [next(iter(model.given(site_question(layout, g, None, None))[1].values())) for g in (given, wider)]
+    summaries = [next(iter(model.given(parse_sites(layout, g).sites[0])[1].values())) for g in (given, wider)]
     np.testing.assert_allclose(*summaries, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ from retrodict.nets._embeddings import Spectrogram as Spectrogram
 from retrodict.nets._flux import Flux1 as Flux1
 from retrodict.nets._flux import Flux1Joint as Flux1Joint
 from retrodict.nets._identity import AbstractIdentity as AbstractIdentity
-from retrodict.nets._identity import FactorizedLikelihood as FactorizedLikelihood
+from retrodict.nets._identity import Learned as Learned
 from retrodict.nets._identity import Rotary1d as Rotary1d
 from retrodict.nets._identity import Rotary2d as Rotary2d
 from retrodict.nets._identity import Sinusoidal1d as Sinusoidal1d

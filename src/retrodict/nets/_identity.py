@@ -63,7 +63,7 @@ class AbstractIdentity(AbstractSettings):
 
 
 @dataclass(frozen=True)
-class FactorizedLikelihood(AbstractIdentity):
+class Learned(AbstractIdentity):
     """A trained vector per element."""
 
     def build(self, places: Places, width: int, size: int, *, key: PRNGKeyArray) -> Identity:

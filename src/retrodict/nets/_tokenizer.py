@@ -23,13 +23,13 @@ from retrodict._types import Roles, Tokens
 from retrodict.nets._base import AbstractArchitecture, Constant
 from retrodict.nets._blocks import Dense
 from retrodict.nets._embeddings import Embedded, as_embeddings, check_embedded
-from retrodict.nets._identity import AbstractIdentity, Coordinates, FactorizedLikelihood, Identity, Places, standardized
+from retrodict.nets._identity import AbstractIdentity, Coordinates, Identity, Learned, Places, standardized
 from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.variables import Layout, Variable, places_of
 
 
-LEARNED = FactorizedLikelihood()
+LEARNED = Learned()
 Merge = Literal["concat", "sum"]
 Kind = Literal["directed", "undirected", "dense"]
 
