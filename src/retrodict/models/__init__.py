@@ -26,6 +26,7 @@ from retrodict.models._mixture_density import Pairs as Pairs
 from retrodict.models._mixture_density import Sizes as Sizes
 from retrodict.models._mixture_density import told as told
 from retrodict.models._model import AbstractModel as AbstractModel
+from retrodict.models._model import model_for as model_for
 from retrodict.models._record import Calibration as Calibration
 from retrodict.models._record import CalibrationWarning as CalibrationWarning
 from retrodict.models._record import Choice as Choice

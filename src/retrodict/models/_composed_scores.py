@@ -16,8 +16,6 @@ is sqrt(w^2 + END^2) wide; but a score is off by a share of 1 / END, S times, an
 scores add up, so that this is for a few sites.
 """
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict.models._flow_protocol import FlowLike
 from retrodict.query import SiteQuery
 from retrodict.query.tokens import unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
@@ -38,7 +37,7 @@ REACH = 6.0  # widths of the prior beyond which there is nothing to learn scores
 LENGTH = 0.1  # of a step, in units of the variance that the curvature suggests
 
 
-def compose(site: Any, question: SiteQuery, n: int, *, key: PRNGKeyArray) -> dict[str, np.ndarray]:
+def compose(site: FlowLike, question: SiteQuery, n: int, *, key: PRNGKeyArray) -> dict[str, np.ndarray]:
     """`n` draws of everything shared, given all sites.
 
     Raises:
@@ -65,7 +64,7 @@ def compose(site: Any, question: SiteQuery, n: int, *, key: PRNGKeyArray) -> dic
 
 
 @eqx.filter_jit
-def _langevin(model: Any, z: Array, roles: Array, n: int, key: PRNGKeyArray) -> Array:
+def _langevin(model: FlowLike, z: Array, roles: Array, n: int, key: PRNGKeyArray) -> Array:
     """Draws in the user's units, `(n, k)`; only shared elements mean anything."""
     sites = jnp.shape(z)[0]
     ready = jax.vmap(model.ready)(z, roles)

@@ -31,12 +31,12 @@ from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.models import _flow_answers
 from retrodict.models._guided import Guided, ask_guided, sample_guided
 from retrodict.models._manifest import path_from_json, path_to_json
-from retrodict.models._model import AbstractModel, count
+from retrodict.models._model import AbstractModel
 from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, AbstractNet, architecture_from_json
 from retrodict.paths import Denoised, Flow, Path
 from retrodict.problem.dependencies import Dependencies
-from retrodict.query import Query, unflatten
+from retrodict.query import Query, count, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional, law_from_json
 from retrodict.solvers import AbstractSolver
 from retrodict.transforms import ConditionalAffine, Scaling
@@ -111,7 +111,7 @@ class FlowModel(AbstractModel):
 
     @property
     def kept(self) -> np.ndarray | slice:
-        """Where the tokens of `modeled` lie among all."""
+        """The places of the tokens of `modeled` among all."""
         if self.embedded:
             return self.layout.tokens_of(self.modeled.names)
         return slice(self.modeled.size) if self.layout.places else slice(None)
@@ -130,10 +130,10 @@ class FlowModel(AbstractModel):
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
         """Returns the network's prediction for noisy tokens `x` at time `t`, zero where not latent."""
         latent = ready.roles == LATENT
-        held = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
+        fixed = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
 
         def network(x: Tokens) -> Tokens:
-            return self.net(jnp.where(latent, x, held), ready.roles, t, ready.prepared)
+            return self.net(jnp.where(latent, x, fixed), ready.roles, t, ready.prepared)
 
         return jnp.where(latent, self.path.predict(network, x, t), 0.0)
 
@@ -214,8 +214,8 @@ class FlowModel(AbstractModel):
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
         keys = jr.split(jr.key(0), LAW_DRAWS)
         roles = np.asarray(jax.vmap(lambda key: self.law.draw(key, self.layout))(keys))
-        latent, given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
-        return bool(np.any(latent.any(axis=1) & given.any(axis=1)))
+        latent, inputs_given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
+        return bool(np.any(latent.any(axis=1) & inputs_given.any(axis=1)))
 
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         model = self._resized(query.layout)

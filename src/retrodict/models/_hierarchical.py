@@ -150,7 +150,7 @@ class HierarchicalModel(AbstractModel):
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         _refuse_auto(solver)
         keys = [jr.fold_in(key, i) for i in range(len(query.sites))] if query.batched else [key]
-        answers = [self._draws(n, one, solver, seed) for one, seed in zip(query.sites, keys, strict=True)]
+        answers = [self._draws(n, site_query, solver, seed) for site_query, seed in zip(query.sites, keys, strict=True)]
         tokens = [
             np.concatenate([draws[v.name].reshape(n, v.size) for v in query.answers.variables], axis=1)
             for draws in answers
@@ -195,9 +195,9 @@ class HierarchicalModel(AbstractModel):
             total = model.log_prob(shared, given={**site_query.shared, **features}, solver=solver)
         if names:
             repeated = {k: np.broadcast_to(v, (n, *np.shape(v))) for k, v in site_query.shared.items()}
-            own = {name: values[name].reshape(-1, *self.layout[name].shape) for name in names}
-            each = self._site_log_probs(own, site_query, {**repeated, **shared}, solver)
-            total = total + each.reshape(n, -1).sum(axis=1)
+            site_values = {name: values[name].reshape(-1, *self.layout[name].shape) for name in names}
+            site_log_probs = self._site_log_probs(site_values, site_query, {**repeated, **shared}, solver)
+            total = total + site_log_probs.reshape(n, -1).sum(axis=1)
         return total
 
     def _site_log_probs(
@@ -233,19 +233,19 @@ class HierarchicalModel(AbstractModel):
     ) -> dict[str, np.ndarray]:
         """Returns draws of all shared variables; given ones are repeated."""
         names = self.layout.shared
-        given = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
-        given = {k: v for k, v in given.items() if not np.isnan(v).any()}
-        repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in given.items()}
-        asked = [name for name in names if name not in given]
-        if not asked:
+        fixed = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
+        fixed = {k: v for k, v in fixed.items() if not np.isnan(v).any()}
+        repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in fixed.items()}
+        latent = [name for name in names if name not in fixed]
+        if not latent:
             return repeated
         if not query.observed:
-            draws = self.site.sample(n, given=query.shared, of=asked, solver=solver, key=key)
+            draws = self.site.sample(n, given=query.shared, of=latent, solver=solver, key=key)
         elif self.method == "composition":
             draws = compose(self.site, query, n, key=key)
         else:
             model, features = self.given(query)
-            draws = model.sample(n, given={**query.shared, **features}, of=asked, solver=solver, key=key)
+            draws = model.sample(n, given={**query.shared, **features}, of=latent, solver=solver, key=key)
         return {**draws, **repeated}
 
     def _site_draws(
@@ -289,12 +289,12 @@ class HierarchicalModel(AbstractModel):
 
     def _all_parameters(self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray) -> dict[str, np.ndarray]:
         """Returns all parameters of every row, drawn where they are not given."""
-        rows, own = len(next(iter(given.values()))), self._site_parameters
-        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in own}
-        values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
+        rows, names = len(next(iter(given.values()))), self._site_parameters
+        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in names}
+        values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *names)}
         missing = np.isnan(np.concatenate([value.reshape(rows, -1) for value in values.values()], axis=1)).any(axis=1)
         if missing.any():
-            draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=own, solver=solver, key=key)
+            draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=names, solver=solver, key=key)
             for name, value in _first(draws).items():
                 values[name][missing] = value
         return values

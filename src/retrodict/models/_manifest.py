@@ -31,14 +31,14 @@ def path_to_json(path: _paths.Path) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {"span": list(path.span), "source": None}
     for name in PATH_PARTS:
-        part = getattr(path, name)
-        _refuse_foreign(type(part), part)
-        settings = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        fields[name] = {"name": type(part).__name__, **settings}
+        piece = getattr(path, name)
+        _refuse_foreign(type(piece), piece)
+        settings = {f.name: getattr(piece, f.name) for f in dataclasses.fields(piece)}
+        fields[name] = {"name": type(piece).__name__, **settings}
     for name in PATH_FUNCTIONS:
-        part = getattr(path, name)
-        _refuse_foreign(part, part)
-        fields[name] = part.__name__
+        piece = getattr(path, name)
+        _refuse_foreign(piece, piece)
+        fields[name] = piece.__name__
     if path.source is not None:
         fields["source"] = distribution_to_json(path.source)
     return fields
@@ -66,10 +66,10 @@ def _refuse_foreign(part: Any, shown: Any) -> None:
 
 
 def _path_part(name: str) -> Any:
-    part = getattr(_paths, name, None)
-    if not getattr(part, "__module__", "").startswith(f"{_paths.__name__}."):
+    piece = getattr(_paths, name, None)
+    if not getattr(piece, "__module__", "").startswith(f"{_paths.__name__}."):
         raise FileError(f"the file names the path '{name}', which this version does not know")
-    return part
+    return piece
 
 
 def prior_to_json(prior: AbstractPrior | None) -> dict[str, Any] | None:
@@ -79,10 +79,10 @@ def prior_to_json(prior: AbstractPrior | None) -> dict[str, Any] | None:
     try:
         fields = {name: distribution_to_json(entry) for name, entry in prior.distributions.items()}
         draw = prior.draw(as_key(0))
-        same = np.allclose(prior_from_json(fields).log_prob(draw), prior.log_prob(draw), rtol=1e-4, atol=1e-4)
+        equal = np.allclose(prior_from_json(fields).log_prob(draw), prior.log_prob(draw), rtol=1e-4, atol=1e-4)
     except (FileError, TypeError, ValueError, AttributeError):  # depends on others, or says more than its settings
         return None
-    return fields if same else None
+    return fields if equal else None
 
 
 def prior_from_json(fields: dict[str, Any]) -> Prior:
@@ -145,7 +145,7 @@ def field_to_json(kind: str, name: str, value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray):
         return {"array": [list(value.shape), str(value.dtype)]}
     if isinstance(value, tuple | list):
-        return {"list": [field_to_json(kind, name, part) for part in value]}
+        return {"list": [field_to_json(kind, name, item) for item in value]}
     if isinstance(value, PLAIN):
         return value
     raise FileError(
@@ -165,4 +165,4 @@ def field_from_json(value: Any) -> Any:
     if "array" in value:
         shape, dtype = value["array"]
         return jnp.zeros(tuple(shape), dtype)
-    return tuple(field_from_json(part) for part in value["list"])
+    return tuple(field_from_json(item) for item in value["list"])

@@ -26,7 +26,6 @@ from retrodict.diagnostics import c2st
 from retrodict.evaluation import given_in_rows, held_out_tokens
 from retrodict.models import (
     SAMPLER,
-    AbstractModel,
     DistilledDensity,
     DistilledSampler,
     Family,
@@ -36,6 +35,7 @@ from retrodict.models import (
     Proof,
     Record,
     Sizes,
+    model_for,
 )
 from retrodict.models._flow_answers import widened
 from retrodict.models._flow_rows import ends_of
@@ -209,9 +209,7 @@ class _Lesson(NamedTuple):
         observations: int,
     ) -> "_Lesson":
         """Raises what `distill` says."""
-        if not isinstance(model, AbstractModel):
-            raise QueryError(f"distill takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
-        model = model.as_flow("distill")
+        model = model_for("distill", model).as_flow("distill")
         if model.layout.functions or model.embedded:
             raise QueryError("only models without functions or embeddings can be distilled")
         if reason := teacher.refusal(model.path):

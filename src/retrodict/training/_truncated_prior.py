@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError, listed
 from retrodict._types import Key, as_key
-from retrodict.models import AbstractModel
+from retrodict.models import AbstractModel, model_for
 from retrodict.problem import AbstractPrior, Draw, Problem
 from retrodict.query import Batch, unflatten
 from retrodict.transforms import supports
@@ -157,8 +157,7 @@ def truncate(
         raise QueryError(f"`mass` must lie between 0 and 1, got {mass}")
     if isinstance(given, Batch):
         raise QueryError("a prior is truncated for one observation, not for a Batch of them")
-    if not isinstance(model, AbstractModel):
-        raise QueryError(f"truncate takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    model_for("truncate", model)
     if model.of_sites:
         raise QueryError("a prior is truncated by the posterior of one site, not of many; use `model.site`")
     parameters = Layout(problem.prior.variables)
