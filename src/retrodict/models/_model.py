@@ -38,8 +38,7 @@ KINDS: dict[str, type["AbstractModel"]] = {}  # the name of a kind in files -> i
 class AbstractModel(eqx.Module):
     """A model that answers queries about named variables.
 
-    Subclasses implement `_sample`, and `_log_prob` where they have a density, for a parsed `Query`. `refusal` says in
-    one sentence, with the cure, why a model cannot answer a query.
+    Subclasses implement `_sample`, `_log_prob` where they have a density, and `refusal`, why they cannot answer.
     """
 
     if TYPE_CHECKING:  # fields or properties of a subclass
