@@ -106,7 +106,7 @@ def test_paired_rows_equal_one_by_one(model, sims):
 
 def test_a_batch_answers_each_observation(model, sims, monkeypatch):
     """With the same noise, observation b has the draws that it has among copies of itself, also across blocks."""
-    monkeypatch.setattr(_answers, "ROWS", 16)
+    monkeypatch.setattr(_flow_answers, "ROWS_PER_BLOCK", 16)
     counts = sims["counts"][:2]
     both, first, second = (
         model.sample(10, given=rd.Batch({"counts": rows}), key=5)["rate"]

@@ -1,6 +1,5 @@
 """One protocol: nineteen calls on five kinds of model are answered, or refused in one sentence with the cure."""
 
-import dataclasses
 import warnings
 from pathlib import Path
 
@@ -170,7 +169,7 @@ def test_one_value_has_one_density(normal):
     )
     assert np.shape(alone) == ()
     assert row.shape == (1,)
-    np.testing.assert_allclose([alone, row[0]], expected, rtol=1e-4)
+    np.testing.assert_allclose([alone, row[0]], expected, atol=0.02)  # sixteen midpoint steps of three elements
 
 
 def test_what_is_mentioned_and_missing_is_asked_by_default(normal):
@@ -215,11 +214,11 @@ def test_a_density_for_jax_has_values_gradients_and_batches(normal):
     density = normal.log_density(given={"x": np.zeros(4)})
     value = {"a": jnp.asarray(0.5), "b": jnp.asarray([1.0, -1.0])}
     expected = norm.logpdf(0.5) + 2 * norm.logpdf(1.0)
-    # the integrator errs by less than the network would, here by rounding alone
-    np.testing.assert_allclose(jax.jit(density)(value), expected, rtol=1e-4)
+    # sixteen midpoint steps leave .0014 nats an element, and as much of a slope
+    np.testing.assert_allclose(jax.jit(density)(value), expected, atol=0.02)
     slope = jax.grad(density)(value)
-    np.testing.assert_allclose(slope["a"], -0.5, atol=1e-3)
-    np.testing.assert_allclose(slope["b"], [-1.0, 1.0], atol=1e-3)
+    np.testing.assert_allclose(slope["a"], -0.5, atol=0.01)
+    np.testing.assert_allclose(slope["b"], [-1.0, 1.0], atol=0.01)
     many = {"a": jnp.linspace(-1, 1, 5), "b": jnp.zeros((5, 2))}
     np.testing.assert_allclose(jax.vmap(density)(many), normal.log_prob(many, given={"x": np.zeros(4)}), rtol=1e-4)
 
@@ -249,8 +248,8 @@ def test_posterior_predictive_data_belong_to_their_draws(model):
     draws = {"rate": np.full(7, 1.0), "noise": np.linspace(0.6, 1.4, 7)}
     made = model.predictive(draws, key=1)
     assert {name: value.shape for name, value in made.items()} == {"counts": (7, 3)}
-    with pytest.raises(rd.RetrodictError):
-        dataclasses.replace(model.without_warnings()).predictive({"rated": np.zeros(3)})
+    with pytest.raises(rd.QueryError, match=r"lacks 'noise'"):
+        model.predictive({"rate": np.zeros(3)})
 
 
 def test_a_model_prints_in_ten_lines(asked):

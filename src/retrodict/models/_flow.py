@@ -36,7 +36,7 @@ from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, AbstractNet, architecture_from_json
 from retrodict.paths import Denoised, Flow, Path
 from retrodict.problem.dependencies import Dependencies
-from retrodict.query import Query, count, unflatten
+from retrodict.query import ONE_OBSERVATION, Query, count, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional, law_from_json
 from retrodict.solvers import AbstractSolver
 from retrodict.transforms import ConditionalAffine, Scaling
@@ -239,6 +239,8 @@ class FlowModel(AbstractModel):
         Arguments and errors are those of `sample`; the solver must be one of fixed steps without noise of its own.
         """
         query = self.parse(given, of, guide=guide, strength=strength)
+        if query.batched:
+            raise QueryError(ONE_OBSERVATION)
         return ask_guided(self._resized(query.layout), query, count(n), solver=solver, key=key)
 
     def _log_prob(

@@ -16,7 +16,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import FileError, QueryError
+from retrodict._errors import FileError, QueryError, listed
 from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
@@ -57,8 +57,7 @@ class AbstractModel(eqx.Module):
         super().__init_subclass__(**kwargs)
         KINDS[cls.__dict__.get("kind") or cls.__name__] = cls
 
-    # for a kind of model to say -------------------------------------------------------------------------------------
-
+    # for a kind of model to say
     @abc.abstractmethod
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
         """Returns `n` draws for each of m observations, tokens `(m, n, k)` of `query.answers` in the user's units.
@@ -147,8 +146,7 @@ class AbstractModel(eqx.Module):
         query = Query(self.layout, self.modeled, roles, np.zeros(roles.shape, np.float32), ())
         return bool((roles == LATENT).any()) and self.refusal(query) is None
 
-    # the same for all kinds -----------------------------------------------------------------------------------------
-
+    # the same for all kinds
     @property
     def modeled(self) -> Layout:
         """The layout of the variables that can be asked."""
@@ -295,7 +293,9 @@ class AbstractModel(eqx.Module):
 
         The data come from this model; `rd.simulate_at(problem, draws)` runs the simulator instead.
         """
-        parameters = {name: draws[name] for name in self.layout.parameters if name in draws}
+        if missing := [name for name in self.layout.parameters if name not in draws]:
+            raise QueryError(f"`draws` lacks {listed(missing)}; the posterior predictive needs all parameters")
+        parameters = {name: draws[name] for name in self.layout.parameters}
         data = [name for name in self.modeled.data if name not in self.layout.functions]
         made = self.without_warnings().sample(1, given=Batch(parameters), of=data, key=key)
         return {name: values[:, 0] for name, values in made.items()}
