@@ -36,6 +36,21 @@ ROWS_PER_BLOCK = 8192  # memory stays bounded however many draws are asked for
 DENSITY_ROWS_PER_BLOCK = 256  # so that the k derivatives of a row stay in a core's cache
 
 
+class Estimate(NamedTuple):
+    """A log density by random probes, and its standard error."""
+
+    value: np.ndarray
+    standard_error: np.ndarray
+
+
+class Gradient(NamedTuple):
+    """A log density and its gradients with respect to the values and to what was given, by name."""
+
+    log_prob: np.ndarray
+    values: dict[str, np.ndarray]
+    given: dict[str, np.ndarray]
+
+
 class Densities(NamedTuple):
     """Estimates of log densities `(n, m)`, the gradient by every token, or nothing, and the number of latent ones."""
 

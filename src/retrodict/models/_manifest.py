@@ -4,6 +4,7 @@ A file names classes of this package and distributions of numpyro, and nothing e
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +15,11 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError
 from retrodict._types import as_key
 from retrodict.models._record import Record
+from retrodict.nets import architecture_from_json
 from retrodict.problem import AbstractPrior, Prior
+from retrodict.problem.dependencies import Dependencies
+from retrodict.roles import LATENT, law_from_json
+from retrodict.transforms import ConditionalAffine, Scaling
 from retrodict.variables import Layout
 
 
@@ -58,6 +63,23 @@ def path_from_json(fields: dict[str, Any]) -> _paths.Path:
         span=tuple(fields["span"]),
         source=None if source is None else distribution_from_json(source),
     )
+
+
+def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a flow model but its network, from its manifest."""
+    layout, law = Layout.from_json(manifest["layout"]), law_from_json(manifest["roles"])
+    structure = manifest.get("dependencies")
+    affine = ConditionalAffine.blank(law.fixed(layout) == LATENT) if manifest.get("framed") else None
+    return {
+        "layout": layout,
+        "architecture": architecture_from_json(manifest["net"]),
+        "law": law,
+        "record": Record.from_json(manifest["record"]),
+        "balanced": bool(manifest["balanced"]),
+        "dependencies": None if structure is None else Dependencies.from_json(structure),
+        "path": path_from_json(manifest["path"]),
+        "scaling": dataclasses.replace(Scaling.identity(layout), frame=affine),
+    }
 
 
 def _refuse_foreign(part: Any, shown: Any) -> None:
