@@ -15,7 +15,7 @@ from retrodict.training import _distill as distillation
 
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("../README", "getting_started", "questions", "clusters", "campaigns", "trust")
+PAGES = ("../README", "getting_started", "questions", "clusters", "campaigns", "trust", "plots")
 LONG = ("functions", "choices", "coming_from", "hierarchies")  # minutes of compilation
 ELSEWHERE = ("extending",)  # in tests/test_extending.py
 ROWS, STEPS, DRAWS = 400, 20, 60

@@ -13,7 +13,7 @@ import pytest
 import retrodict as rd
 from retrodict.models import Record, SiteMixture
 from retrodict.models import _site_surrogate as drawn
-from retrodict.nets._plate import Runs, SiteRegression, plain, runs_of
+from retrodict.nets._plate import Runs, SiteRegression, runs_of, site_moments
 from retrodict.query import flatten, parse_sites
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.training import TrainingBudget
@@ -204,7 +204,7 @@ def test_a_model_of_a_plate_needs_one():
 
 def reader(layout, settings=NET):
     made = settings.reader(layout.only_own, 1, key=jax.random.key(3))
-    line = jax.tree.map(jnp.ones_like, SiteRegression.nothing(layout.only_own, 1))
+    line = jax.tree.map(jnp.ones_like, SiteRegression.blank(layout.only_own, 1))
     return jax.jit(lambda z, roles, runs: made(z, roles, runs, line), static_argnums=2), RUNS
 
 
@@ -306,9 +306,9 @@ def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
         roles = jnp.full((n, 2), ABSENT).at[:, 1].set(GIVEN)
         spread = np.sqrt(0.2) * np.asarray(jax.random.normal(jax.random.key(2), (n,)))
         y = jnp.asarray(1.0 + spread - (spread.mean() if n else 0.0))  # sites as they come, and their mean is one
-        seen = plain(jnp.stack([jnp.zeros(n), y], axis=1), roles, runs_of(layout))
+        seen = site_moments(jnp.stack([jnp.zeros(n), y], axis=1), roles, runs_of(layout))
         sd = np.sqrt(0.2 / (n + 0.2))
-        center, log_width = (float(part[0]) for part in line.place(seen))
+        center, log_width = (float(part[0]) for part in line.center_and_log_width(seen))
         assert log_width == pytest.approx(np.log(sd), abs=0.07 if n <= most else 0.15)
         assert abs(center - n / (n + 0.2)) < (0.2 if n <= most else 0.25) * sd
 
@@ -317,7 +317,7 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
     """A line that was learned from few sets goes on forever; center and width do not."""
     model = rd.hierarchical(sims.layout, **SMALL)
     k = model.line.center.shape[1]
-    seen = plain(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
+    seen = site_moments(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
     wild = dataclasses.replace(model.line, center=model.line.center + 1.0, width=model.line.width + 1.0)
     center, log_width = wild.place(seen)
     assert center.shape == log_width.shape == (k,)
@@ -332,12 +332,12 @@ def test_a_network_is_told_how_values_lie_together_however_near():
     z = 2.0 + 0.1 * np.random.default_rng(0).normal(size=(4, 2)) @ np.array([[1.0, 0.5], [0.0, 0.3]])
     roles = np.full((4, 2), GIVEN)
     roles[3], z[3] = ABSENT, 50.0
-    seen = plain(jnp.asarray(z, jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    seen = site_moments(jnp.asarray(z, jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
     sds, correlation = z[:3].std(axis=0), np.corrcoef(z[:3].T)[0, 1]
-    np.testing.assert_allclose(seen.fine, [*np.log(sds), correlation], atol=0.02)
-    nearer = plain(jnp.asarray(2.0 + 0.5 * (z - 2.0), jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    np.testing.assert_allclose(seen.correlations, [*np.log(sds), correlation], atol=0.02)
+    nearer = site_moments(jnp.asarray(2.0 + 0.5 * (z - 2.0), jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
     np.testing.assert_allclose(nearer.moments, seen.moments, atol=0.06)
-    assert (np.abs(nearer.fine - seen.fine)[:2] > 0.6).all()
+    assert (np.abs(nearer.correlations - seen.correlations)[:2] > 0.6).all()
 
 
 def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
@@ -350,18 +350,18 @@ def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
     z = jnp.concatenate([jnp.zeros_like(y), y], axis=2)
     layout = rd.tasks.get("h_conjugate").problem.layout.only_own
     roles = jnp.stack([jnp.full((n, sites), ABSENT), jnp.full((n, sites), GIVEN)], axis=2)
-    found = [plain(row, role, runs_of(layout)) for row, role in zip(z, roles, strict=True)]
+    found = [site_moments(row, role, runs_of(layout)) for row, role in zip(z, roles, strict=True)]
     moments, basis, of_number, numbers = (
         np.stack([np.asarray(getattr(one, name), float) for one in found])
-        for name in ("moments", "basis", "of_number", "n")
+        for name in ("moments", "basis", "number_features", "n")
     )
     seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
     line = lines.regressed(
         seen,
         np.asarray(mu)[:, None],
-        lines.random_features_of(moments, numbers, SiteRegression.nothing(layout, 1).bumps),
+        lines.random_features_of(moments, numbers, SiteRegression.blank(layout, 1).bumps),
     )
-    widths = np.exp([float(line.place(one)[1][0]) for one in found])
+    widths = np.exp([float(line.center_and_log_width(one)[1][0]) for one in found])
     truth = np.sqrt(0.04 / 1.04)  # precision 1 + 20 / .8
     assert truth < np.median(widths) < 2.0 * truth
     assert np.exp(float(line.narrowest[0])) > 0.1 * truth

@@ -223,18 +223,26 @@ def draw(job: Job, draws: Mapping[str, Draws], out: Path) -> dict[str, Path]:
     hidden = list(lynx_hare.MISSING)
     figures = {
         "posterior": plots.corner({"model": draws["posterior"]}, names=PARAMETERS),
-        "forecast": plots.forecast(YEARS, observed, {s: draws["forecast"][s] for s in SPECIES}, split, log=True),
+        "forecast": plots.forecast(
+            YEARS, {s: draws["forecast"][s] for s in SPECIES}, observed, split, xlabel="year", log=True
+        ),
         "missing": plots.missing(
-            {"lynx": observed["lynx"][hidden]},
             {"lynx": draws["missing"]["lynx"][:, hidden]},
+            {"lynx": observed["lynx"][hidden]},
             labels={"lynx": [str(year) for year in YEARS[hidden]]},
             xlabel="year",
         ),
         "likelihood": plots.overlay(
-            YEARS, {"model": _series(draws["likelihood"]), "simulator": _series(draws["simulator"])}, log=True
+            YEARS,
+            {"model": _series(draws["likelihood"]), "simulator": _series(draws["simulator"])},
+            xlabel="year",
+            log=True,
         ),
         "unconditional": plots.overlay(
-            YEARS, {"model": _series(draws["unconditional"]), "prior predictive": _series(draws["prior"])}, log=True
+            YEARS,
+            {"model": _series(draws["unconditional"]), "prior predictive": _series(draws["prior"])},
+            xlabel="year",
+            log=True,
         ),
         "losses": plots.losses(job.histories["focused"]),
     }

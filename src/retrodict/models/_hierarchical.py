@@ -401,7 +401,7 @@ def hierarchical(
         own=site_parameter_model(layout, path, key=keys[4]),
         surrogate=surrogate_of(layout, site, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
-        line=SiteRegression.nothing(layout.only_own, k),
+        line=SiteRegression.blank(layout.only_own, k),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from retrodict.models._factories import posterior
 from retrodict.models._flow import FlowModel
 from retrodict.nets import ResMLP
-from retrodict.nets._plate import BROADEST, FARTHEST
+from retrodict.nets._plate import MAX_CENTER, MAX_LOG_WIDTH
 from retrodict.paths import Path
 from retrodict.query.tokens import Batch, flatten, unflatten
 from retrodict.solvers import AbstractSolver
@@ -53,7 +53,7 @@ class SiteParameterModel(eqx.Module):
         log_width = self.usual + WIDEST * jnp.tanh(stretch / WIDEST)
         # in units of a width that is usual: a network starts at numbers of order one
         center = jnp.append(1.0, known) @ self.line + jnp.exp(self.usual) * bend
-        return jnp.clip(center, -FARTHEST, FARTHEST), jnp.exp(jnp.minimum(log_width, BROADEST))
+        return jnp.clip(center, -MAX_CENTER, MAX_CENTER), jnp.exp(jnp.minimum(log_width, MAX_LOG_WIDTH))
 
     # rows of single sites by name, in the user's units ----------------------------------------------------------------
 

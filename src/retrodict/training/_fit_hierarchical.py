@@ -26,7 +26,7 @@ from jaxtyping import Array, PRNGKeyArray
 from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, HierarchicalModel, Record
-from retrodict.nets._plate import SiteRegression, plain, runs_of
+from retrodict.nets._plate import SiteRegression, runs_of, site_moments
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._fit_flow import fit_rows
@@ -217,8 +217,8 @@ def _seen(layout: Layout, sites: Array, key: PRNGKeyArray, low: int, high: int) 
     runs, data = runs_of(own), jnp.asarray(~own.is_parameter)
 
     def one(own: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
-        seen = plain(*_window(own, data, key, low, high, 0.0), runs)
-        return seen.moments, seen.basis, seen.of_number, seen.n
+        seen = site_moments(*_window(own, data, key, low, high, 0.0), runs)
+        return seen.moments, seen.basis, seen.number_features, seen.n
 
     return jax.vmap(one)(sites, jr.split(key, len(sites)))
 

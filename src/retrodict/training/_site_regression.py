@@ -54,7 +54,7 @@ def random_features_of(moments: np.ndarray, n: np.ndarray, like: RandomFeatures)
 
 def regressed(seen: Seen, truth: np.ndarray, bumps: RandomFeatures) -> SiteRegression:
     """The line of shared elements `(n, k)`."""
-    bent = np.asarray(bumps.many(jnp.asarray(seen.moments, jnp.float32), jnp.asarray(seen.n, jnp.float32)), np.float64)
+    bent = np.asarray(bumps.batch(jnp.asarray(seen.moments, jnp.float32), jnp.asarray(seen.n, jnp.float32)), np.float64)
     features, moments = np.concatenate([seen.basis, bent], axis=1), seen.basis.shape[1]
     wide = np.concatenate([seen.of_number, features], axis=1)
     judges = seen.which % HELD_OUT == 0
