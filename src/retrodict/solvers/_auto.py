@@ -62,7 +62,7 @@ class Auto(AbstractSolver):
             if has_churn or isinstance(scheme, AbstractStochastic) or not isinstance(scheme, AbstractStepping):
                 raise QueryError(
                     "Auto compares solvers that take a given number of steps and draw no noise on their way, got "
-                    f"{type(scheme).__name__}; name candidates such as AdamsBashforth(grid=Power())"
+                    f"{type(scheme).__name__}; name some such as AdamsBashforth(grid=Power())"
                 )
         if not self.candidates:
             raise QueryError("Auto has no candidates; name at least one, or leave `candidates` out")
@@ -71,7 +71,7 @@ class Auto(AbstractSolver):
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
         raise QueryError(
-            "Auto chooses a solver for a query to a model of `rd.joint` and its relatives; name a solver here, such as "
+            "Auto chooses a solver for a query to a model of `rd.joint` and its relatives; name one here, such as "
             "AdamsBashforth(steps=16)"
         )
 
