@@ -1,4 +1,4 @@
-"""Intervals: values that lie between two ends; scaling is monotone per element, so that an interval stays one."""
+"""Intervals: values that lie between two ends. Scaling is monotone per element, so an interval stays an interval."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrodict._errors import DataError
-from retrodict.constraints._base import AbstractConstraint, View, known
+from retrodict.constraints._base import AbstractConstraint, View, shape_of
 from retrodict.guidance import AbstractGuide, Linear, Within
 from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout
 
 
 class Interval:
-    """A value in `given` that is known to lie between two ends, numbers or arrays with one end per element.
+    """An interval in place of a value in `given`. An end is a number, or an array with one end per element.
 
-    `None` and infinite ends are open. Elements with equal ends are given, those without ends are not observed.
+    `None` and infinite ends are open. Elements with equal ends are given. Elements without ends are not observed.
 
     Raises:
-        DataError: an end that is no number, or a low end above the high one.
+        DataError: an end that is not a number, or a low end above the high end.
     """
 
     def __init__(self, low: Any = None, high: Any = None) -> None:
@@ -35,19 +35,19 @@ class Interval:
             for end, open_, name in ends
         )
         try:
-            above = np.any(self.low > self.high)
+            is_swapped = np.any(self.low > self.high)
         except ValueError:
             raise DataError(
                 f"the ends of an Interval have the shapes {self.low.shape} and {self.high.shape}, which do not match"
             ) from None
-        if above:
+        if is_swapped:
             raise DataError(f"an Interval needs low <= high, got low={self.low} and high={self.high}; swap them")
 
     def __repr__(self) -> str:
         return f"Interval({self.low}, {self.high})"
 
     def ends(self, shape: tuple[int, ...], name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Both ends for a variable of this shape."""
+        """Returns both ends, broadcast to the shape of the variable `name`."""
         try:
             return np.broadcast_to(self.low, shape), np.broadcast_to(self.high, shape)
         except ValueError:
@@ -59,40 +59,41 @@ class Interval:
 
 @dataclass(frozen=True)
 class Between(AbstractConstraint):
-    """Variables by name in their intervals: what `Interval`s in `given` become."""
+    """The constraint that variables lie in their intervals, from the `Interval`s in `given`."""
 
     intervals: Mapping[str, Interval]
 
     def given(self, layout: Layout) -> dict[str, np.ndarray]:
-        """Elements with equal ends, NaN elsewhere; without the variables that have none."""
-        found = {}
+        """Returns the values of elements with equal ends, and NaN for others; variables without such are left out."""
+        values = {}
         for name, interval in self.intervals.items():
-            low, high = interval.ends(known(layout, name, "`given`"), name)
+            low, high = interval.ends(shape_of(layout, name, "`given`"), name)
             if (low == high).any():
-                found[name] = np.where(low == high, low, np.nan)
-        return found
+                values[name] = np.where(low == high, low, np.nan)
+        return values
 
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
-        found = {}
+        masks = {}
         for name, interval in self.intervals.items():
-            low, high = interval.ends(known(layout, name, "`given`"), name)
-            found[name] = (low < high) & (np.isfinite(low) | np.isfinite(high))
-            first, last = (end.reshape(low.shape) for end in layout[name].ends)
-            if np.any(found[name] & ((high <= first) | (low >= last))):
-                raise DataError(f"{interval!r} of '{name}' lies outside its support, ({first.min():g}, {last.max():g})")
-        return found
+            low, high = interval.ends(shape_of(layout, name, "`given`"), name)
+            masks[name] = (low < high) & (np.isfinite(low) | np.isfinite(high))
+            lower, upper = (end.reshape(low.shape) for end in layout[name].ends)
+            if np.any(masks[name] & ((high <= lower) | (low >= upper))):
+                support = f"({lower.min():g}, {upper.max():g})"
+                raise DataError(f"{interval!r} of '{name}' lies outside its support, {support}")
+        return masks
 
     def guide(self, view: View) -> AbstractGuide:
         layout, masks = view.layout, self.masks(view.layout)
-        low, high, asked = np.full(layout.size, -np.inf), np.full(layout.size, np.inf), np.zeros(layout.size, bool)
+        low, high, mask = np.full(layout.size, -np.inf), np.full(layout.size, np.inf), np.zeros(layout.size, bool)
         for name, interval in self.intervals.items():
             block = layout.slices[name]
             low[block], high[block] = (end.ravel() for end in interval.ends(layout[name].shape, name))
-            asked[block] = masks[name].ravel()
-        middle = view.units.scaling.inverse(jnp.zeros(layout.size))  # stands in where there is no end to scale
-        inside = [np.isfinite(end) & (end > layout.ends[0]) & (end < layout.ends[1]) for end in (low, high)]
+            mask[block] = masks[name].ravel()
+        center = view.units.scaling.inverse(jnp.zeros(layout.size))  # a value to scale for elements without an end
+        in_support = [np.isfinite(end) & (end > layout.ends[0]) & (end < layout.ends[1]) for end in (low, high)]
         ends = [
-            jnp.where(ok, view.units.scaling.forward(jnp.where(ok, end, middle)), open_)[asked]
-            for end, ok, open_ in zip((low, high), inside, (-jnp.inf, jnp.inf), strict=True)
+            jnp.where(ok, view.units.scaling.forward(jnp.where(ok, end, center)), open_)[mask]
+            for end, ok, open_ in zip((low, high), in_support, (-jnp.inf, jnp.inf), strict=True)
         ]
-        return Within(Linear(jnp.eye(layout.size)[asked]), *ends)
+        return Within(Linear(jnp.eye(layout.size)[mask]), *ends)
