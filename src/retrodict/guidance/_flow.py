@@ -43,9 +43,7 @@ from retrodict.paths import Denoised, Flow
 
 EARLY_RATIO = 0.25  # alpha / sigma at which the slope of the network and Gaussian data have equal weights
 LATE_RATIO = 1e-3  # sigma / alpha at which guidance has half faded: without noise no data can be moved
-MIN_VARIANCE = (
-    0.05  # the smallest variance, as a share of that for Gaussian data: the slope of a network may be negative
-)
+MIN_VARIANCE = 0.05  # as a share of the variance for Gaussian data, since the slope of a network may be negative
 
 Vector: TypeAlias = Float[Array, " d"]
 
@@ -70,7 +68,7 @@ def guided(flow: Flow, guide: AbstractGuide, spread: PrincipalAxes | None = None
         spread: the covariance of the data without guidance, by default unit variance in all directions.
 
     Raises:
-        QueryError: the path's noise is not Gaussian, so that there is no score to bend.
+        QueryError: the path's noise is not Gaussian, so the score does not follow from the denoised noise.
     """
     path = flow.path
     if not path.gaussian:
