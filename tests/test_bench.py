@@ -171,7 +171,7 @@ def little(monkeypatch):
     monkeypatch.setattr(recipe, "STEPS", 2)
     monkeypatch.setattr(recipe, "TUNING", {"steps": 2})
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
-    monkeypatch.setattr(recipe, "MADE", 100)
+    monkeypatch.setattr(recipe, "SYNTHETIC_SIMULATIONS", 100)
     monkeypatch.setattr(recipe, "PROPOSALS", 4)
     monkeypatch.setattr(weighting, "ROUNDS", 1)
 

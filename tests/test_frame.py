@@ -190,8 +190,8 @@ def test_what_is_refused(model, sims):
 
 def test_a_student_of_a_framed_posterior_takes_two_steps(model, sims, tmp_path, monkeypatch):
     """Hardly trained: two steps leave half of the width, and the frame knows the place."""
-    monkeypatch.setattr(distillation, "PAIRS", 1024)
-    monkeypatch.setattr(distillation, "JUDGES", 256)
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 1024)
+    monkeypatch.setattr(distillation, "VALIDATION_PAIRS", 256)
     monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
     how = {"net": rd.nets.ResMLP(8, 1), "steps": 2, "observations": 2, "draws": 50, "progress": False, "key": 0}
     student, _ = rd.distill(model, sims, given=["x"], evaluations=2, **how)
@@ -205,8 +205,8 @@ def test_a_student_of_a_framed_posterior_takes_two_steps(model, sims, tmp_path, 
 
 def test_a_head_of_a_framed_model_keeps_it(model, sims, tmp_path, monkeypatch):
     """Densities of a linear Gaussian in its frame, which the file must hold."""
-    monkeypatch.setattr(distillation, "PAIRS", 2048)
-    monkeypatch.setattr(distillation, "JUDGES", 512)
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 2048)
+    monkeypatch.setattr(distillation, "VALIDATION_PAIRS", 512)
     how = {"width": 8, "depth": 1, "components": 1, "steps": 20, "observations": 20, "progress": False, "key": 0}
     head, _ = rd.distill_density(model, sims, given=["x"], **how)
     again = rd.load(rd.save(head, tmp_path / "head"))

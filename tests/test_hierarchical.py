@@ -42,8 +42,8 @@ def sims(problem):
 def quick():
     """So few sets that training takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plates, "SETS", 64)
-        patch.setattr(plates, "JUDGES", 16)
+        patch.setattr(plates, "SETS_PER_CHUNK", 64)
+        patch.setattr(plates, "VALIDATION_SETS", 16)
         patch.setattr(drawn, "AT_ONCE", 1024)
         patch.setattr(_surrogate, "REGRESSED", 900)
         yield
@@ -301,7 +301,7 @@ def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
     mu = jax.random.normal(keys[0], (8000,))
     theta = mu[:, None] + np.sqrt(0.1) * jax.random.normal(keys[1], (8000, most))
     y = theta + np.sqrt(0.1) * jax.random.normal(keys[2], (8000, most))
-    line = plates._line(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
+    line = plates._regression(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
     for n in (0, 1, 4, most, *([200] if most == 100 else [])):
         roles = jnp.full((n, 2), ABSENT).at[:, 1].set(GIVEN)
         spread = np.sqrt(0.2) * np.asarray(jax.random.normal(jax.random.key(2), (n,)))
@@ -468,7 +468,7 @@ class Dependence:
 
 
 def dependence(model, sims, rows):
-    found = sets.Synthetic(model, sims, rows).draw(1500, jax.random.key(0))
+    found = sets.SyntheticSets(model, sims, rows).draw(1500, jax.random.key(0))
     tokens = jnp.concatenate([jnp.repeat(found.shared[:, None], found.own.shape[1], axis=1), found.own], axis=2)
     y = np.asarray(model.site.scaling.inverse(tokens))[..., 2]
     return Dependence(np.mean(y[:, ::2].mean(axis=1) * y[:, 1::2].mean(axis=1)), y.var(axis=1, ddof=1).mean())

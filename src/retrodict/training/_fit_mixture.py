@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,8 +13,8 @@ from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import MixtureDensity, Pairs
-from retrodict.training._checkpoint import Checkpoint
-from retrodict.training._loop import History, Trainer, TrainingBudget
+from retrodict.training._loop import History, TrainingBudget
+from retrodict.training._run import AbstractLoss, train
 
 
 WHAT = "surrogate"
@@ -24,22 +23,26 @@ LEARNING_RATE, WEIGHT_DECAY = 5e-3, 0.01
 ERRORS = 2.0  # standard errors by which a gain is one
 
 
-class MixtureLoss(eqx.Module):
+class MixtureLoss(AbstractLoss[MixtureDensity]):
     """The mean negative log density of a batch, per number of y; weights are those of the network and, where noise is
     additive, what the regression lacks: least squares knows little of a line through noise with a narrow peak."""
 
     form: MixtureDensity
 
-    def learned(self, weights: Any) -> MixtureDensity:
-        """The mixture of such weights."""
-        nets, lack = weights
-        trend = self.form.frame.trend + (0.0 if lack is None else lack)
-        net, curve = eqx.combine(nets, (self.form.net, self.form.curve))
-        return dataclasses.replace(self.form, net=net, curve=curve, frame=self.form.frame._replace(trend=trend))
+    @staticmethod
+    def parts(model: MixtureDensity) -> Any:
+        lack = jnp.zeros_like(model.frame.trend) if model.sizes.additive else None
+        return (model.net, model.curve), lack
+
+    @staticmethod
+    def with_parts(model: MixtureDensity, parts: Any) -> MixtureDensity:
+        (net, curve), lack = parts
+        trend = model.frame.trend if lack is None else model.frame.trend + lack
+        return dataclasses.replace(model, net=net, curve=curve, frame=model.frame._replace(trend=trend))
 
     def __call__(self, weights: Any, rows: Pairs, key: PRNGKeyArray) -> Scalar:
         del key
-        return -jnp.mean(jax.vmap(self.learned(weights).log_prob)(rows)) / rows.y.shape[1]
+        return -jnp.mean(jax.vmap(self.combined(self.form, weights).log_prob)(rows)) / rows.y.shape[1]
 
 
 def fit_mixture(
@@ -67,10 +70,10 @@ def fit_mixture(
     how: dict[str, Any] = {"patience": patience, "progress": progress, "checkpoint": checkpoint}
     starts = {"line": mixture.of_noise, "curve": mixture.about_a_curve}
     simpler = [
-        _trained(starts[kind](key=key_noise), f"{WHAT} about a {kind}", rows, judged, pace, key=key_noise, **how)
+        _trained(starts[kind](key=key_noise), f"{WHAT} about a {kind}", rows, judged, pace, key_noise, **how)
         for kind in noise
     ]
-    found = _trained(mixture, WHAT, rows, judged, pace, key=key_net, **how)
+    found = _trained(mixture, WHAT, rows, judged, pace, key_net, **how)
     if not simpler:
         return found
     ways = [(mixture.alone(), found[1]), *simpler, found]
@@ -86,19 +89,9 @@ def _trained(
     rows: Pairs,
     judged: Pairs,
     pace: TrainingBudget,
-    *,
     key: PRNGKeyArray,
-    patience: int | None,
-    progress: bool,
-    checkpoint: str | os.PathLike[str] | None,
+    **how: Any,
 ) -> tuple[MixtureDensity, History]:
-    nets, form = eqx.partition((mixture.net, mixture.curve), eqx.is_inexact_array)
-    loss = MixtureLoss(dataclasses.replace(mixture, net=form[0], curve=form[1]))
-    weights = (nets, jnp.zeros_like(mixture.frame.trend) if mixture.sizes.additive else None)
-    trainer = Trainer(weights, loss, rows, judged, pace)
     key_train, key_validation = jr.split(key)
-    parts = (mixture, rows, judged, pace, patience, key_train, key_validation)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, what, *parts)
-    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
-    best, history = trainer.run(key_train, key_validation, **watch)
-    return loss.learned(best), history
+    loss = MixtureLoss(MixtureLoss.form_of(mixture))
+    return train(mixture, loss, rows, judged, pace, keys=(key_train, key_validation), label=what, **how)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,8 +13,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, Record, SiteParameterModel
-from retrodict.training._checkpoint import Checkpoint
-from retrodict.training._loop import History, Trainer, TrainingBudget, rows_loss
+from retrodict.training._loop import History, TrainingBudget, rows_loss
+from retrodict.training._run import AbstractLoss, train
 from retrodict.training._site_sets import scaled
 
 
@@ -34,13 +33,27 @@ def placed_loss(
     return outright + flow.loss(jnp.concatenate([(value - center) / width, seen]), key, u)
 
 
-class SiteParameterLoss(eqx.Module):
+class SiteParameterLoss(AbstractLoss[SiteParameterModel]):
     """The loss of a batch of scaled rows of one site."""
 
     form: SiteParameterModel
 
+    @classmethod
+    def of(cls, model: SiteParameterModel) -> "SiteParameterLoss":
+        form = cls.form_of(model)
+        return cls(dataclasses.replace(form, flow=dataclasses.replace(form.flow, record=Record())))
+
+    @staticmethod
+    def parts(model: SiteParameterModel) -> Any:
+        return model.net, model.flow.net
+
+    @staticmethod
+    def with_parts(model: SiteParameterModel, parts: Any) -> SiteParameterModel:
+        net, flow = parts
+        return dataclasses.replace(model, net=net, flow=dataclasses.replace(model.flow, net=flow))
+
     def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
-        narrow = _with(self.form, weights)
+        narrow = self.combined(self.form, weights)
 
         def one(z: Array, key: PRNGKeyArray, u: Scalar) -> Scalar:
             known = z[~narrow.asked]
@@ -62,27 +75,24 @@ def fit_narrow(
     checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[SiteParameterModel, History]:
     """A trained model in the coordinates of the model of one site, from rows of sites."""
-    train, judge = (scaled(site, part) for part in (rows, judged))
+    train_rows, validation_rows = (scaled(site, part) for part in (rows, judged))
     own = narrow.asked
-    design = np.concatenate([np.ones((len(train), 1)), train[:, ~own]], axis=1).astype(np.float64)
+    design = np.concatenate([np.ones((len(train_rows), 1)), train_rows[:, ~own]], axis=1).astype(np.float64)
     gram = design.T @ design / len(design) + RIDGE * np.eye(design.shape[1])
-    line = np.linalg.solve(gram, design.T @ train[:, own] / len(design))
-    left = np.log(np.std(train[:, own] - design @ line, axis=0) + 1e-6)
+    line = np.linalg.solve(gram, design.T @ train_rows[:, own] / len(design))
+    left = np.log(np.std(train_rows[:, own] - design @ line, axis=0) + 1e-6)
     narrow = dataclasses.replace(narrow, line=jnp.asarray(line, jnp.float32), usual=jnp.asarray(left, jnp.float32))
-    weights, form = eqx.partition((narrow.net, narrow.flow.net), eqx.is_inexact_array)
-    flow = dataclasses.replace(narrow.flow, net=form[1], record=Record())
-    loss = SiteParameterLoss(dataclasses.replace(narrow, net=form[0], flow=flow))
     key_train, key_validation = jr.split(as_key(key))
-    parts = (narrow, train, judge, pace, patience, key_train, key_validation)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, "own", *parts)
-    trainer = Trainer(weights, loss, train, judge, pace)
-    weights, history = trainer.run(
-        key_train, key_validation, patience=patience, shown=progress, what="own parameters", checkpoint=kept
+    return train(
+        narrow,
+        SiteParameterLoss.of(narrow),
+        train_rows,
+        validation_rows,
+        pace,
+        keys=(key_train, key_validation),
+        patience=patience,
+        progress=progress,
+        label="own parameters",
+        checkpoint=checkpoint,
+        name="own",
     )
-    return _with(narrow, weights), history
-
-
-def _with(narrow: SiteParameterModel, weights: Any) -> SiteParameterModel:
-    """The model with other numbers in its networks."""
-    net, flow = eqx.combine(weights, (narrow.net, narrow.flow.net))
-    return dataclasses.replace(narrow, net=net, flow=dataclasses.replace(narrow.flow, net=flow))
