@@ -85,7 +85,7 @@ def test_observations_are_those_of_many_sites(name):
 
 def test_a_benchmark_of_one_observation_refuses_sites():
     with pytest.raises(rd.DataError, match="'h_slcp' has sites"):
-        bench.Exam.of("h_slcp", simulations=1000, observations=[1])
+        bench.Evaluation.of("h_slcp", simulations=1000, observations=[1])
 
 
 def test_without_a_reference_one_is_told_so():
