@@ -21,7 +21,7 @@ def fresh(cases: int, seed: int) -> tuple[dict[str, Any], dict[str, At]]:
     problem, (key_prior, key_data) = sird.problem(), jax.random.split(jax.random.key(seed))
     truth = jax.vmap(problem.prior.draw)(jax.random.split(key_prior, cases))
     data = jax.jit(jax.vmap(problem.run))(jax.random.split(key_data, cases), truth)
-    observed = {name: At(np.asarray(data[f"{name}.at"]), np.asarray(data[name])) for name in sird.SEEN}
+    observed = {name: At(np.asarray(data[f"{name}.at"]), np.asarray(data[name])) for name in sird.OBSERVED}
     return {name: np.asarray(value) for name, value in truth.items()}, observed
 
 
@@ -49,7 +49,7 @@ def show(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
     contact = model.sample(budget.draws, given=first_case, of={"contact": At(grid)}, key=seed + 4)["contact"]
     figure = plots.scattered(
         grid,
-        {"contact": contact, **dict.fromkeys(sird.SEEN)},
+        {"contact": contact, **dict.fromkeys(sird.OBSERVED)},
         {name: (values.points, values.values) for name, values in first_case.items()},
         truth={"contact": np.interp(grid, sird.GRID, truth["contact"][0])},
         xlabel="time",
