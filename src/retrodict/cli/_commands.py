@@ -92,7 +92,7 @@ def demo(
     from retrodict_bench import demo as job
 
     summary = job.run(out, thorough=thorough, seed=seed, progress=not as_json)
-    print(json.dumps(summary) if as_json else job.tell(summary, out))
+    print(json.dumps(summary) if as_json else job.summary_text(summary, out))
 
 
 @app.command()
@@ -329,7 +329,7 @@ def gallery(
     if as_json:
         print(json.dumps({"out": str(out), "exhibits": results}))
         return
-    print(exhibits.tell(results))
+    print(exhibits.summary_text(results))
     print(f"page: {out / 'gallery.html'}; figures and gallery.json beside it")
 
 
@@ -378,7 +378,7 @@ def bench(
     other_tasks = [name for name in rd.tasks.names() if name not in benchmark.TASKS]
     # all that is wrong is told before anything is trained
     exams = [
-        benchmark.Exam.of(name, simulations=budget, observations=numbers, draws=draws, seed=number)
+        benchmark.Evaluation.of(name, simulations=budget, observations=numbers, draws=draws, seed=number)
         for name in chosen_of("--tasks", tasks, benchmark.TASKS, besides=other_tasks)
         for budget in numbers_in(simulations, "--simulations")
         for number in numbers_in(seed, "--seed")
@@ -386,14 +386,14 @@ def bench(
     if out is not None:
         make_folder(out.parent)
     for exam in exams:
-        rows, done = [], benchmark.done(judged, exam, routes, movers)
+        rows, done = [], benchmark.finished(judged, exam, routes, movers)
         for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
-            print(json.dumps(row.to_json()) if as_json else benchmark.line(row), flush=True)
+            print(json.dumps(row.to_json()) if as_json else benchmark.row_text(row), flush=True)
             rows.append(row)
             if out is not None:
                 benchmark.append(out, row)
         if len(rows) > 1 and not as_json:
-            print(f"\n{benchmark.across(rows)}\n", flush=True)
+            print(f"\n{benchmark.table_text(rows)}\n", flush=True)
 
 
 def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
@@ -404,9 +404,11 @@ def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
     rows = [] if out is None else benchmark.read(out)
     if not rows:
         raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
-    league = benchmark.league(rows)
-    page_table = report.Table(*league)
-    print(json.dumps(league._asdict()) if as_json else f"{page_table.to_markdown()}\n\n{page_table.caption}")
+    leaderboard = benchmark.leaderboard(rows)
+    page_table = report.Table(*leaderboard)
+    print(json.dumps(leaderboard._asdict()) if as_json else f"{page_table.to_markdown()}
+
+{page_table.caption}")
     if page is not None:
         report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [page_table])])
 

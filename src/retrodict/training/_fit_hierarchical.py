@@ -312,7 +312,7 @@ def _regression_inputs(
 
     def of_set(sites: Array, key: PRNGKeyArray) -> tuple[Array, Array, Array, Array]:
         moments = site_moments(*_window(sites, is_data, key, low, high, 0.0), runs)
-        return moments.moments, moments.basis, moments.of_number, moments.n
+        return moments.moments, moments.basis, moments.number_features, moments.n
 
     return jax.vmap(of_set)(sites, jr.split(key, len(sites)))
 
