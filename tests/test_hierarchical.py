@@ -55,22 +55,22 @@ def model(sims, quick):
     return rd.fit(start, sims, key=0, steps=20, batch_size=16, progress=False)[0]
 
 
-Y = np.array([0.1, 0.5, -0.2, 0.4], np.float32)
+Y = np.array([0.1, 0.5, -0.2, 0.4], np.float32)  # four sites, five draws wherever that is not the matter: one program
 
 
 # questions ------------------------------------------------------------------------------------------------------------
 
 
 def test_draws_of_what_is_shared_and_of_every_site(model):
-    draws = model.sample(7, given={"y": Y}, key=0)
-    assert {name: values.shape for name, values in draws.items()} == {"mu": (7,), "theta": (7, 4)}
+    draws = model.sample(5, given={"y": Y}, key=0)
+    assert {name: values.shape for name, values in draws.items()} == {"mu": (5,), "theta": (5, 4)}
     assert all(np.isfinite(values).all() for values in draws.values())
-    assert set(model.sample(2, given={"y": Y}, of=["mu"], key=0)) == {"mu"}
+    assert set(model.sample(5, given={"y": Y}, of=["mu"], key=0)) == {"mu"}
 
 
 def test_the_number_of_sites_is_that_of_the_question(model):
     for count in (3, 30):
-        assert model.sample(2, given={"y": np.zeros(count)}, key=0)["theta"].shape == (2, count)
+        assert model.sample(5, given={"y": np.zeros(count)}, key=0)["theta"].shape == (5, count)
 
 
 def test_one_site_only(model):
@@ -557,10 +557,10 @@ def test_answers_about_sites_are_checked(sims, tmp_path):
     wrong, failed = rd.check(untrained, normal_sites(80, 3, 1, width=0.3), **question, **how)
     assert not failed.ok
     # and what came out is heeded, for any number of sites
-    assert said(lambda: checked.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0)) == []
-    (sentence,) = said(lambda: wrong.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0))
+    assert said(lambda: checked.sample(5, given={"mu": 0.3, "y": Y}, of=["theta"], key=0)) == []
+    (sentence,) = said(lambda: wrong.sample(5, given={"mu": 0.3, "y": Y}, of=["theta"], key=0))
     assert sentence.startswith("the check of theta given mu, y failed (")
-    (sentence,) = said(lambda: checked.sample(2, given={"y": Y}, key=0))
+    (sentence,) = said(lambda: checked.sample(5, given={"y": Y}, key=0))
     assert "far from those that were checked (theta given mu, y) in the role of 'mu'" in sentence
 
 
@@ -596,7 +596,7 @@ def test_what_a_check_of_sites_cannot_use_is_told(sims, case):
 
 def test_a_hierarchical_model_survives_the_disk(model, tmp_path):
     again = rd.load(rd.save(model, tmp_path / "model.safetensors"))
-    first, second = (m.sample(3, given={"y": Y}, key=0) for m in (model, again))
+    first, second = (m.sample(5, given={"y": Y}, key=0) for m in (model, again))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
     assert again.record == model.record

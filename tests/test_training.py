@@ -42,7 +42,7 @@ def test_the_loss_falls_and_the_model_given_is_unchanged(sims, monkeypatch):
 
 
 def test_one_key_one_model(sims):
-    (first, _), (again, _), (other, _) = (fit(sims, key=k, steps=30) for k in (0, 0, 1))
+    (first, _), (again, _), (other, _) = (fit(sims, key=k, steps=150) for k in (0, 0, 1))
     draws = [m.sample(5, key=0)["rate"] for m in (first, again, other)]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert (draws[0] != draws[2]).all()
@@ -104,7 +104,7 @@ def test_an_interrupt_keeps_the_best_weights(sims, monkeypatch):
         return validate(self, weights, key)
 
     monkeypatch.setattr(loop.Trainer, "validate", recorded)
-    model, history = fit(sims, steps=1000)
+    model, history = fit(sims, steps=100)
     assert history.ended == "interrupted"
     assert history.step.tolist() == [10, 20]
     assert same_weights(model, met[int(np.argmin(history.validation))])
