@@ -406,9 +406,7 @@ def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
         raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
     leaderboard = benchmark.leaderboard(rows)
     page_table = report.Table(*leaderboard)
-    print(json.dumps(leaderboard._asdict()) if as_json else f"{page_table.to_markdown()}
-
-{page_table.caption}")
+    print(json.dumps(leaderboard._asdict()) if as_json else f"{page_table.to_markdown()}\n\n{page_table.caption}")
     if page is not None:
         report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [page_table])])
 
