@@ -45,8 +45,8 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plates, "SETS", 64)
         patch.setattr(plates, "JUDGES", 16)
-        patch.setattr(drawn, "AT_ONCE", 1024)
-        patch.setattr(_surrogate, "REGRESSED", 900)
+        patch.setattr(drawn, "SITES_PER_BLOCK", 1024)
+        patch.setattr(_surrogate, "MIN_REGRESSION_ROWS", 900)
         yield
 
 
@@ -356,8 +356,8 @@ def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
         np.stack([np.asarray(getattr(one, name), float) for one in found])
         for name in ("moments", "basis", "of_number", "n")
     )
-    seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
-    line = lines.regressed(
+    seen = lines.SetStatistics(moments, basis, of_number, numbers, np.arange(n))
+    line = lines.fit_site_regression(
         seen,
         np.asarray(mu)[:, None],
         lines.random_features_of(moments, numbers, SiteRegression.nothing(layout, 1).bumps),
@@ -380,7 +380,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     model = dataclasses.replace(model, site=dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens)))
     z = sets.scaled(model.site, rows)
     trend = jnp.asarray(_surrogate.regression(layout, z[:, layout.is_parameter], z), jnp.float32)
-    left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).expected(jnp.asarray(z)))
+    left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).prediction(jnp.asarray(z)))
     scaling = Scaling.fit(model.surrogate.model.layout, np.where(layout.is_parameter, z, left))
 
     def with_scaling(scaling):
@@ -388,7 +388,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
         return dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, model=core, trend=trend))
 
     assert dependence(with_scaling(scaling), sims, rows).ok
-    narrow = eqx.tree_at(lambda s: s.tails.std, scaling, scaling.tails.std.at[2].multiply(0.7))
+    narrow = eqx.tree_at(lambda s: s.robust.std, scaling, scaling.robust.std.at[2].multiply(0.7))
     assert not dependence(with_scaling(narrow), sims, rows).ok
 
 
@@ -404,12 +404,12 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     model = dataclasses.replace(model, site=site, surrogate=found)
     assert isinstance(found, SiteMixture)
     assert dependence(model, sims, rows).ok
-    assert found.mixture.is_alone
+    assert found.mixture.is_baseline_only
     # what stands alone is the regression of the simulations, and is not shifted by the noise of its own draws
-    pairs = found.pairs(tokens)
-    design, y = np.insert(np.asarray(pairs.known, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)
+    pairs = found.rows(tokens)
+    design, y = np.insert(np.asarray(pairs.inputs, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)
     line = np.linalg.lstsq(design, (y - y.mean()) / y.std(), rcond=None)[0]
-    np.testing.assert_allclose(found.mixture.frame.trend[0], line, atol=1e-4)
+    np.testing.assert_allclose(found.mixture.baseline.trend[0], line, atol=1e-4)
 
     rd.save(model, tmp_path / "model.safetensors")
     loaded = rd.load(tmp_path / "model.safetensors").surrogate
@@ -423,7 +423,7 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
 
 def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monkeypatch):
     """Half of a standard deviation of Cauchy numbers is one outlier: they are scaled; whole ones are roots."""
-    monkeypatch.setattr(_surrogate, "REGRESSED", 20_000)
+    monkeypatch.setattr(_surrogate, "MIN_REGRESSION_ROWS", 20_000)
     prior = {"mu": dist.Normal(), "site": rd.Plate("site", {})}
 
     def simulator(key, mu):
@@ -437,7 +437,7 @@ def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monk
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
     found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, TrainingBudget(150), key=0, **how)
-    pairs, data = found.pairs(tokens), [name for name in layout.names if name in layout.data]
+    pairs, data = found.rows(tokens), [name for name in layout.names if name in layout.data]
     y, n = (np.asarray(pairs.y)[:, data.index(name)] for name in ("y", "n"))
     np.testing.assert_allclose(y, sets.scaled(site, rows)[:, layout.slices["y"]][:, 0], rtol=1e-5)
     assert np.abs(y).max() < 12.0
@@ -469,7 +469,7 @@ class Dependence:
 
 
 def dependence(model, sims, rows):
-    found = sets.Synthetic(model, sims, rows).draw(1500, jax.random.key(0))
+    found = sets.SyntheticSets(model, sims, rows).draw(1500, jax.random.key(0))
     tokens = jnp.concatenate([jnp.repeat(found.shared[:, None], found.own.shape[1], axis=1), found.own], axis=2)
     y = np.asarray(model.site.scaling.inverse(tokens))[..., 2]
     return Dependence(np.mean(y[:, ::2].mean(axis=1) * y[:, 1::2].mean(axis=1)), y.var(axis=1, ddof=1).mean())

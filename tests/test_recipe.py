@@ -62,7 +62,7 @@ def test_the_better_way_is_kept(small, monkeypatch):
     model, account = rd.learn_posterior(sims, key=1, progress=False)
     assert account.chosen == "direct"
     assert account.losses["direct"] < account.losses["synthetic"]
-    assert model.scaling.frame is None
+    assert model.scaling.affine is None
 
 
 WAYS = {

@@ -16,11 +16,10 @@ from retrodict.models._guided import Guided as Guided
 from retrodict.models._guided import repaint as repaint
 from retrodict.models._hierarchical import HierarchicalModel as HierarchicalModel
 from retrodict.models._hierarchical import hierarchical as hierarchical
-from retrodict.models._mixture_density import IntegerElements as IntegerElements
+from retrodict.models._integer_elements import IntegerElements as IntegerElements
+from retrodict.models._mixture_density import ConditionalRows as ConditionalRows
 from retrodict.models._mixture_density import MixtureDensity as MixtureDensity
-from retrodict.models._mixture_density import Pairs as Pairs
 from retrodict.models._mixture_density import Sizes as Sizes
-from retrodict.models._mixture_density import told as told
 from retrodict.models._record import Calibration as Calibration
 from retrodict.models._record import CalibrationWarning as CalibrationWarning
 from retrodict.models._record import Choice as Choice

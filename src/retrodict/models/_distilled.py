@@ -19,7 +19,7 @@ from retrodict._errors import QueryError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import _flow_answers
 from retrodict.models._flow import FlowModel
-from retrodict.models._mixture_density import MixtureDensity, Pairs
+from retrodict.models._mixture_density import ConditionalRows, MixtureDensity
 from retrodict.paths import Uniform
 from retrodict.query.tokens import Batch, ask, elements, unflatten
 from retrodict.roles import GIVEN, LATENT
@@ -147,7 +147,7 @@ class DistilledDensity(eqx.Module):
         latent, given = self.family.where(LATENT), self.family.where(GIVEN)
         z = self.scaling.forward(tokens)
         y = z[latent]
-        density = self.mixture.log_prob(Pairs(z[given], jnp.zeros((), int), y, y, y))
+        density = self.mixture.log_prob(ConditionalRows(z[given], jnp.zeros((), int), y, y, y))
         low, high = (end.astype(np.float32) for end in self.layout.ends)
         inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
         return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)

@@ -76,7 +76,7 @@ def joint(
         dependencies.adjacency(layout.without(layout.places))
     scaling = Scaling.identity(layout)
     if framed:
-        scaling = dataclasses.replace(scaling, frame=_frame(layout, architecture, law))
+        scaling = dataclasses.replace(scaling, affine=_frame(layout, architecture, law))
     return FlowModel(
         layout=layout,
         architecture=architecture,
@@ -97,7 +97,7 @@ def _frame(layout: Layout, architecture: AbstractArchitecture, law: AbstractRole
             "a frame needs one question about all elements, and neither embeddings nor functions; use `rd.posterior` "
             "or `rd.likelihood`, or leave `framed` out"
         )
-    return ConditionalAffine.blank(roles == LATENT)
+    return ConditionalAffine.identity(roles == LATENT)
 
 
 posterior = partial(joint, roles=Posterior())

@@ -48,6 +48,19 @@ Model: TypeAlias = FlowModel | HierarchicalModel | DistilledSampler | DistilledD
 SCHEMA = 2  # 1 had matrices the other way round
 PARTS = ("schedule", "time_law", "grid", "diffusion")  # of a path: classes with settings
 FUNCTIONS = ("parameterization", "weighting")
+WRITTEN_NAMES = {  # of attributes on the way to an array, where files of schema 2 use another word
+    "affine": "frame",
+    "baseline": "frame",
+    "coefficients": "line",
+    "input_scaling": "seen",
+    "integers": "whole",
+    "is_integer": "which",
+    "largest": "most",
+    "log_sd": "left",
+    "log_width": "usual",
+    "robust": "tails",
+    "smallest": "least",
+}
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 
 
@@ -61,7 +74,7 @@ def save(model: Model, file: str | os.PathLike[str]) -> Path:
     from safetensors.numpy import save as to_bytes
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
-    arrays = {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in leaves}
+    arrays = {_array_name(path): np.asarray(leaf) for path, leaf in leaves}
     content = to_bytes(arrays, metadata={"retrodict": json.dumps(_manifest(model))})
     return write_whole(Path(file), content)
 
@@ -81,15 +94,25 @@ def load(file: str | os.PathLike[str]) -> Any:
         raise FileError(f"'{file}' has a manifest that does not describe a model ({error}); it is damaged") from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
     found = []
-    for where, leaf in leaves:
-        array = arrays.get(jax.tree_util.keystr(where))
+    for path, leaf in leaves:
+        name = _array_name(path)
+        array = arrays.get(name)
         if array is None or array.shape != leaf.shape:
             came = "nothing" if array is None else f"the shape {array.shape}"
-            raise FileError(
-                f"'{file}' is damaged: {jax.tree_util.keystr(where)} should have the shape {leaf.shape}, found {came}"
-            )
+            raise FileError(f"'{file}' is damaged: {name} should have the shape {leaf.shape}, found {came}")
         found.append(jnp.asarray(array, leaf.dtype) if isinstance(leaf, jax.Array) else array.astype(leaf.dtype))
     return eqx.combine(jax.tree_util.tree_unflatten(tree, found), model)
+
+
+def _array_name(path: tuple[Any, ...]) -> str:
+    """Returns the name of an array in a file: the attributes that lead to it, in the words of schema 2."""
+    keys = (
+        jax.tree_util.GetAttrKey(WRITTEN_NAMES.get(key.name, key.name))
+        if isinstance(key, jax.tree_util.GetAttrKey)
+        else key
+        for key in path
+    )
+    return jax.tree_util.keystr(tuple(keys))
 
 
 def _manifest(model: Model) -> dict[str, Any]:
@@ -112,17 +135,17 @@ def _described(model: Model) -> dict[str, Any]:
             "layout": model.layout.to_json(),
             "roles": list(model.family.roles),
             "sizes": model.mixture.sizes._asdict(),
-            "framed": model.scaling.frame is not None,
+            "framed": model.scaling.affine is not None,
             "kl": model.kl,
             "spread": model.spread,
         }
     if isinstance(model, ImportanceSampledPosterior):
-        parts = model.likelihood.parts
+        factors = model.likelihood.factors
         return {
             "kind": "weighted",
             "flow": _manifest(model.flow),
             "sizes": [mixture.sizes._asdict() for mixture in model.likelihood.mixtures],
-            "parts": len(parts.kind) > 1 or parts.free,
+            "parts": len(factors.kind) > 1 or factors.free,
             "prior": _prior_to_json(model.prior),
             "record": model.calibration.to_json(),
         }
@@ -145,7 +168,7 @@ def _described(model: Model) -> dict[str, Any]:
         "path": _path_to_json(model.path),
         "roles": model.law.to_json(),
         "balanced": model.balanced,
-        "framed": model.scaling.frame is not None,
+        "framed": model.scaling.affine is not None,
         "dependencies": None if model.dependencies is None else model.dependencies.to_json(),
         "record": model.calibration.to_json(),
     }
@@ -160,8 +183,8 @@ def _skeleton(manifest: dict[str, Any]) -> Model:
     if manifest.get("kind") == "head":
         layout, sizes = Layout.from_json(manifest["layout"]), Sizes(**manifest["sizes"])
         mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
-        frame = ConditionalAffine.blank(family.where(LATENT)) if manifest.get("framed") else None
-        scaling = dataclasses.replace(Scaling.identity(layout), frame=frame)
+        affine = ConditionalAffine.identity(family.where(LATENT)) if manifest.get("framed") else None
+        scaling = dataclasses.replace(Scaling.identity(layout), affine=affine)
         return DistilledDensity(family, manifest["kl"], manifest["spread"], scaling, mixture)
     if manifest.get("kind") == "weighted":
         flow: Any = _skeleton(manifest["flow"])

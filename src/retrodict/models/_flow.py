@@ -153,8 +153,8 @@ class FlowModel(eqx.Module):
         key_roles, key_noise = jr.split(key)
         roles = self.law.draw(key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
-            order, frame = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.frame
-            z = z[order] if frame is None else frame.enter(frame.leave(z)[order])  # which follows what it sees
+            order, frame = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.affine
+            z = z[order] if frame is None else frame.forward(frame.inverse(z)[order])  # which follows what it sees
         if self.layout.functions:  # where a row has no point there is nothing to learn
             z, roles = jnp.nan_to_num(z), jnp.where(self._empty(z), ABSENT, roles)
         ready = self.ready(z, roles)

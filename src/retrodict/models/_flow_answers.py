@@ -269,7 +269,7 @@ def field(
 def in_coordinates(model: Any, values: Mapping[str, Any], by: Callable[[Any], Any]) -> dict[str, np.ndarray]:
     """`FlowModel.to_coordinates` and its inverse."""
     absent = [name for name in model.layout.names if name not in values]
-    if model.scaling.frame is not None and absent:
+    if model.scaling.affine is not None and absent:
         raise QueryError(f"the coordinates of a framed model follow what is given; `values` lacks {listed(absent)}")
     return unflatten(model.layout, np.asarray(by(flatten(model.layout, values, values, where="`values`"))), values)
 

@@ -232,7 +232,7 @@ class _Asked:
             raise QueryError(ONE)
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
-        if model.scaling.frame is not None:
+        if model.scaling.affine is not None:
             raise QueryError(
                 "constraints speak of elements one by one, and this model was made with framed=True, which mixes them; "
                 "ask one without it, or of `rd.joint`"

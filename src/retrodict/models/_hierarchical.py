@@ -94,10 +94,10 @@ class HierarchicalModel(eqx.Module):
         z = self.site.scaling.resized(question.layout).only(layout).forward(question.values)
         roles = jnp.pad(jnp.asarray(question.roles), pad, constant_values=ABSENT)
         found = _read(self._reader(question.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
-        k, own = len(found.center), self.shared.scaling.tails
+        k, own = len(found.center), self.shared.scaling.robust
         mean, std = own.mean.at[:k].add(found.center * own.std[:k]), own.std.at[:k].multiply(found.width)
         tails = dataclasses.replace(own, mean=mean, std=std)
-        scaling = dataclasses.replace(self.shared.scaling, tails=tails)
+        scaling = dataclasses.replace(self.shared.scaling, robust=tails)
         return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(found.features)}
 
     def _reader(self, layout: Layout) -> SiteReader:

@@ -26,12 +26,12 @@ from retrodict.diagnostics import c2st
 from retrodict.evaluation import known_of, silent, tokens_of
 from retrodict.models import (
     SAMPLER,
+    ConditionalRows,
     DistilledDensity,
     DistilledSampler,
     Family,
     FlowModel,
     MixtureDensity,
-    Pairs,
     Proof,
     Record,
     Sizes,
@@ -168,14 +168,14 @@ def distill_density(
     lesson = _Lesson.of(model, sims, given, of, solver or SAMPLER, observations)
     latent, known = lesson.family.where(LATENT), lesson.family.where(GIVEN)
 
-    def rows(pairs: Any) -> Pairs:
+    def rows(pairs: Any) -> ConditionalRows:
         z, _, _, ends = pairs
         y = jnp.asarray(ends)[:, latent[model.kept]]
-        return Pairs(z[:, known], jnp.zeros(len(z), jnp.int32), y, y, y)
+        return ConditionalRows(z[:, known], jnp.zeros(len(z), jnp.int32), y, y, y)
 
     train, judge = (rows(lesson.pairs(*part)) for part in lesson.parts(keys[:2]))
     sizes = Sizes(1, int(known.sum()), int(latent.sum()), components=components, width=width, depth=depth)
-    start = MixtureDensity.blank(sizes, key=keys[2]).beside(train)
+    start = MixtureDensity.blank(sizes, key=keys[2]).with_baseline(train)
     mixture, history = fit_mixture(
         start, train, judge, TrainingBudget(steps), key=keys[3], patience=steps, progress=progress
     )

@@ -57,7 +57,7 @@ def fit_rows(
     train, judge, held_out = table.split(rng, 0.0 if judged is not None else validation_fraction)
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
-        scaling = Scaling.fit(model.layout, train, together).framed(model.scaling.frame, train)
+        scaling = Scaling.fit(model.layout, train, together).with_affine(model.scaling.affine, train)
         model = dataclasses.replace(model, scaling=scaling)
     judge = table.seen(model.scaling, judge if judged is None else judged)
     source: Any = table.stream(model.scaling, held_out) if table.streamed else table.seen(model.scaling, train)

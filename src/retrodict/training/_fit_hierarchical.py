@@ -30,11 +30,11 @@ from retrodict.nets._plate import SiteRegression, plain, runs_of
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._fit_flow import fit_rows
-from retrodict.training._fit_site_parameters import fit_narrow, placed_loss
+from retrodict.training._fit_site_parameters import fit_site_parameters, location_scale_loss
 from retrodict.training._fit_site_surrogate import fit_surrogate
 from retrodict.training._loop import History, Trainer, TrainingBudget, rows_loss
-from retrodict.training._site_regression import Seen, random_features_of, regressed
-from retrodict.training._site_sets import Sets, Synthetic, simulated, single_sites
+from retrodict.training._site_regression import SetStatistics, fit_site_regression, random_features_of
+from retrodict.training._site_sets import Sets, SyntheticSets, simulated_sets, single_sites
 from retrodict.training._source import GeneratedRows
 from retrodict.training._table import LEAST
 from retrodict.transforms.scaling import Scaling
@@ -71,9 +71,9 @@ def fit_plate(
     count = len(rows[model.layout.names[0]])
     if model.method == "composition":
         return _recorded(model, count, first, before), first
-    source = Synthetic(model, sims, rows) if model.method == "likelihood" else None
+    source = SyntheticSets(model, sims, rows) if model.method == "likelihood" else None
     if source is None:
-        sets, judges = simulated(model, train), simulated(model, judge)
+        sets, judges = simulated_sets(model, train), simulated_sets(model, judge)
     else:
         sets, judges = source.draw(SETS, keys[3]), source.draw(JUDGES, jr.fold_in(keys[3], 1))
     pace = _of_batches(pace)
@@ -99,7 +99,7 @@ def _of_one_site(
     site, first = fit_rows(model.site, rows, pace, key=keys[0], validation=judged, what="one site", **how)
     model, before = dataclasses.replace(model, site=site, shared=_scaled(model, site)), {"site": first}
     if model.own is not None:
-        own, before["own"] = fit_narrow(model.own, site, rows, judged, pace, key=keys[1], **how)
+        own, before["own"] = fit_site_parameters(model.own, site, rows, judged, pace, key=keys[1], **how)
         model = dataclasses.replace(model, own=own)
     if model.method == "likelihood":
         found, before["surrogate"] = fit_surrogate(model.surrogate, site, rows, judged, pace, key=keys[2], **how)
@@ -109,7 +109,7 @@ def _of_one_site(
 
 def _of_sets(
     model: HierarchicalModel,
-    source: Synthetic | None,
+    source: SyntheticSets | None,
     sets: Sets,
     judges: Sets,
     pace: TrainingBudget,
@@ -187,7 +187,7 @@ class SetsLoss(eqx.Module):
                 key_sites, key_flow = jr.split(key)
                 z, roles = _window(row.own, jnp.asarray(data), key_sites, low, high)
                 found = reader(z, roles, runs, self.line)
-                return placed_loss(flow, row.shared, found.center, found.width, found.features, key_flow, u)
+                return location_scale_loss(flow, row.shared, found.center, found.width, found.features, key_flow, u)
 
             total = total + size / n * rows_loss(one, some, jr.fold_in(key, i))
             start += size
@@ -206,8 +206,8 @@ def _line(model: HierarchicalModel, pools: list[Sets], most: int, key: PRNGKeyAr
         np.concatenate([np.asarray(p, np.float64) for p in part]) for part in zip(*found, strict=True)
     )
     truth = np.concatenate([np.asarray(part, np.float64) for part in shared])
-    seen = Seen(moments, basis, of_number, n, np.concatenate(which))
-    return regressed(seen, truth, random_features_of(moments, n, model.line.bumps))
+    seen = SetStatistics(moments, basis, of_number, n, np.concatenate(which))
+    return fit_site_regression(seen, truth, random_features_of(moments, n, model.line.bumps))
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
@@ -245,8 +245,8 @@ def _scaled(model: HierarchicalModel, site: FlowModel) -> FlowModel:
     """The model of what is shared, in the scale of the simulations."""
     own = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
     k, scaling = own.layout.size, Scaling.identity(model.shared.layout)
-    tails = jax.tree.map(lambda plain, ours: plain.at[:k].set(ours), scaling.tails, own.tails)
-    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, tails=tails))
+    tails = jax.tree.map(lambda plain, ours: plain.at[:k].set(ours), scaling.robust, own.robust)
+    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, robust=tails))
 
 
 def _of_rows(pace: TrainingBudget) -> TrainingBudget:

@@ -32,17 +32,17 @@ from retrodict.models._factorized_likelihood import (
     FactorizedLikelihood,
     Factors,
     factor_inputs,
-    factor_pairs,
+    factor_rows,
     factors_of,
     one_factor,
 )
-from retrodict.models._mixture_density import IntegerElements, told
+from retrodict.models._integer_elements import IntegerElements
 from retrodict.problem import Problem
 from retrodict.problem.dependencies import Dependencies
 from retrodict.query.tokens import flatten, unflatten
 from retrodict.simulation.rows import Simulations
 from retrodict.training import History, TrainingBudget, fit_mixture
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms.scaling import Scaling, network_input_layout
 
 
 RATES = (5e-3, 2e-3)
@@ -87,14 +87,14 @@ def surrogate(
         held, rows = rows[order[:count]], rows[order[count:]]
     else:
         held = flatten(layout, validation, layout.names, where="`validation`")
-    scaling, kinds = Scaling.fit(told(layout), rows[:, layout.is_parameter]), int(parts.kind.max()) + 1
+    scaling, kinds = Scaling.fit(network_input_layout(layout), rows[:, layout.is_parameter]), int(parts.kind.max()) + 1
     whole = IntegerElements.of(rows, [t for kind in range(kinds) for t in parts.tokens[parts.kind == kind].T])
-    train, judge = (factor_pairs(layout, parts, scaling, whole, some) for some in (rows, held))
-    known, numbers, whole_ones = train.known.shape[1], train.y.shape[1], bool(whole.which.any())
+    train, judge = (factor_rows(layout, parts, scaling, whole, some) for some in (rows, held))
+    known, numbers, whole_ones = train.inputs.shape[1], train.y.shape[1], bool(whole.is_integer.any())
     sizes = Sizes(kinds, known, numbers, parts.free, whole_ones, components=components, width=width, depth=depth)
     mixtures, histories = [], {}
     for i, rate in enumerate(rates):
-        start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).beside(train)
+        start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).with_baseline(train)
         how: dict[str, Any] = {"rate": rate, "noise": () if i else ("line", "curve"), "progress": progress}
         found = fit_mixture(start, train, judge, TrainingBudget(steps), key=jr.fold_in(key_fit, i), **how)
         mixtures.append(found[0])
@@ -122,7 +122,7 @@ def synthesize(problem: Problem, learned: FactorizedLikelihood, n: int, *, key: 
 
     Data that were whole numbers stay so, within what was seen.
     """
-    layout, parts = problem.layout, learned.parts
+    layout, parts = problem.layout, learned.factors
     key_prior, key_parts = jr.split(as_key(key))
     values = {k: np.asarray(v) for k, v in jax.jit(jax.vmap(problem.prior.draw))(jr.split(key_prior, n)).items()}
     known = learned.scaling.of_rows(flatten(learned.scaling.layout, values, layout.parameters, where="the prior"))
@@ -139,7 +139,7 @@ def synthesize(problem: Problem, learned: FactorizedLikelihood, n: int, *, key: 
     u = np.zeros((n, layout.size), np.float32)
     for tokens, part in zip(parts.tokens, drawn, strict=True):
         u[:, tokens] = part
-    rows = learned.whole.units(u, layout.ends)
+    rows = learned.integers.constrain(u, layout.ends)
     return Simulations({**unflatten(layout, rows, layout.data), **values}, layout)
 
 
