@@ -1,4 +1,4 @@
-"""Frames: where all is linear and Gaussian they are the answer; elsewhere they change coordinates and nothing else."""
+"""Affine baselines: where all is linear and Gaussian they are the answer; elsewhere they change coordinates alone."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 
 import retrodict as rd
 from retrodict.training import _distill as distillation
-from retrodict.transforms.affine import ConditionalAffine
+from retrodict.transforms.affine import ConditionalAffine, least_squares, predict, residual_root
 
 
 NOISE = 0.05
@@ -24,6 +24,23 @@ def rows():
     given = rng.normal(size=(20_000, 3)) @ rng.normal(size=(3, 3)) + [-2.0, 0.0, 3.0]
     asked = given @ rng.normal(size=(3, 2)) + 0.1 * rng.normal(size=(20_000, 2)) @ rng.normal(size=(2, 2)) + [1.0, 0.5]
     return np.stack([asked[:, 0], given[:, 0], asked[:, 1], given[:, 1], given[:, 2]], axis=1)
+
+
+def test_least_squares_finds_a_line_and_its_residual():
+    """Against the normal equations; a residual is orthogonal to all that it was fitted to."""
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(200, 3)), rng.normal(size=(200, 2))
+    design = np.insert(inputs, 0, 1.0, axis=1)
+    for ridge in (None, 5.0, np.array([0.0, 1.0, 2.0, 3.0])):
+        coefficients, residual = least_squares(inputs, targets, ridge)
+        penalty = np.diag(np.zeros(4) if ridge is None else np.broadcast_to(ridge, 4))
+        np.testing.assert_allclose(design.T @ residual, penalty @ coefficients, atol=1e-10)
+        np.testing.assert_allclose(predict(jnp.asarray(coefficients), inputs), targets - residual, atol=1e-5)
+    doubled, _ = least_squares(np.concatenate([inputs, inputs], axis=1), targets)
+    np.testing.assert_allclose(doubled[1:4], doubled[4:], atol=1e-10)  # of collinear ones, the smallest
+    root = residual_root(residual, 0.1)
+    np.testing.assert_allclose(root @ root.T, residual.T @ residual / 200 + 0.1 * np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(residual_root(residual, 0.1, independent=True), np.diag(np.sqrt(np.diag(root @ root.T))))
 
 
 @pytest.fixture(scope="module")

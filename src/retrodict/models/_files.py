@@ -52,6 +52,7 @@ WRITTEN_NAMES = {  # of attributes on the way to an array, where files of schema
     "affine": "frame",
     "baseline": "frame",
     "coefficients": "line",
+    "factors": "parts",
     "input_scaling": "seen",
     "integers": "whole",
     "is_integer": "which",
