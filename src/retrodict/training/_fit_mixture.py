@@ -48,8 +48,8 @@ class MixtureLoss(eqx.Module):
 def fit_mixture(
     mixture: MixtureDensity,
     rows: ConditionalRows,
-    judged: ConditionalRows,
-    pace: TrainingBudget,
+    validation: ConditionalRows,
+    budget: TrainingBudget,
     *,
     key: Key,
     rate: float = LEARNING_RATE,
@@ -58,27 +58,29 @@ def fit_mixture(
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
 ) -> tuple[MixtureDensity, History]:
-    """Trains a mixture density on `rows` until its loss on the held-out rows `judged` stops falling.
+    """Trains a mixture density and returns that of the lowest loss on the held-out rows `validation`.
 
-    A simpler density is returned if no less simple one is better on the held-out rows by more than two standard errors
-    of the gain (after Breiman et al. 1984, section 3.4.3): the baseline alone, or additive `noise` about a line or a
+    A simpler density is returned if no less simple one is better on these rows by more than two standard errors of the
+    gain (after Breiman et al. 1984, section 3.4.3): the baseline alone, or additive `noise` about a line or a
     curve. A surrogate is evaluated at many sites, which add up what a network overfits. If `noise` is empty, nothing
     simpler is tried. The history is that of the density returned, for the baseline that of the full network. The
-    learning `rate` and the weight decay replace those of `pace`; the other arguments are those of `fit`.
+    learning `rate` and the weight decay replace those of `budget`; the other arguments are those of `fit`.
     """
     key_noise, key_net = jr.split(as_key(key))
-    pace = pace._replace(learning_rate=rate, weight_decay=WEIGHT_DECAY)
+    budget = budget._replace(learning_rate=rate, weight_decay=WEIGHT_DECAY)
     options: dict[str, Any] = {"patience": patience, "progress": progress, "checkpoint": checkpoint}
     starts = {"line": mixture.with_additive_noise, "curve": mixture.with_curve}
     simpler = [
-        _trained(starts[shape](key=key_noise), f"{WHAT} about a {shape}", rows, judged, pace, key=key_noise, **options)
+        _train(
+            starts[shape](key=key_noise), f"{WHAT} about a {shape}", rows, validation, budget, key=key_noise, **options
+        )
         for shape in noise
     ]
-    full = _trained(mixture, WHAT, rows, judged, pace, key=key_net, **options)
+    full = _train(mixture, WHAT, rows, validation, budget, key=key_net, **options)
     if not simpler:
         return full
     candidates = [(mixture.baseline_only(), full[1]), *simpler, full]
-    log_probs = [density.log_probs(judged) for density, _ in candidates]
+    log_probs = [density.log_probs(validation) for density, _ in candidates]
     gains = [max(log_probs, key=np.mean) - log_prob for log_prob in log_probs]
     bounds = [SIGNIFICANT_ERRORS * gain.std() / len(gain) ** 0.5 for gain in gains]
     return next(
@@ -86,12 +88,12 @@ def fit_mixture(
     )
 
 
-def _trained(
+def _train(
     mixture: MixtureDensity,
     what: str,
     rows: ConditionalRows,
-    judged: ConditionalRows,
-    pace: TrainingBudget,
+    validation: ConditionalRows,
+    budget: TrainingBudget,
     *,
     key: PRNGKeyArray,
     patience: int | None,
@@ -101,9 +103,9 @@ def _trained(
     nets, form = eqx.partition((mixture.net, mixture.curve), eqx.is_inexact_array)
     loss = MixtureLoss(dataclasses.replace(mixture, net=form[0], curve=form[1]))
     weights = (nets, jnp.zeros_like(mixture.baseline.trend) if mixture.sizes.additive else None)
-    trainer = Trainer(weights, loss, rows, judged, pace)
+    trainer = Trainer(weights, loss, rows, validation, budget)
     key_train, key_validation = jr.split(key)
-    identity = (mixture, rows, judged, pace, patience, key_train, key_validation)
+    identity = (mixture, rows, validation, budget, patience, key_train, key_validation)
     file = None if checkpoint is None else Checkpoint(checkpoint, what, *identity)
     options: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": file}
     best, history = trainer.run(key_train, key_validation, **options)

@@ -56,8 +56,8 @@ def fit_site_parameters(
     model: SiteParameterModel,
     site: FlowModel,
     rows: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    pace: TrainingBudget,
+    validation: Mapping[str, Any],
+    budget: TrainingBudget,
     *,
     key: Key,
     patience: int | None,
@@ -65,7 +65,7 @@ def fit_site_parameters(
     checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[SiteParameterModel, History]:
     """Trains a model on rows of sites, in the coordinates of `site`, the model of one site."""
-    train, validation = (scaled(site, named) for named in (rows, judged))
+    train, held_out = (scaled(site, named) for named in (rows, validation))
     inputs, parameters = train[:, ~model.latent], train[:, model.latent]
     coefficients, residual = least_squares(inputs, parameters, ridge=RIDGE_PER_ROW * len(train))
     log_width, single = np.log(residual.std(axis=0) + MIN_WIDTH), partial(jnp.asarray, dtype=jnp.float32)
@@ -74,9 +74,9 @@ def fit_site_parameters(
     flow = dataclasses.replace(model.flow, net=form[1], record=Record())
     loss = SiteParameterLoss(dataclasses.replace(model, net=form[0], flow=flow))
     key_train, key_validation = jr.split(as_key(key))
-    identity = (model, train, validation, pace, patience, key_train, key_validation)
+    identity = (model, train, held_out, budget, patience, key_train, key_validation)
     file = None if checkpoint is None else Checkpoint(checkpoint, "own", *identity)
-    trainer = Trainer(weights, loss, train, validation, pace)
+    trainer = Trainer(weights, loss, train, held_out, budget)
     weights, history = trainer.run(
         key_train, key_validation, patience=patience, shown=progress, what="own parameters", checkpoint=file
     )

@@ -34,8 +34,8 @@ def fit_surrogate(
     surrogate: Surrogate | SiteMixture,
     site: FlowModel,
     rows: Rows,
-    judged: Rows,
-    pace: TrainingBudget,
+    validation: Rows,
+    budget: TrainingBudget,
     *,
     key: Key,
     **options: Any,
@@ -47,9 +47,9 @@ def fit_surrogate(
     z = scaled(site, rows)
     result: Surrogate | SiteMixture
     if isinstance(surrogate, SiteMixture):
-        result, history = _fit_mixture(surrogate, site, rows, judged, pace, key=key, **options)
+        result, history = _fit_mixture(surrogate, site, rows, validation, budget, key=key, **options)
     else:
-        result, history = _fit_flow(surrogate, site, rows, judged, pace, key=key, **options)
+        result, history = _fit_flow(surrogate, site, rows, validation, budget, key=key, **options)
     if isinstance(result, SiteMixture) and result.mixture.is_baseline_only:  # the regression itself
         return result, history
     # A bias of a twentieth of y's standard deviation is invisible in a validation loss (.001 of it), and moves the
@@ -60,25 +60,39 @@ def fit_surrogate(
 
 
 def _fit_flow(
-    surrogate: Surrogate, site: FlowModel, rows: Rows, judged: Rows, pace: TrainingBudget, *, key: Key, **options: Any
+    surrogate: Surrogate,
+    site: FlowModel,
+    rows: Rows,
+    validation: Rows,
+    budget: TrainingBudget,
+    *,
+    key: Key,
+    **options: Any,
 ) -> tuple[Surrogate, History]:
     layout = site.layout
-    train, held_out = (scaled(site, named) for named in (rows, judged))
+    train, held_out = (scaled(site, named) for named in (rows, validation))
     trend = jnp.asarray(regression(layout, surrogate.inputs(train), train), jnp.float32)
     surrogate = dataclasses.replace(surrogate, trend=trend)
-    residuals, validation = (
+    residuals, residuals_held_out = (
         unflatten(layout, z - np.asarray(surrogate.prediction(jnp.asarray(z))), layout.names) for z in (train, held_out)
     )
-    options = {**options, "validation": validation, "what": "surrogate"}
-    model, history = fit_rows(surrogate.model, residuals, pace, key=key, **options)
+    options = {**options, "validation": residuals_held_out, "what": "surrogate"}
+    model, history = fit_rows(surrogate.model, residuals, budget, key=key, **options)
     return dataclasses.replace(surrogate, model=model), history
 
 
 def _fit_mixture(
-    surrogate: SiteMixture, site: FlowModel, rows: Rows, judged: Rows, pace: TrainingBudget, *, key: Key, **options: Any
+    surrogate: SiteMixture,
+    site: FlowModel,
+    rows: Rows,
+    validation: Rows,
+    budget: TrainingBudget,
+    *,
+    key: Key,
+    **options: Any,
 ) -> tuple[SiteMixture, History]:
     layout = site.layout
-    train, held_out = (flatten(layout, named, layout.names, where="the simulations") for named in (rows, judged))
+    train, held_out = (flatten(layout, named, layout.names, where="the simulations") for named in (rows, validation))
     integers = IntegerElements.of(train, [np.array([i]) for i in np.flatnonzero(~layout.is_parameter)])
     surrogate = dataclasses.replace(
         surrogate,
@@ -89,7 +103,7 @@ def _fit_mixture(
     training_rows = surrogate.rows(train)
     sizes = surrogate.mixture.sizes._replace(whole=bool(integers.is_integer.any()))
     start = MixtureDensity.blank(sizes, key=as_key(key)).with_baseline(training_rows)
-    mixture, history = fit_mixture(start, training_rows, surrogate.rows(held_out), pace, key=key, **options)
+    mixture, history = fit_mixture(start, training_rows, surrogate.rows(held_out), budget, key=key, **options)
     return dataclasses.replace(surrogate, mixture=mixture), history
 
 
