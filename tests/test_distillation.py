@@ -173,9 +173,9 @@ def test_a_density_that_is_far_too_wide_says_so(model, sims, quick, monkeypatch)
 
     def told(stretch):
         def fit(start, *rows, **how):
-            mixture = start.alone()
-            frame = mixture.frame._replace(left=mixture.frame.left + np.log(stretch))
-            return dataclasses.replace(mixture, frame=frame), None
+            mixture = start.baseline_only()
+            baseline = mixture.baseline._replace(log_sd=mixture.baseline.log_sd + np.log(stretch))
+            return dataclasses.replace(mixture, baseline=baseline), None
 
         monkeypatch.setattr(distillation, "fit_mixture", fit)
         return rd.distill_density(model, sims, given=["y"], observations=300, key=0)[0].kl

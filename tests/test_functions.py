@@ -96,7 +96,7 @@ def test_rows_keep_functions_where_they_were_seen():
 def test_the_scale_is_shared(models):
     model = models["simformer"]
     for name in ("y", "y.at", "trend"):
-        part = model.scaling.tails.std[model.layout.slices[name]]
+        part = model.scaling.robust.std[model.layout.slices[name]]
         assert np.isfinite(part).all()
         assert len(np.unique(part)) == 1
 

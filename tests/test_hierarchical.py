@@ -44,8 +44,8 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plates, "SETS_PER_CHUNK", 64)
         patch.setattr(plates, "VALIDATION_SETS", 16)
-        patch.setattr(drawn, "AT_ONCE", 1024)
-        patch.setattr(_surrogate, "REGRESSED", 900)
+        patch.setattr(drawn, "SITES_PER_BLOCK", 1024)
+        patch.setattr(_surrogate, "MIN_REGRESSION_ROWS", 900)
         yield
 
 
@@ -355,8 +355,8 @@ def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
         np.stack([np.asarray(getattr(one, name), float) for one in found])
         for name in ("moments", "basis", "number_features", "n")
     )
-    seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
-    line = lines.regressed(
+    seen = lines.SetStatistics(moments, basis, of_number, numbers, np.arange(n))
+    line = lines.fit_site_regression(
         seen,
         np.asarray(mu)[:, None],
         lines.random_features_of(moments, numbers, SiteRegression.blank(layout, 1).bumps),

@@ -62,7 +62,7 @@ def test_the_better_candidate_is_chosen(small, monkeypatch):
     model, report = rd.learn_posterior(sims, key=1, progress=False)
     assert report.chosen == "direct"
     assert report.losses["direct"] < report.losses["synthetic"]
-    assert model.scaling.frame is None
+    assert model.scaling.affine is None
 
 
 STRUCTURES = {

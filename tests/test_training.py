@@ -53,7 +53,7 @@ def test_training_goes_on_where_it_stopped(sims):
     further, more = rd.fit(model, sims, key=0, steps=150, batch_size=32, progress=False)
     assert further.record.steps == 300
     assert more.validation[0] < history.validation[0]
-    np.testing.assert_array_equal(further.scaling.tails.mean, model.scaling.tails.mean)
+    np.testing.assert_array_equal(further.scaling.robust.mean, model.scaling.robust.mean)
 
 
 def same_weights(model, weights):

@@ -25,7 +25,20 @@ from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for
 
 SCHEMA, OLDEST = 3, 2  # 1 had matrices the other way round
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
-WRITTEN_NAMES: dict[str, str] = {}  # attribute -> its name in files, where they differ
+WRITTEN_NAMES = {  # attribute on the way to an array -> its name in files, where they differ
+    "affine": "frame",
+    "baseline": "frame",
+    "coefficients": "line",
+    "factors": "parts",
+    "input_scaling": "seen",
+    "integers": "whole",
+    "is_integer": "which",
+    "largest": "most",
+    "log_sd": "left",
+    "log_width": "usual",
+    "robust": "tails",
+    "smallest": "least",
+}
 
 
 def save(model: AbstractModel, file: str | os.PathLike[str]) -> Path:

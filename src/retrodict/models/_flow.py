@@ -85,7 +85,7 @@ class FlowModel(AbstractModel):
     @property
     def description(self) -> dict[str, str]:
         law = getattr(self.law, "law", self.law)
-        affine = {"affine baseline": "yes"} if self.scaling.frame is not None else {}
+        affine = {"affine baseline": "yes"} if self.scaling.affine is not None else {}
         return {
             "kind": type(self).__name__,
             "network": str(self.architecture),
@@ -142,8 +142,8 @@ class FlowModel(AbstractModel):
         key_roles, key_noise = jr.split(key)
         roles = self.law.draw(key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
-            order, frame = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.frame
-            z = z[order] if frame is None else frame.enter(frame.leave(z)[order])  # which follows what it sees
+            order, affine = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.affine
+            z = z[order] if affine is None else affine.forward(affine.inverse(z)[order])  # it follows what is given
         if self.layout.functions:  # where a row has no point there is nothing to learn
             z, roles = jnp.nan_to_num(z), jnp.where(self._empty(z), ABSENT, roles)
         ready = self.ready(z, roles)
@@ -185,7 +185,7 @@ class FlowModel(AbstractModel):
             _flow_answers.widened(self._resized(query.layout), query.roles)
         except QueryError as error:
             return str(error)
-        if query.guided and self.scaling.frame is not None:
+        if query.guided and self.scaling.affine is not None:
             return (
                 "constraints speak of elements one by one, and this model was made with conditional_affine=True, which "
                 "mixes them; ask one without it, or of `rd.joint`"
@@ -368,7 +368,7 @@ class FlowModel(AbstractModel):
             "path": path_to_json(self.path),
             "roles": self.law.to_json(),
             "balanced": self.balanced,
-            "framed": self.scaling.frame is not None,
+            "framed": self.scaling.affine is not None,
             "dependencies": None if self.dependencies is None else self.dependencies.to_json(),
             "record": self.calibration.to_json(),
         }

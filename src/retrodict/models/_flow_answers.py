@@ -222,7 +222,7 @@ def in_coordinates(
 ) -> dict[str, np.ndarray]:
     """Returns values by name through a map of tokens; see `FlowModel.to_coordinates`."""
     missing = [name for name in model.layout.names if name not in values]
-    if model.scaling.frame is not None and missing:
+    if model.scaling.affine is not None and missing:
         raise QueryError(
             f"the coordinates of a model with an affine baseline follow what is given; `values` lacks {listed(missing)}"
         )

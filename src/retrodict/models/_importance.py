@@ -92,7 +92,7 @@ class ImportanceSampledPosterior(AbstractModel):
 
     @property
     def description(self) -> dict[str, str]:
-        factors = len(self.likelihood.parts.kind)
+        factors = len(self.likelihood.factors.kind)
         likelihood = f"{factors} factor{'s' if factors > 1 else ''}, mixtures of Gaussians"
         return {**self.flow.description, "kind": type(self).__name__, "likelihood": likelihood}
 
@@ -172,7 +172,7 @@ class ImportanceSampledPosterior(AbstractModel):
         return log_target - (np.logaddexp.reduce(with_truth, axis=1) - np.log(proposals + 1))
 
     def to_manifest(self) -> dict[str, Any]:
-        factors = self.likelihood.parts
+        factors = self.likelihood.factors
         return {
             "flow": manifest_of(self.flow),
             "sizes": [mixture.sizes._asdict() for mixture in self.likelihood.mixtures],

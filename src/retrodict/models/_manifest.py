@@ -69,7 +69,7 @@ def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a flow model but its network, from its manifest."""
     layout, law = Layout.from_json(manifest["layout"]), law_from_json(manifest["roles"])
     structure = manifest.get("dependencies")
-    affine = ConditionalAffine.blank(law.fixed(layout) == LATENT) if manifest.get("framed") else None
+    affine = ConditionalAffine.identity(law.fixed(layout) == LATENT) if manifest.get("framed") else None
     return {
         "layout": layout,
         "architecture": architecture_from_json(manifest["net"]),
@@ -78,7 +78,7 @@ def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "balanced": bool(manifest["balanced"]),
         "dependencies": None if structure is None else Dependencies.from_json(structure),
         "path": path_from_json(manifest["path"]),
-        "scaling": dataclasses.replace(Scaling.identity(layout), frame=affine),
+        "scaling": dataclasses.replace(Scaling.identity(layout), affine=affine),
     }
 
 

@@ -26,12 +26,12 @@ from retrodict.diagnostics import c2st
 from retrodict.evaluation import given_in_rows, held_out_tokens
 from retrodict.models import (
     SAMPLER,
+    ConditionalRows,
     DistilledDensity,
     DistilledSampler,
     Family,
     FlowModel,
     MixtureDensity,
-    Pairs,
     Proof,
     Record,
     Sizes,
@@ -165,14 +165,14 @@ def distill_density(
     task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
     latent, observed = task.family.where(LATENT), task.family.where(GIVEN)
 
-    def mixture_rows(pairs: Any) -> Pairs:
+    def mixture_rows(pairs: Any) -> ConditionalRows:
         z, _, _, ends = pairs
         y = jnp.asarray(ends)[:, latent[model.kept]]
-        return Pairs(z[:, observed], jnp.zeros(len(z), jnp.int32), y, y, y)
+        return ConditionalRows(z[:, observed], jnp.zeros(len(z), jnp.int32), y, y, y)
 
     rows, validation = (mixture_rows(task.pairs(*arguments)) for arguments in task.parts(keys[:2]))
     sizes = Sizes(1, int(observed.sum()), int(latent.sum()), components=components, width=width, depth=depth)
-    start = MixtureDensity.blank(sizes, key=keys[2]).beside(rows)
+    start = MixtureDensity.blank(sizes, key=keys[2]).with_baseline(rows)
     mixture, history = fit_mixture(
         start, rows, validation, TrainingBudget(steps), key=keys[3], patience=steps, progress=progress
     )

@@ -73,7 +73,7 @@ def fit_rows(
     train_rows, validation_rows, held_out = table.split(rng, 0.0 if separate is not None else validation_fraction)
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
-        scaling = Scaling.fit(model.layout, train_rows, together).framed(model.scaling.frame, train_rows)
+        scaling = Scaling.fit(model.layout, train_rows, together).with_affine(model.scaling.affine, train_rows)
         model = dataclasses.replace(model, scaling=scaling)
     validation_rows = table.scaled(model.scaling, validation_rows if separate is None else separate)
     rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)

@@ -30,11 +30,11 @@ from retrodict.models import FlowModel, HierarchicalModel, Record
 from retrodict.nets._plate import SiteRegression, runs_of, site_moments
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.training._fit_flow import fit_rows
-from retrodict.training._fit_site_parameters import fit_narrow, placed_loss
+from retrodict.training._fit_site_parameters import fit_site_parameters, location_scale_loss
 from retrodict.training._fit_site_surrogate import fit_surrogate
 from retrodict.training._loop import History, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
-from retrodict.training._site_regression import Seen, random_features_of, regressed
+from retrodict.training._site_regression import SetStatistics, fit_site_regression, random_features_of
 from retrodict.training._site_sets import Sets, SyntheticSets, simulated_sets, single_sites
 from retrodict.training._source import GeneratedRows
 from retrodict.training._table import MIN_ROWS, check_mapping
@@ -113,7 +113,9 @@ def _fit_one_site(
     site, history = fit_rows(model.site, rows, budget, key=key_site, validation=validation, what="one site", **settings)
     model, before = dataclasses.replace(model, site=site, shared=_scaled_shared(model, site)), {"site": history}
     if model.own is not None:
-        parameters, before["own"] = fit_narrow(model.own, site, rows, validation, budget, key=key_own, **settings)
+        parameters, before["own"] = fit_site_parameters(
+            model.own, site, rows, validation, budget, key=key_own, **settings
+        )
         model = dataclasses.replace(model, own=parameters)
     if model.method == "likelihood":
         surrogate, before["surrogate"] = fit_surrogate(
@@ -146,8 +148,8 @@ def _scaled_shared(model: HierarchicalModel, site: FlowModel) -> FlowModel:
     """Returns the model of the shared variables with the scaling of the model of one site."""
     site_scaling = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
     k, scaling = site_scaling.layout.size, Scaling.identity(model.shared.layout)
-    tails = jax.tree.map(lambda array, values: array.at[:k].set(values), scaling.tails, site_scaling.tails)
-    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, tails=tails))
+    tails = jax.tree.map(lambda array, values: array.at[:k].set(values), scaling.robust, site_scaling.robust)
+    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, robust=tails))
 
 
 def _recorded(
@@ -262,7 +264,9 @@ class SetsLoss(AbstractLoss[HierarchicalModel]):
                 key_sites, key_flow = jr.split(key)
                 z, roles = _window(row.own, is_data, key_sites, low, high)
                 summary = reader(z, roles, runs, self.line)
-                return placed_loss(flow, row.shared, summary.center, summary.width, summary.features, key_flow, u)
+                return location_scale_loss(
+                    flow, row.shared, summary.center, summary.width, summary.features, key_flow, u
+                )
 
             total = total + size / n * rows_loss(set_loss, bucket, jr.fold_in(key, i))
             start += size
@@ -298,8 +302,8 @@ def _regression(model: HierarchicalModel, pools: list[Sets], max_sites: int, key
     moments, basis, of_number, n = (
         np.concatenate([np.asarray(array, np.float64) for array in column]) for column in zip(*inputs, strict=True)
     )
-    rows = Seen(moments, basis, of_number, n, np.concatenate(set_numbers))
-    return regressed(rows, np.concatenate(targets), random_features_of(moments, n, model.line.bumps))
+    rows = SetStatistics(moments, basis, of_number, n, np.concatenate(set_numbers))
+    return fit_site_regression(rows, np.concatenate(targets), random_features_of(moments, n, model.line.bumps))
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))

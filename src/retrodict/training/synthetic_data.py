@@ -32,17 +32,17 @@ from retrodict.models._factorized_likelihood import (
     FactorizedLikelihood,
     Factors,
     factor_inputs,
-    factor_pairs,
+    factor_rows,
     factors_of,
     one_factor,
 )
-from retrodict.models._mixture_density import IntegerElements, told
+from retrodict.models._integer_elements import IntegerElements
 from retrodict.problem import Problem
 from retrodict.problem.dependencies import Dependencies
 from retrodict.query.tokens import flatten, unflatten
 from retrodict.simulation.rows import Simulations
 from retrodict.training import History, TrainingBudget, fit_mixture
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms.scaling import Scaling, network_input_layout
 
 
 RATES = (5e-3, 2e-3)
@@ -83,18 +83,21 @@ def surrogate(
     factors = one_factor(layout) if dependencies is None else factors_of(layout, dependencies)
     key_split, key_net, key_fit = jr.split(as_key(key), 3)
     rows, held_out = _split(sims, validation, key_split)
-    scaling, types = Scaling.fit(told(layout), rows[:, layout.is_parameter]), int(factors.kind.max()) + 1
+    scaling, types = (
+        Scaling.fit(network_input_layout(layout), rows[:, layout.is_parameter]),
+        int(factors.kind.max()) + 1,
+    )
     groups = [tokens for kind in range(types) for tokens in factors.tokens[factors.kind == kind].T]
     integers = IntegerElements.of(rows, groups)
-    pairs, validation_pairs = (factor_pairs(layout, factors, scaling, integers, table) for table in (rows, held_out))
-    inputs, numbers = pairs.known.shape[1], pairs.y.shape[1]
+    pairs, validation_pairs = (factor_rows(layout, factors, scaling, integers, table) for table in (rows, held_out))
+    inputs, numbers = pairs.inputs.shape[1], pairs.y.shape[1]
     sizes = Sizes(
-        types, inputs, numbers, factors.free, bool(integers.which.any()),
+        types, inputs, numbers, factors.free, bool(integers.is_integer.any()),
         components=components, width=width, depth=depth,
     )  # fmt: skip
     mixtures, histories = [], {}
     for i, rate in enumerate(rates):
-        start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).beside(pairs)
+        start = MixtureDensity.blank(sizes, key=jr.fold_in(key_net, i)).with_baseline(pairs)
         settings: dict[str, Any] = {"rate": rate, "noise": () if i else NOISE, "progress": progress}
         mixture, histories[f"rate {rate:g}"] = fit_mixture(
             start, pairs, validation_pairs, TrainingBudget(steps), key=jr.fold_in(key_fit, i), **settings
@@ -135,7 +138,7 @@ def synthesize(problem: Problem, learned: FactorizedLikelihood, n: int, *, key: 
 
     Data that were whole numbers are whole, and within the range of the simulations.
     """
-    layout, factors = problem.layout, learned.parts
+    layout, factors = problem.layout, learned.factors
     key_prior, key_data = jr.split(as_key(key))
     values = {k: np.asarray(v) for k, v in jax.jit(jax.vmap(problem.prior.draw))(jr.split(key_prior, n)).items()}
     parameters = flatten(learned.scaling.layout, values, layout.parameters, where="the prior")
@@ -151,7 +154,7 @@ def synthesize(problem: Problem, learned: FactorizedLikelihood, n: int, *, key: 
     u = np.zeros((n, layout.size), np.float32)
     for tokens, values_of_factor in zip(factors.tokens, np.concatenate(draws, axis=1), strict=True):
         u[:, tokens] = values_of_factor
-    rows_in_units = learned.whole.units(u, layout.ends)
+    rows_in_units = learned.integers.constrain(u, layout.ends)
     return Simulations({**unflatten(layout, rows_in_units, layout.data), **values}, layout)
 
 
