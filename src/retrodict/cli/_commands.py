@@ -13,15 +13,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from retrodict._errors import DataError, FileError, RetrodictError
+from retrodict._errors import DataError, RetrodictError
 from retrodict.cli.arguments import (
     asked_in,
-    chosen_of,
     executor_in,
     given_in,
     held_out,
     module_in,
-    numbers_in,
     problem_of,
 )
 
@@ -359,56 +357,14 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the distance of posteriors from references: of one rule, or of the joint model by path and solver."""
-    import retrodict as rd
-    from retrodict._runtime.atomic_files import make_folder
-    from retrodict_bench import benchmark
+    from retrodict.cli import _bench
 
     if table or page:
-        _league(out, page, as_json=as_json)
+        _bench.show_leaderboard(out, page, as_json=as_json)
         return
-    methods: Mapping[str, Any] = rd.paths.METHODS
-    factories: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER, "auto": rd.solvers.Auto}
-    rule = benchmark.BY_RULE
-    routes = {p: None if p == rule else methods[p]() for p in chosen_of("--paths", paths, methods, besides=[rule])}
-    named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])
-    movers = {name: factories[name]() for name in named}
-    if evaluations is not None:
-        movers = {name: rd.solvers.at_cost(solver, evaluations) for name, solver in movers.items()}
-    numbers, judged = numbers_in(observations), [] if out is None else benchmark.read(out)
-    other_tasks = [name for name in rd.tasks.names() if name not in benchmark.TASKS]
-    # all that is wrong is told before anything is trained
-    exams = [
-        benchmark.Evaluation.of(name, simulations=budget, observations=numbers, draws=draws, seed=number)
-        for name in chosen_of("--tasks", tasks, benchmark.TASKS, besides=other_tasks)
-        for budget in numbers_in(simulations, "--simulations")
-        for number in numbers_in(seed, "--seed")
-    ]
-    if out is not None:
-        make_folder(out.parent)
-    for exam in exams:
-        rows, done = [], benchmark.finished(judged, exam, routes, movers)
-        for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
-            print(json.dumps(row.to_json()) if as_json else benchmark.row_text(row), flush=True)
-            rows.append(row)
-            if out is not None:
-                benchmark.append(out, row)
-        if len(rows) > 1 and not as_json:
-            print(f"\n{benchmark.table_text(rows)}\n", flush=True)
-
-
-def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
-    """The table of a benchmark's file, as Markdown and as a page."""
-    from retrodict import report
-    from retrodict_bench import benchmark
-
-    rows = [] if out is None else benchmark.read(out)
-    if not rows:
-        raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
-    leaderboard = benchmark.leaderboard(rows)
-    page_table = report.Table(*leaderboard)
-    print(json.dumps(leaderboard._asdict()) if as_json else f"{page_table.to_markdown()}\n\n{page_table.caption}")
-    if page is not None:
-        report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [page_table])])
+    cells = _bench.cells_of(tasks, simulations, seed, observations, draws)
+    routes, movers = _bench.routes_of(paths), _bench.movers_of(solvers, evaluations)
+    _bench.run_cells(cells, routes, movers, out, as_json=as_json)
 
 
 def table(summary: Mapping[str, Mapping[str, float]]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from retrodict._errors import DataError, listed
+from retrodict._runtime.blocks import block_size, in_blocks
 from retrodict.models._integer_elements import IntegerElements
 from retrodict.models._mixture_density import ConditionalRows, MixtureDensity, Sizes
 from retrodict.problem.dependencies import Dependencies
@@ -68,16 +69,15 @@ class FactorizedLikelihood(eqx.Module):
 
         An integer counts with the probability of its cell.
         """
-        blocks = [rows[i : i + ROWS_PER_BLOCK] for i in range(0, len(rows), ROWS_PER_BLOCK)]
-        return np.concatenate([self._log_prob(layout, block) for block in blocks])
-
-    def _log_prob(self, layout: Layout, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        n = len(rows)
-        size = min(ROWS_PER_BLOCK, 1 << (n - 1).bit_length())  # few shapes are compiled
-        padded = factor_rows(layout, self.factors, self.scaling, self.integers, rows[np.arange(size) % n])
-        log_probs = np.stack([mixture.log_probs(padded).reshape(-1, size).sum(axis=0) for mixture in self.mixtures])
         log_shares = np.log(np.maximum(np.asarray(self.shares, np.float64), MIN_SHARE))
-        return np.logaddexp.reduce(log_probs + log_shares[:, None], axis=0)[:n]
+
+        def block(index: np.ndarray, k: int) -> np.ndarray:
+            inputs = factor_rows(layout, self.factors, self.scaling, self.integers, rows[index])
+            factors = (mixture.log_probs(inputs).reshape(-1, len(index)) for mixture in self.mixtures)
+            log_probs = np.stack([log_prob.sum(axis=0) for log_prob in factors])
+            return np.logaddexp.reduce(log_probs + log_shares[:, None], axis=0)
+
+        return in_blocks(block, len(rows), block_size(len(rows), ROWS_PER_BLOCK))
 
 
 def one_factor(layout: Layout) -> Factors:

@@ -6,12 +6,12 @@ Shared g, own eta_s, data y_s: sites are independent given g. Hence, for any set
 
 and three models answer everything (likelihood factorization: TFMPE, arXiv 2604.20723):
 
-    site        one `FlowModel` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; where
-                all of y_s is given, a model of eta_s given g and y_s alone (`_site_parameters`)
-    surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation, and
-                predicts functions of a site whose eta was drawn (`_site_surrogate`)
-    shared      g given all sites: a `FlowModel` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
-                m, s and f off the sites
+    site        one `FlowModel` of (g, eta, y) of ONE site, any roles; where all of y_s is given, a model of eta_s
+                given g and y_s alone (`_site_parameters`)
+    surrogate   y given g and eta of one site; it makes data sets of many sites, and predicts functions of a site
+                whose eta was drawn (`_site_surrogate`)
+    shared      g given all sites: a `FlowModel` of r = (g - m) / s given features; a `PlateTransformer` computes m, s
+                and the features from the sites
 
 The number of sites may differ from question to question and from training. A site is *absent* where nothing is known
 of it: it says nothing about g, and its variables are predictions.
@@ -20,7 +20,7 @@ of it: it says nothing about g, and its variables are predictions.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -29,28 +29,32 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._errors import DataError, FileError, QueryError
+from retrodict._errors import FileError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._composed_scores import compose
 from retrodict.models._factories import joint
 from retrodict.models._flow import FlowModel
-from retrodict.models._mixture_density import Sizes
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
+from retrodict.models._site_layout import Method, refuse_settings, shared_layout, summary_of
 from retrodict.models._site_parameters import SiteParameterModel, site_parameter_model
-from retrodict.models._site_surrogate import SiteMixture, Surrogate, site_mixture_of, surrogate_of
+from retrodict.models._site_surrogate import (
+    SiteMixture,
+    Surrogate,
+    surrogate_from_json,
+    surrogate_of,
+    surrogate_to_json,
+)
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
 from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.query import Batch, Query, SiteQuery, flatten, observation_of, parse_sites, unflatten
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver, Auto
-from retrodict.variables import Layout, Variable
+from retrodict.variables import Layout
 
 
-Method = Literal["likelihood", "direct", "posterior", "composition"]
-METHODS = ("likelihood", "direct", "posterior", "composition")
 PAIRS_PER_BLOCK = 65_536  # of a draw and a site, solved together: memory does not grow with the number of sites
 MIN_SITES_READ = 8  # at once; then powers of two, so that compiled code is used again
 
@@ -83,8 +87,7 @@ class HierarchicalModel(AbstractModel):
             "kind": type(self).__name__,
             "method": self.method,
             "sites in training": f"{self.counts[0]} to {self.counts[1]}",
-            "network of sites": str(self.settings),
-            "network of one site": str(self.site.architecture),
+            "networks": f"{self.settings}; of one site {self.site.architecture}",
         }
 
     @property
@@ -128,12 +131,9 @@ class HierarchicalModel(AbstractModel):
         correct: bool = True,
         sites: int | None = None,
     ) -> Query:
-        """Turns a question about many sites into a `Query`.
+        """Turns a question about many sites into a `Query`; values of sites are `(sites, *shape)`.
 
-        `given` maps shared variables to values `(*shape,)`, variables of sites to `(sites, *shape)`, NaN where not
-        observed. `of={name: mask}`, booleans `(sites,)`, asks about some sites, and `{name: rd.At(points)}` for a
-        function at points `(k,)`, the same at every site. Draws are `(n, *shape)` of shared variables and
-        `(n, sites, *shape)` of variables of sites.
+        `of={name: mask}`, booleans `(sites,)`, asks about some sites, `{name: rd.At(points)}` for a function at points.
         """
         del correct
         query = parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength)
@@ -281,7 +281,8 @@ class HierarchicalModel(AbstractModel):
         """Returns a draw of variables of a site for every row, functions after parameters."""
         functions = {name: request for name, request in of.items() if name in self.layout.functions}
         if not (functions and isinstance(self.surrogate, Surrogate) and self.surrogate.predicts):
-            return _first(self.site.sample(1, given=given, of=of, solver=solver, key=key))
+            draws = self.site.sample(1, given=given, of=of, solver=solver, key=key)
+            return {name: values[:, 0] for name, values in draws.items()}
         key_own, key_data = jr.split(key)
         parameters = self._all_parameters(given, solver, key_own)
         data = self.surrogate.draw(self.site.scaling, Batch(parameters), functions, solver, key_data)
@@ -295,8 +296,8 @@ class HierarchicalModel(AbstractModel):
         missing = np.isnan(np.concatenate([value.reshape(rows, -1) for value in values.values()], axis=1)).any(axis=1)
         if missing.any():
             draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=names, solver=solver, key=key)
-            for name, value in _first(draws).items():
-                values[name][missing] = value
+            for name, value in draws.items():
+                values[name][missing] = value[:, 0]
         return values
 
     def to_manifest(self) -> dict[str, Any]:
@@ -308,7 +309,7 @@ class HierarchicalModel(AbstractModel):
             "record": self.calibration.to_json(),
             "site": manifest_of(self.site),
             "own": None if self.own is None else manifest_of(self.own.flow),
-            "surrogate": _surrogate_to_json(self.surrogate),
+            "surrogate": surrogate_to_json(self.surrogate),
             "shared": manifest_of(self.shared),
         }
 
@@ -321,22 +322,8 @@ class HierarchicalModel(AbstractModel):
         parts: dict[str, Any] = {part: skeleton_of(manifest[part]) for part in ("site", "shared")}
         if model.own is not None:
             parts["own"] = dataclasses.replace(model.own, flow=skeleton_of(manifest["own"]))
-        parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
+        parts["surrogate"] = surrogate_from_json(layout, manifest["surrogate"])
         return dataclasses.replace(model, record=Record.from_json(manifest["record"]), **parts)
-
-
-def _surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
-    if isinstance(surrogate, SiteMixture):
-        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
-    return manifest_of(surrogate.model)
-
-
-def _surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:
-    if fields.get("kind") == "mixture":
-        return site_mixture_of(layout, Sizes(**fields["sizes"]), key=as_key(0))
-    model: FlowModel = skeleton_of(fields)
-    surrogate: Any = surrogate_of(layout, model.architecture, None, key=as_key(0))
-    return dataclasses.replace(surrogate, model=model)
 
 
 def _refuse_auto(solver: AbstractSolver | None) -> None:
@@ -345,11 +332,6 @@ def _refuse_auto(solver: AbstractSolver | None) -> None:
             "Auto measures one model, and a hierarchy is several that read each other's draws; name a solver, or ask "
             "`model.site` about a single site"
         )
-
-
-def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the only draw of every row."""
-    return {name: values[:, 0] for name, values in draws.items()}
 
 
 def hierarchical(
@@ -386,11 +368,11 @@ def hierarchical(
         DataError: the layout has no plate, nothing is shared, or settings that do not fit.
     """
     counts = n_sites if counts is None else counts
-    _refuse(layout, method, counts)
+    refuse_settings(layout, method, counts)
     keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
     settings = net or PlateTransformer()
-    together, k = _shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
+    together, k = shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return HierarchicalModel(
         layout=layout,
         method=method,
@@ -410,30 +392,6 @@ def hierarchical(
             key=keys[3],
         ),
     )
-
-
-def _refuse(layout: Layout, method: Method, counts: tuple[int, int]) -> None:
-    if not isinstance(layout, Layout) or not layout.plate:
-        raise DataError("rd.hierarchical needs the layout of a problem whose prior has a plate: rd.Plate(name, {...})")
-    if not layout.shared:
-        raise DataError(f"nothing is shared by the sites of '{layout.plate}'; ask one site at a time: rd.joint(layout)")
-    if any(layout[name].axes or layout[name].kind == "place" for name in layout.shared):
-        raise DataError("what sites share must be numbers; functions that all sites share are not offered yet")
-    if method not in METHODS:
-        raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
-    if not 1 <= counts[0] <= counts[1]:
-        raise DataError(f"`n_sites` are the fewest and most sites in training, at least 1, got {counts}")
-
-
-def summary_of(layout: Layout) -> str:
-    """Returns the name of the features that all sites of a plate give."""
-    return f"{layout.plate}.summary"
-
-
-def _shared_layout(layout: Layout, features: int) -> Layout:
-    """Returns the layout of shared variables and of the features of all sites, without a plate."""
-    shared = (dataclasses.replace(layout[name], plate="") for name in layout.shared)
-    return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
 
 
 @eqx.filter_jit

@@ -26,6 +26,7 @@ import numpy as np
 from jax.scipy.special import erfc
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from retrodict._runtime.blocks import in_blocks
 from retrodict.models._integer_elements import ROOT_OFFSET
 from retrodict.transforms.affine import least_squares, predict, residual_root
 
@@ -262,14 +263,12 @@ class MixtureDensity(eqx.Module):
         self, inputs: Float[np.ndarray, "n p"], kind: Int[np.ndarray, " n"], key: PRNGKeyArray
     ) -> Float[np.ndarray, "n k"]:
         """Draws y once for every row."""
-        draws = []
-        for start in range(0, len(inputs), ROWS_PER_BLOCK):
-            stop = start + ROWS_PER_BLOCK
-            block, block_kind = inputs[start:stop], kind[start:stop]
-            padding = ROWS_PER_BLOCK - len(block)
-            padded = jnp.asarray(np.pad(block, ((0, padding), (0, 0)))), jnp.asarray(np.pad(block_kind, (0, padding)))
-            draws.append(np.asarray(_draws(self, *padded, jr.fold_in(key, start)))[: len(block)])
-        return np.concatenate(draws)
+
+        def block(index: np.ndarray, k: int) -> Array:
+            seed = jr.fold_in(key, k * ROWS_PER_BLOCK)
+            return _draws(self, jnp.asarray(inputs[index]), jnp.asarray(kind[index]), seed)
+
+        return in_blocks(block, len(inputs), ROWS_PER_BLOCK)
 
     def _visit(self, inputs: Array, kind: Array, visit: Callable[[GaussianMixture, Array], tuple[Array, Any]]) -> Any:
         """Calls `visit(mixture, i)` for every number i and returns the results, stacked.

@@ -16,6 +16,7 @@ predicts functions at new points, once the parameters of a site are drawn, as no
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,12 +24,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from retrodict._runtime.blocks import in_blocks
+from retrodict._types import as_key
 from retrodict.models import _flow_answers
 from retrodict.models._factories import likelihood
 from retrodict.models._flow import FlowModel
 from retrodict.models._flow_rows import solve_rows
 from retrodict.models._integer_elements import IntegerElements
 from retrodict.models._mixture_density import ConditionalRows, MixtureDensity, Sizes
+from retrodict.models._model import manifest_of, skeleton_of
 from retrodict.nets import AbstractArchitecture, PointMLP, ResMLP
 from retrodict.paths import Path
 from retrodict.query.functions import slots
@@ -91,16 +95,13 @@ class Surrogate(eqx.Module):
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
     ) -> Float[np.ndarray, "n d"]:
         """Draws the data of single sites `(n, d)`, scaled, given their parameters; returns `z` with these data."""
-        core, solver = (
-            dataclasses.replace(self, model=self.model.without_training_state()),
-            solver or _flow_answers.SAMPLER,
-        )
-        draws = []
-        for start in range(0, len(z), SITES_PER_BLOCK):
-            block = jnp.asarray(z[start : start + SITES_PER_BLOCK])
-            padded = jnp.pad(block, ((0, SITES_PER_BLOCK - len(block)), (0, 0)))
-            draws.append(np.asarray(_draws(core, solver, padded, jr.fold_in(key, start)))[: len(block)])
-        return np.concatenate(draws)
+        core = dataclasses.replace(self, model=self.model.without_training_state())
+
+        def block(index: np.ndarray, k: int) -> Array:
+            seed = jr.fold_in(key, k * SITES_PER_BLOCK)
+            return _draws(core, solver or _flow_answers.SAMPLER, jnp.asarray(z[index]), seed)
+
+        return in_blocks(block, len(z), SITES_PER_BLOCK)
 
 
 class SiteMixture(eqx.Module):
@@ -195,3 +196,19 @@ def _draws(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyA
     modeled = layout.tokens_of([name for name in layout.names if name not in layout.places])
     values = z.at[:, modeled].set(jnp.where(latent[:, modeled], residuals, z[:, modeled]))
     return jnp.where(latent, values + surrogate.prediction(z), values)
+
+
+def surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
+    """Returns the manifest of a surrogate."""
+    if isinstance(surrogate, SiteMixture):
+        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
+    return manifest_of(surrogate.model)
+
+
+def surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:
+    """Returns a surrogate of the same shape; its numbers are still to be read."""
+    if fields.get("kind") == "mixture":
+        return site_mixture_of(layout, Sizes(**fields["sizes"]), key=as_key(0))
+    model: FlowModel = skeleton_of(fields)
+    surrogate: Any = surrogate_of(layout, model.architecture, None, key=as_key(0))
+    return dataclasses.replace(surrogate, model=model)

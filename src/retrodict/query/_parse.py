@@ -49,7 +49,7 @@ def parse(
     Args:
         given: names to values `shape`, to intervals, or, in a `Batch`, to values `(B, *shape)`.
         of: names; or names to booleans `shape`, the elements that are asked, or to None for all that is not given.
-        guide: constraints on the answer; what they speak of is drawn, too.
+        guide: constraints on the answer; their elements are drawn, too.
         strength: the exponent of classifier-free guidance.
         correct: whether guided draws are weighted by their density.
         embedded: variables that can be given, not asked, and the number of their axes along which parts may be missing.
@@ -58,8 +58,7 @@ def parse(
         QueryError: a wrong name, an element of `of` that is given as well, or nothing left to ask.
         DataError: a wrong shape or type, infinite numbers, or a value outside its support.
     """
-    embedded = embedded or {}
-    given = as_mapping(given)
+    embedded, given = embedded or {}, as_mapping(given)
     check_names("`given`", given, layout.names)
     mentioned, missing = set(given), _names_with_missing(layout, given)
     places: Mapping[str, slice] = {}
@@ -84,11 +83,11 @@ def parse(
     roles, values = _roles_and_values(layout, masks, observed)
     _refuse_embedded(layout, names, roles, embedded)
     return Query(
-        layout=layout,
-        answers=answers,
-        roles=roles,
-        values=values,
-        of=tuple(name for name in layout.names if name in names),
+        layout,
+        answers,
+        roles,
+        values,
+        tuple(name for name in layout.names if name in names),
         batched=batched,
         places=places,
         intervals=intervals,

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from retrodict._errors import DataError
+from retrodict._runtime.blocks import in_blocks
 from retrodict.transforms import supports
 from retrodict.transforms.affine import ConditionalAffine
 from retrodict.transforms.robust_scaling import RobustScaling
@@ -114,14 +115,10 @@ class Scaling(eqx.Module):
         return self._in_blocks(_inverse, z)
 
     def _in_blocks(self, transform: Callable[["Scaling", Array], Array], rows: np.ndarray) -> np.ndarray:
-        results, size = [], max(1, min(MAX_ROWS_PER_BLOCK, MAX_NUMBERS_PER_BLOCK // self.layout.size))
+        size = max(1, min(MAX_ROWS_PER_BLOCK, MAX_NUMBERS_PER_BLOCK // self.layout.size))
         # on the processor, so that rows get ready while an accelerator is at work
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            for start in range(0, len(rows), size):
-                block = rows[start : start + size]
-                padded = np.pad(block, ((0, size - len(block)), (0, 0)), mode="edge")
-                results.append(np.asarray(transform(self, jnp.asarray(padded)))[: len(block)])
-        return np.concatenate(results)
+            return in_blocks(lambda index, _: transform(self, jnp.asarray(rows[index])), len(rows), size)
 
     def inverse(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Maps scaled tokens `(*n, d)` back to the user's units, always inside the supports."""
