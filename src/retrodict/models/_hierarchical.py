@@ -13,8 +13,7 @@ and three models answer everything (likelihood factorization: TFMPE, arXiv 2604.
     shared      g given all sites: a `FlowModel` of r = (g - m) / s given features; a `PlateTransformer` computes m, s
                 and the features from the sites
 
-The number of sites may differ from question to question and from training. A site is *absent* where nothing is known
-of it: it says nothing about g, and its variables are predictions.
+The number of sites may differ from question to question. A site of which nothing is known says nothing about g.
 """
 
 import dataclasses
@@ -136,8 +135,7 @@ class HierarchicalModel(AbstractModel):
         `of={name: mask}`, booleans `(sites,)`, asks about some sites, `{name: rd.At(points)}` for a function at points.
         """
         del correct
-        query = parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength)
-        return self._accepted(query)
+        return self._accepted(parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength))
 
     def refusal(self, query: Query) -> str | None:
         if query.guided:
@@ -226,7 +224,7 @@ class HierarchicalModel(AbstractModel):
 
     @property
     def _site_parameters(self) -> list[str]:
-        return [name for name in self.layout.own if self.layout[name].kind == "parameter"]
+        return [name for name in self.layout.own if name in self.layout.parameters]
 
     def _shared_draws(
         self, n: int, query: SiteQuery, solver: AbstractSolver | None, key: PRNGKeyArray
@@ -256,7 +254,7 @@ class HierarchicalModel(AbstractModel):
         solver: AbstractSolver | None,
         key: PRNGKeyArray,
     ) -> dict[str, np.ndarray]:
-        """Returns draws of variables of sites, given draws of the shared ones; site by site in blocks."""
+        """Returns draws of variables of sites, given draws of the shared ones, in blocks of sites."""
         requests, open_sites = query.points(), query.open_sites()
         narrow = self.own if set(requests) <= set(self._site_parameters) else None
         complete = query.complete[open_sites] & (narrow is not None)
@@ -328,10 +326,7 @@ class HierarchicalModel(AbstractModel):
 
 def _refuse_auto(solver: AbstractSolver | None) -> None:
     if isinstance(solver, Auto):
-        raise QueryError(
-            "Auto measures one model, and a hierarchy is several that read each other's draws; name a solver, or ask "
-            "`model.site` about a single site"
-        )
+        raise QueryError("Auto measures one model, and a hierarchy is several; name a solver, or ask `model.site`")
 
 
 def hierarchical(
