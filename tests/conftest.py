@@ -15,7 +15,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="retrodict-compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+    def remove(folder=os.environ["JAX_COMPILATION_CACHE_DIR"], process=os.getpid()):
+        if os.getpid() == process:  # a forked child ends, too
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
 
 import jax
 import jax.numpy as jnp
