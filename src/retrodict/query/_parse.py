@@ -58,13 +58,12 @@ def parse(
         QueryError: a wrong name, an element of `of` that is given as well, or nothing left to ask.
         DataError: a wrong shape or type, infinite numbers, or a value outside its support.
     """
-    embedded, given = embedded or {}, as_mapping(given)
+    embedded, given, places = embedded or {}, as_mapping(given), dict[str, slice]()
     check_names("`given`", given, layout.names)
-    mentioned, missing = set(given), _names_with_missing(layout, given)
-    places: Mapping[str, slice] = {}
+    missing = _names_with_missing(layout, given)
     if layout.functions and not in_slots(layout, given):
         resized = slots(layout, given, of)
-        layout, given, of, places = resized.layout, resized.given, resized.of, resized.answers
+        layout, given, of, places = resized.layout, resized.given, resized.of, dict(resized.answers)
     answers = layout.without((*embedded, *layout.places))
     intervals, batched = intervals_in(given), isinstance(given, Batch)
     if batched and (intervals or guide or strength != 1.0):
@@ -72,7 +71,7 @@ def parse(
     observed = observed_arrays(layout, given if batched else _exact(answers, given, intervals), batched=batched)
     if of is None:
         unmentioned = [name for name in answers.names if name not in given]
-        names = unmentioned or [name for name in answers.names if name in missing and name in mentioned]
+        names = unmentioned or [name for name in answers.names if name in missing]
     else:
         names = requested(layout, of)
     masks = {name: _element_mask(layout[name], of) for name in names}
