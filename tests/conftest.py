@@ -13,14 +13,11 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # one run compiles a program once: its processes, and those that tests start, share a folder that goes with the run
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="retrodict-compiled-")
+    FOLDER, OWNER = tempfile.mkdtemp(prefix="retrodict-compiled-"), os.getpid()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = FOLDER
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-
-    def remove(folder=os.environ["JAX_COMPILATION_CACHE_DIR"], process=os.getpid()):
-        if os.getpid() == process:  # a forked child ends, too
-            shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(remove)
+    # a forked child ends, too, and leaves the folder
+    atexit.register(lambda: shutil.rmtree(FOLDER, ignore_errors=True) if os.getpid() == OWNER else None)
 
 import jax
 import jax.numpy as jnp
