@@ -511,10 +511,8 @@ def test_sites_share_what_they_share_and_nothing_else(name, shared, own, data, s
     sims = rd.simulate(task.problem, n, key=7, sites=3)
     prior = task.problem.prior
     for k in own:
-        entry = prior.distributions[k]
-
-        def law(row, entry=entry):
-            return entry if hasattr(entry, "log_prob") else prior._at(entry, row)
+        def law(row, entry=prior.entries[k]):
+            return entry.distribution(row)
 
         def uniform(row, k=k, law=law):
             base = law(row)

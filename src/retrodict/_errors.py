@@ -1,4 +1,4 @@
-"""The errors a user can meet, each one sentence with what was expected, what came and what to do.
+"""The errors a user can meet. Each message is a sentence that says what was expected, what came and what to do.
 
 RetrodictError (a ValueError)
 ├── DataError       values of a wrong name, shape or type, or not finite where they must be
@@ -32,13 +32,13 @@ class FileError(RetrodictError):
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`: names as they are shown in messages."""
+    """Names as messages show them: `'a', 'b'`."""
     return ", ".join(f"'{name}'" for name in names)
 
 
-def unknown(where: str, name: object, known: Iterable[str], *, owner: str = "this model has") -> str:
-    """The sentence for a name that is not there, with the nearest one that is."""
-    known = list(known)
-    near = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{where} names '{name}'; {owner} {listed(known)}.{hint}"
+def unknown(source: str, name: object, names: Iterable[str], *, owner: str = "this model has") -> str:
+    """The sentence for a name that is not among `names`, with the nearest one that is."""
+    names = list(names)
+    matches = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean '{matches[0]}'?" if matches else ""
+    return f"{source} names '{name}'; {owner} {listed(names)}.{hint}"

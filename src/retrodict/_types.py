@@ -1,4 +1,4 @@
-"""Words for the shapes that walk through the house.
+"""Types of arrays and keys that many signatures share.
 
 `d` is the number of scalar elements of a model (its *tokens*), `n` a number of rows.
 """
@@ -17,5 +17,5 @@ Key: TypeAlias = PRNGKeyArray | int
 
 
 def as_key(key: Key) -> PRNGKeyArray:
-    """A key from `jax.random`, or a plain integer taken for a seed."""
+    """A key of `jax.random`: `key` itself, or the key of a whole number taken as a seed."""
     return jr.key(key) if isinstance(key, int) else jax.numpy.asarray(key)

@@ -1,20 +1,20 @@
-"""Roles: what is given, what is asked, what is left out.
+"""Roles: the elements that a question gives, asks for, or leaves out.
 
-In any question each token has one of three roles:
+In a question each token has one of three roles:
 
     GIVEN    observed, held at its value
     LATENT   to be inferred
     ABSENT   neither asked nor known: integrated out
 
-A *law* of roles draws an assignment `(d,)` for one training row. A model answers the questions that its law makes
-likely: `Posterior` alone trains a posterior; `RandomRoles` trains one model that answers them all (OneFlowSBI,
-Nautiyal et al. 2026, arXiv 2601.22951, section 2.1 of which mixes posterior, likelihood and random partial masks).
+A *law* of roles draws an assignment `(d,)` for a training row. A model answers the questions that its law makes
+likely: `Posterior` alone trains a posterior; `random_roles` trains a model of all questions (OneFlowSBI, Nautiyal et
+al. 2026, arXiv 2601.22951, section 2.1, mixes posterior, likelihood and random partial masks).
 """
 
 import abc
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,23 +28,24 @@ from retrodict.variables import Layout
 
 
 ABSENT, LATENT, GIVEN = 0, 1, 2
-VARIES = -1  # the role of a token that a law gives several
+VARIES = -1  # stands for the role of a token whose role differs from draw to draw
 
 
 class AbstractRoleLaw(abc.ABC):
-    """A distribution over assignments of roles; every draw has at least one latent token."""
+    """A distribution over assignments of roles. Every draw has at least one latent token."""
 
     @abc.abstractmethod
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        """One assignment of roles, `(d,)` integers."""
+        """Draws an assignment of roles, `(d,)` integers."""
 
     def fixed(self, layout: Layout) -> np.ndarray:
-        """The roles `(d,)` of tokens that have the same one in every draw, `VARIES` of the others."""
+        """The role of every token that has the same role in all draws, else `VARIES`; `(d,)`."""
         return np.full(layout.size, VARIES)
 
     def to_json(self) -> dict[str, Any]:
         """Name and settings, for the model file."""
-        return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
+        settings = {f.name: _to_json(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+        return {"name": type(self).__name__, **settings}
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ class Unconditional(AbstractRoleLaw):
 
 @dataclass(frozen=True)
 class Partial(AbstractRoleLaw):
-    """Every unit given with probability p ~ U(0, 1), and of the others absent with probability q.
+    """Each unit is given with probability p ~ U(0, 1); a unit that is not given is absent with probability q.
 
-    A unit is a token or, with probability `whole`, a whole variable (all of its tokens share one draw), since that is
-    how people ask. q ~ U(0, 1) with probability `absent`, and 0 otherwise. An assignment with nothing latent becomes
-    the one with everything latent.
+    A unit is a token or, with probability `whole`, a whole variable (all of its tokens share a draw), because people
+    ask for whole variables. q ~ U(0, 1) with probability `absent`, and 0 otherwise. An assignment without a latent
+    token is replaced by the one in which all are latent.
     """
 
     whole: float = 0.25
@@ -95,21 +96,21 @@ class Partial(AbstractRoleLaw):
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
         key_p, key_q, key_some, key_whole, key_given, key_absent = jr.split(key, 6)
         units = jnp.where(jr.bernoulli(key_whole, self.whole), layout.owner, jnp.arange(layout.size))
-        given = jr.uniform(key_given, (layout.size,))[units] < jr.uniform(key_p)
+        is_given = jr.uniform(key_given, (layout.size,))[units] < jr.uniform(key_p)
         q = jnp.where(jr.bernoulli(key_some, self.absent), jr.uniform(key_q), 0.0)
-        left_out = jr.uniform(key_absent, (layout.size,))[units] < q
-        roles = jnp.where(given, GIVEN, jnp.where(left_out, ABSENT, LATENT))
+        is_absent = jr.uniform(key_absent, (layout.size,))[units] < q
+        roles = jnp.where(is_given, GIVEN, jnp.where(is_absent, ABSENT, LATENT))
         return jnp.where(jnp.any(roles == LATENT), roles, LATENT)
 
 
 @dataclass(frozen=True)
 class Missing(AbstractRoleLaw):
-    """Parameters never given, and data given in part: the posterior, forecasts and predictions where data are missing.
+    """Parameters are never given and data are given in part: posteriors, forecasts, predictions of missing data.
 
     A share p ~ U(0, 1) of the data is given: with probability `ahead` the first elements of every variable, so that the
-    others lie ahead of them, and otherwise each element with probability p. Elements that are not given, parameters
-    too, are absent with probability q, where q ~ U(0, 1) with probability `absent`, and 0 otherwise. An assignment with
-    nothing latent becomes the one with all parameters latent.
+    remaining elements lie ahead, and otherwise each element with probability p. An element that is not given, also of a
+    parameter, is absent with probability q, where q ~ U(0, 1) with probability `absent`, and 0 otherwise. In an
+    assignment without a latent token all parameters become latent.
     """
 
     absent: float = 0.5
@@ -117,19 +118,19 @@ class Missing(AbstractRoleLaw):
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
         key_p, key_q, key_some, key_ahead, key_given, key_absent = jr.split(key, 6)
-        place = np.concatenate([(np.arange(v.size) + 0.5) / v.size for v in layout.variables])
+        position = np.concatenate([(np.arange(v.size) + 0.5) / v.size for v in layout.variables])
         random = jr.uniform(key_given, (layout.size,))
-        given = jnp.where(jr.bernoulli(key_ahead, self.ahead), place, random) < jr.uniform(key_p)
-        given = given & ~layout.is_parameter
+        is_given = jnp.where(jr.bernoulli(key_ahead, self.ahead), position, random) < jr.uniform(key_p)
+        is_given = is_given & ~layout.is_parameter
         q = jnp.where(jr.bernoulli(key_some, self.absent), jr.uniform(key_q), 0.0)
-        left_out = jr.uniform(key_absent, (layout.size,)) < q
-        roles = jnp.where(given, GIVEN, jnp.where(left_out, ABSENT, LATENT))
+        is_absent = jr.uniform(key_absent, (layout.size,)) < q
+        roles = jnp.where(is_given, GIVEN, jnp.where(is_absent, ABSENT, LATENT))
         return jnp.where(~jnp.any(roles == LATENT) & layout.is_parameter, LATENT, roles)
 
 
 @dataclass(frozen=True)
 class Query(AbstractRoleLaw):
-    """One fixed question: `roles` names GIVEN (2), LATENT (1) or ABSENT (0) per token."""
+    """A fixed question: `roles` is GIVEN (2), LATENT (1) or ABSENT (0) for each token."""
 
     roles: tuple[int, ...]
 
@@ -144,10 +145,10 @@ class Query(AbstractRoleLaw):
 
 @dataclass(frozen=True)
 class Observed(AbstractRoleLaw):
-    """Another law, under which the variables `names` are given or absent, and never latent.
+    """A law under which the variables `names` are given or absent, never latent; all else follows `law`.
 
-    They are given where the law gives their first element. Of one with `pieces` above zero parts may be missing: of the
-    elements along its first `pieces` axes `_some` are left.
+    A variable is given if `law` gives its first element. If its entry of `pieces` is above zero, a random part of it is
+    absent: `_random_part` draws the elements along its first `pieces` axes that stay.
     """
 
     law: AbstractRoleLaw
@@ -155,19 +156,19 @@ class Observed(AbstractRoleLaw):
     pieces: tuple[int, ...]
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        key_law, key_some, key_share, key_which = jr.split(key, 4)
-        roles, others = self.law.draw(key_law, layout), np.ones(layout.size, bool)
+        key_law, key_all, key_share, key_elements = jr.split(key, 4)
+        roles, may_be_latent = self.law.draw(key_law, layout), np.ones(layout.size, bool)
         for i, (name, axes) in enumerate(zip(self.names, self.pieces, strict=True)):
             block = layout.slices[name]
-            others[block] = False
-            shown = jnp.ones(layout[name].size, bool)
+            may_be_latent[block] = False
+            present = jnp.ones(layout[name].size, bool)
             if axes:
                 n = math.prod(layout[name].shape[:axes])
-                keys = (jr.fold_in(key, i) for key in (key_some, key_share, key_which))
-                shown = jnp.repeat(_some(n, *keys), layout[name].size // n)
-            given = (roles[block.start] == GIVEN) & shown
-            roles = roles.at[block].set(jnp.where(given, GIVEN, ABSENT))
-        return jnp.where(others & ~jnp.any(roles == LATENT), LATENT, roles)
+                keys = (jr.fold_in(key, i) for key in (key_all, key_share, key_elements))
+                present = jnp.repeat(_random_part(n, *keys), layout[name].size // n)
+            is_given = (roles[block.start] == GIVEN) & present
+            roles = roles.at[block].set(jnp.where(is_given, GIVEN, ABSENT))
+        return jnp.where(may_be_latent & ~jnp.any(roles == LATENT), LATENT, roles)
 
     def fixed(self, layout: Layout) -> np.ndarray:
         roles = self.law.fixed(layout)
@@ -177,51 +178,47 @@ class Observed(AbstractRoleLaw):
             roles[block] = VARIES if axes or first == VARIES else GIVEN if first == GIVEN else ABSENT
         return roles
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": "Observed",
-            "law": self.law.to_json(),
-            "names": list(self.names),
-            "pieces": list(self.pieces),
-        }
-
 
 @dataclass(frozen=True)
 class Thinned(AbstractRoleLaw):
-    """Another law, under which points of functions may be absent: of those of each function `_some` are left.
+    """A law under which points of functions may be absent: `_random_part` of each function stays, else `law` holds.
 
-    A model of one question is so asked about any number of points, which is no other question: `fixed` tells the roles
-    of the points that are there.
+    A model of a fixed question thereby learns it for any number of points, which counts as the same question: `fixed`
+    tells the roles of points that are present.
     """
 
     law: AbstractRoleLaw
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
         roles = self.law.draw(key, layout)
-        left = roles
+        thinned = roles
         for i, name in enumerate(layout.functions):
             block = layout.slices[name]
             keys = jr.split(jr.fold_in(key, i), 3)
-            left = left.at[block].set(jnp.where(_some(layout[name].size, *keys), left[block], ABSENT))
-        return jnp.where(jnp.any(left == LATENT), left, roles)
+            present = _random_part(layout[name].size, *keys)
+            thinned = thinned.at[block].set(jnp.where(present, thinned[block], ABSENT))
+        return jnp.where(jnp.any(thinned == LATENT), thinned, roles)
 
     def fixed(self, layout: Layout) -> np.ndarray:
         return self.law.fixed(layout)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"name": "Thinned", "law": self.law.to_json()}
 
+def _random_part(
+    n: int, key_all: PRNGKeyArray, key_share: PRNGKeyArray, key_elements: PRNGKeyArray
+) -> Bool[Array, " n"]:
+    """Draws a part of n elements: all of them in half of the cases, else each with the same probability ~ U(0, 1).
 
-def _some(n: int, key_some: PRNGKeyArray, key_share: PRNGKeyArray, key_which: PRNGKeyArray) -> Bool[Array, " n"]:
-    """All of n in half of the cases; else each with a probability that is uniform on (0, 1), so that their number is
-    uniform, too."""
-    return (jr.uniform(key_which, (n,)) < jr.uniform(key_share)) | jr.bernoulli(key_some)
+    The number of elements is then uniform, too.
+    """
+    return (jr.uniform(key_elements, (n,)) < jr.uniform(key_share)) | jr.bernoulli(key_all)
 
 
 @dataclass(frozen=True)
 class OneSite(AbstractRoleLaw):
-    """Of one site of a plate: what all sites share is given, its own parameters are latent, and so are its data with
-    probability `predicted`, else given."""
+    """For a site of a plate: shared parameters given, its own parameters latent, its data latent or given.
+
+    The data are latent with probability `predicted`.
+    """
 
     predicted: float = 0.25
 
@@ -233,8 +230,10 @@ class OneSite(AbstractRoleLaw):
 
 @dataclass(frozen=True)
 class Composed(AbstractRoleLaw):
-    """Of one site of a plate: what all sites share is latent, its own parameters are absent, its data are given with
-    probability one half, else absent. These are the scores that composition adds up."""
+    """For a site of a plate: shared parameters latent, its own parameters absent, its data given or absent.
+
+    The data are given with probability one half. Composition adds up scores of these two questions.
+    """
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
         data = jnp.where(jr.bernoulli(key), GIVEN, ABSENT)
@@ -243,7 +242,7 @@ class Composed(AbstractRoleLaw):
 
 @dataclass(frozen=True)
 class Known(AbstractRoleLaw):
-    """Another law, for the other variables: those of `names`, the last ones, are always given."""
+    """A law under which the variables `names`, the last of the layout, are always given; all else follows `law`."""
 
     law: AbstractRoleLaw
     names: tuple[str, ...]
@@ -256,13 +255,10 @@ class Known(AbstractRoleLaw):
         inner = layout.without(self.names)
         return np.pad(self.law.fixed(inner), (0, layout.size - inner.size), constant_values=GIVEN)
 
-    def to_json(self) -> dict[str, Any]:
-        return {"name": "Known", "law": self.law.to_json(), "names": list(self.names)}
-
 
 @dataclass(frozen=True)
 class Mixture(AbstractRoleLaw):
-    """One of several laws, drawn afresh for every row with the probabilities `weights`."""
+    """A mixture: every row follows a law drawn from `laws` with the probabilities `weights`."""
 
     laws: tuple[AbstractRoleLaw, ...]
     weights: tuple[float, ...]
@@ -274,56 +270,62 @@ class Mixture(AbstractRoleLaw):
             )
 
     def draw(self, key: PRNGKeyArray, layout: Layout) -> Roles:
-        key_which, key_roles = jr.split(key)
-        which = jr.choice(key_which, len(self.laws), p=jnp.asarray(self.weights))
+        key_law, key_roles = jr.split(key)
+        index = jr.choice(key_law, len(self.laws), p=jnp.asarray(self.weights))
         # all laws draw from the same key: only one of the draws is used
-        return jnp.stack([law.draw(key_roles, layout) for law in self.laws])[which]
+        return jnp.stack([law.draw(key_roles, layout) for law in self.laws])[index]
 
     def fixed(self, layout: Layout) -> np.ndarray:
-        each = np.stack([law.fixed(layout) for law in self.laws])
-        return np.where((each == each[0]).all(axis=0), each[0], VARIES)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": "Mixture", "laws": [law.to_json() for law in self.laws], "weights": list(self.weights)}
+        roles = np.stack([law.fixed(layout) for law in self.laws])
+        return np.where((roles == roles[0]).all(axis=0), roles[0], VARIES)
 
 
 def random_roles(alpha: float = 0.15, beta: float = 0.15, partial: Partial | None = None) -> Mixture:
-    """The posterior with probability `alpha`, the likelihood with `beta`, partial assignments for the rest."""
+    """The law of a model of all questions: posterior with probability `alpha`, likelihood with `beta`, else partial."""
     return Mixture((Posterior(), Likelihood(), partial or Partial()), (alpha, beta, 1.0 - alpha - beta))
 
 
 def one_site_roles(*, composed: bool) -> Mixture:
-    """What a model of one site is asked: mostly its own parameters given what is shared, and everything else."""
+    """The law of a model of a single site: mostly its own parameters given the shared ones, sometimes anything else."""
     laws = (OneSite(), Likelihood(), Posterior(), Partial(), Composed())
     return Mixture(laws, (0.3, 0.1, 0.1, 0.1, 0.4) if composed else (0.5, 0.1, 0.1, 0.3, 0.0))
 
 
 def shared_roles(elements: int) -> AbstractRoleLaw:
-    """What a model of shared parameters is asked: all of them; where there are several, in a quarter of rows a part."""
+    """The law of a model of shared parameters: all of them or, of several, a part in a quarter of the rows."""
     return Unconditional() if elements == 1 else Mixture((Unconditional(), Partial()), (0.75, 0.25))
 
 
 _LAWS: dict[str, type[AbstractRoleLaw]] = {
-    law.__name__: law for law in (Posterior, Likelihood, Unconditional, Partial, Missing, Query, OneSite, Composed)
+    law.__name__: law
+    for law in (
+        *(Posterior, Likelihood, Unconditional, Partial, Missing, Query),
+        *(Observed, Thinned, OneSite, Composed, Known, Mixture),
+    )
 }
 
 
-def law_from_json(found: Mapping[str, Any]) -> AbstractRoleLaw:
-    """The inverse of `to_json`.
+def law_from_json(entry: Mapping[str, Any]) -> AbstractRoleLaw:
+    """Reads a law that `to_json` wrote.
 
     Raises:
         FileError: the name is none of this version's laws.
     """
-    settings = dict(found)
+    settings = dict(entry)
     name = settings.pop("name")
-    if name == "Mixture":
-        return Mixture(tuple(law_from_json(law) for law in settings["laws"]), tuple(settings["weights"]))
-    if name == "Observed":
-        return Observed(law_from_json(settings["law"]), tuple(settings["names"]), tuple(settings["pieces"]))
-    if name == "Thinned":
-        return Thinned(law_from_json(settings["law"]))
-    if name == "Known":
-        return Known(law_from_json(settings["law"]), tuple(settings["names"]))
     if name not in _LAWS:
         raise FileError(f"the file names the law of roles '{name}', which this version does not know")
-    return _LAWS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return _LAWS[name](**{key: _from_json(value) for key, value in settings.items()})
+
+
+def _to_json(value: Any) -> Any:
+    """A setting of a law as JSON: laws by their names and settings, tuples as lists."""
+    if isinstance(value, tuple):
+        return [_to_json(element) for element in value]
+    return value.to_json() if isinstance(value, AbstractRoleLaw) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_from_json, value))
+    return law_from_json(value) if isinstance(value, Mapping) else value

@@ -1,17 +1,17 @@
-"""Variables: what a simulator touches, by name.
+"""Variables: the named parameters and data of a simulator.
 
-A model speaks of *named variables*, each with a shape and a support. Laid end to end in one fixed order, parameters
+A model speaks of *named variables*, each with a shape and a support. Laid end to end in a fixed order, parameters
 first, their scalar elements are the `d` *tokens* on which every network works; the `Layout` is that order.
 
 A support is an interval (low, high) per element, either end of which may be infinite: the real line, a half-line,
 a bounded interval. It is read off a `numpyro` distribution.
 
-A variable may be a *function* (of time, of place), seen at points that differ from row to row. Its elements are values
-at such points, and where they lie is a variable of its own, the `places` of "counts" being "counts.at": always known,
-never asked. What is NaN there is no point at all, so that rows may have different numbers of them.
+A variable may be a *function* (of time, of place), observed at points that differ from row to row. Its elements are
+values at such points. The points themselves are a second variable, "counts.at" for "counts": always given, never asked.
+A point that is NaN does not exist, so that rows may have different numbers of points.
 
-A variable may live in a *plate*: there is one of it for every site (patient, school, trial), and sites are alike and
-independent given the variables that they share. A layout describes ONE site, however many there are in the end.
+A variable may live in a *plate*: every site (patient, school, trial) has a value of it, and sites are alike and
+independent given the variables that they share. A layout describes ONE site, whatever the number of sites.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ KINDS = ("parameter", "data", "place")
 
 
 class At(NamedTuple):
-    """Values of a function `(k,)` at points `(k,)`, or `(k, axes)` for several coordinates; no values to ask for them.
+    """Values `(k,)` of a function at points `(k,)`, or `(k, axes)` for several coordinates; without values, a question.
 
-    A simulator returns it, `given` and `of` take it. Points that are NaN are none. In `given` the values may be an
-    `rd.Interval`, one for all points or one per point.
+    A simulator returns it, `given` and `of` take it. Points that are NaN do not count. In `given` the values may be an
+    `rd.Interval`, either a single one for all points or one per point.
     """
 
     points: Any
@@ -43,7 +43,7 @@ class At(NamedTuple):
 
 
 def places_of(name: str) -> str:
-    """The name of the variable that says where the values of a function lie."""
+    """The name of the variable that holds the points of a function."""
     return f"{name}.at"
 
 
@@ -74,10 +74,19 @@ def _bound(value: Any, default: float) -> Bound:
 
 @dataclass(frozen=True)
 class Variable:
-    """One named variable: its shape, the ends of its support, and what it is.
+    """A named variable.
 
-    That is a parameter, data, or the place of a function; `axes` is a function's number of coordinates, else 0;
-    `plate` names the plate that it lives in, one of it per site, or is empty.
+    Attributes:
+        name: its name.
+        shape: of a value; `(k,)` for a function at k points.
+        low: the lower end of the support, for all elements or per element, flat.
+        high: the upper end.
+        kind: "parameter", "data", or "place" for the points of a function.
+        axes: the number of coordinates of a function, else 0.
+        plate: the plate whose sites have a value each, or empty.
+
+    Raises:
+        DataError: the support is empty or does not fit the shape, or a function has another shape than `(k,)`.
     """
 
     name: str
@@ -103,13 +112,28 @@ class Variable:
 
     @property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of the support, one per element, flat."""
+        """The ends of the support, low and high, each with a number per element, flat."""
         return tuple(np.broadcast_to(np.asarray(end, float), self.size) for end in (self.low, self.high))  # type: ignore[return-value]
+
+    @property
+    def support(self) -> str:
+        """The support in words and numbers: "real", "> 0", "in (0, 1.5)"."""
+        if self.kind == "place":
+            return f"points of '{self.name.removesuffix('.at')}'"
+        low, high = (_bound_text(end) for end in (self.low, self.high))
+        if high == "inf":
+            return "real" if low == "-inf" else f"> {low}"
+        return f"< {high}" if low == "-inf" else f"in ({low}, {high})"
+
+    def __repr__(self) -> str:
+        words = [self.kind, f"shape {self.shape}" if self.shape else "", self.support]
+        words += [f"function (axes={self.axes})" if self.axes else "", f"per {self.plate}" if self.plate else ""]
+        return f"Variable('{self.name}': {', '.join(filter(None, words))})"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The variables of a model in their fixed order, parameters before data, and where functions lie at the end.
+    """The variables of a model in their fixed order: parameters, data, points of functions.
 
     Raises:
         DataError: two variables share a name, there is none, or they live in different plates.
@@ -145,7 +169,7 @@ class Layout:
 
     @property
     def places(self) -> list[str]:
-        """The variables that say where functions lie."""
+        """The variables that hold the points of functions."""
         return [v.name for v in self.variables if v.kind == "place"]
 
     @property
@@ -160,12 +184,12 @@ class Layout:
 
     @property
     def own(self) -> list[str]:
-        """The variables that every site has for itself."""
+        """The variables of which every site has its own value."""
         return [v.name for v in self.variables if v.plate]
 
     @property
     def only_own(self) -> "Layout":
-        """The layout of what every site has for itself."""
+        """The layout of the variables of which every site has its own value."""
         return self.without(self.shared)
 
     @property
@@ -175,35 +199,35 @@ class Layout:
 
     @cached_property
     def slices(self) -> dict[str, slice]:
-        """Where each variable's elements lie among the tokens."""
+        """The tokens of each variable, as a slice."""
         ends = np.cumsum([v.size for v in self.variables])
         return {v.name: slice(int(e) - v.size, int(e)) for v, e in zip(self.variables, ends, strict=True)}
 
     @cached_property
     def is_parameter(self) -> np.ndarray:
-        """`(d,)` booleans: which tokens belong to a parameter."""
+        """Whether each token belongs to a parameter, `(d,)`."""
         return np.concatenate([np.full(v.size, v.kind == "parameter") for v in self.variables])
 
     @cached_property
     def is_own(self) -> np.ndarray:
-        """`(d,)` booleans: which tokens belong to what every site has for itself."""
+        """Whether each token belongs to a variable of which every site has its own value, `(d,)`."""
         return np.concatenate([np.full(v.size, bool(v.plate)) for v in self.variables])
 
     @cached_property
     def owner(self) -> np.ndarray:
-        """`(d,)` integers: the index of the variable that each token belongs to."""
+        """The index of the variable that each token belongs to, `(d,)` integers."""
         return np.concatenate([np.full(v.size, i) for i, v in enumerate(self.variables)])
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
-        """`(d,)` lower and `(d,)` upper ends of the supports."""
+        """The lower and the upper ends of the supports, `(d,)` each."""
         low, high = zip(*(v.ends for v in self.variables), strict=True)
         return np.concatenate(low), np.concatenate(high)
 
     def seen_at(self, points: Mapping[str, int]) -> "Layout":
-        """The layout with so many points of each function, one of those that are not named."""
+        """The layout with `points[name]` points of each function, and a single point of functions not named."""
 
-        def cut(v: Variable) -> Variable:
+        def resized(v: Variable) -> Variable:
             name = v.name.removesuffix(".at") if v.kind == "place" else v.name
             if name not in self.functions:
                 return v
@@ -211,25 +235,27 @@ class Layout:
             low, high = (float(end[0]) for end in v.ends)
             return dataclasses.replace(v, shape=(count, *v.shape[1:]), low=low, high=high)
 
-        return Layout(tuple(map(cut, self.variables)))
+        return Layout(tuple(map(resized, self.variables)))
 
     def without(self, names: Iterable[str]) -> "Layout":
-        """The layout of the other variables."""
-        left = set(names)
-        return self if not left else Layout(tuple(v for v in self.variables if v.name not in left))
+        """The layout without some variables."""
+        removed = set(names)
+        return self if not removed else Layout(tuple(v for v in self.variables if v.name not in removed))
 
     def tokens_of(self, names: Iterable[str]) -> np.ndarray:
-        """Where the elements of some variables lie among the tokens, `(k,)`."""
+        """The indices of the tokens of some variables, `(k,)`."""
         return np.concatenate([np.arange(self.size)[self.slices[name]] for name in names])
 
-    def spread(self, other: "Layout") -> np.ndarray:
-        """Of every element of a layout with other numbers of points, one of ours that shares its scale, `(k,)`: its own
-        where the numbers are the same, the first of the function where they are not."""
-        found = []
-        for v in other.variables:
+    def spread(self, layout: "Layout") -> np.ndarray:
+        """For every token of a layout with other numbers of points, the token here that has the same scale, `(k,)`.
+
+        That is the same element where the numbers are equal, and the first point of the function where they differ.
+        """
+        indices = []
+        for v in layout.variables:
             start, size = self.slices[v.name].start, self[v.name].size
-            found.append(start + (np.arange(size) if size == v.size else np.zeros(v.size, int)))
-        return np.concatenate(found)
+            indices.append(start + (np.arange(size) if size == v.size else np.zeros(v.size, int)))
+        return np.concatenate(indices)
 
     def __getitem__(self, name: str) -> Variable:
         for variable in self.variables:
@@ -237,14 +263,25 @@ class Layout:
                 return variable
         raise DataError(unknown("the question", name, self.names))
 
+    def __repr__(self) -> str:
+        groups = {"parameters": self.parameters, "data": self.data, "places": self.places}
+        parts = [f"{kind} {', '.join(self._short(n) for n in names)}" for kind, names in groups.items() if names]
+        return f"Layout({'; '.join(parts)})"
+
+    def _short(self, name: str) -> str:
+        v = self[name]
+        words = [name, f"{v.shape}" if v.shape else "", "" if v.support == "real" or v.kind == "place" else v.support]
+        words += ["as a function" if v.axes else "", f"per {v.plate}" if v.plate else ""]
+        return " ".join(filter(None, words))
+
     def to_json(self) -> list[dict[str, Any]]:
         """Plain numbers and strings; infinite ends become `None`."""
         return [
             {
                 "name": v.name,
                 "shape": list(v.shape),
-                "low": _plain(v.low),
-                "high": _plain(v.high),
+                "low": _bound_to_json(v.low),
+                "high": _bound_to_json(v.high),
                 "kind": v.kind,
                 "axes": v.axes,
                 "plate": v.plate,
@@ -260,8 +297,8 @@ class Layout:
                 Variable(
                     row["name"],
                     tuple(row["shape"]),
-                    _unplain(row["low"], -math.inf),
-                    _unplain(row["high"], math.inf),
+                    _bound_from_json(row["low"], -math.inf),
+                    _bound_from_json(row["high"], math.inf),
                     row["kind"],
                     row.get("axes", 0),
                     row.get("plate", ""),
@@ -271,13 +308,22 @@ class Layout:
         )
 
 
-def _plain(end: Bound) -> Any:
+def _bound_text(end: Bound) -> str:
+    """An end of a support: a number, or numbers of which the first and the last are shown."""
+    values = np.unique(end)
+    if len(values) == 1:
+        return f"{values[0]:.6g}"
+    numbers = [f"{value:.6g}" for value in np.ravel(end)]
+    return f"({', '.join(numbers if len(numbers) <= 6 else [*numbers[:3], '...', *numbers[-2:]])})"
+
+
+def _bound_to_json(end: Bound) -> Any:
     if isinstance(end, tuple):
-        return [_plain(e) for e in end]
+        return [_bound_to_json(e) for e in end]
     return end if math.isfinite(end) else None
 
 
-def _unplain(end: Any, default: float) -> Bound:
+def _bound_from_json(end: Any, default: float) -> Bound:
     if isinstance(end, list):
-        return tuple(_unplain(e, default) for e in end)  # type: ignore[misc]
+        return tuple(_bound_from_json(e, default) for e in end)  # type: ignore[misc]
     return default if end is None else float(end)

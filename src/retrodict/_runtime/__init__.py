@@ -1,1 +1,1 @@
-"""What the machine does for the library: compiled code, devices, progress, files."""
+"""Services of the machine: compiled code on disk, devices, progress, files, tables for people."""

@@ -1,11 +1,11 @@
-"""Priors written as a numpyro model: its sample sites are the parameters, its plate holds what every site has.
+"""Priors written as a numpyro model: its sample sites are the parameters, its plate holds those of each site.
 
     def model():
         mu = numpyro.sample("mu", dist.Normal(0, 1))
         with numpyro.plate("site", 8):
             numpyro.sample("eta", dist.Normal(mu, 0.5))
 
-The model is traced, never inferred: however many sites its plate has, they are alike, and one of them is drawn.
+The model is traced, never inferred. The sites of its plate are alike, however many they are, and the first is drawn.
 """
 
 import functools
@@ -24,8 +24,12 @@ from retrodict.variables import Variable, bounds_of
 class NumpyroPrior(AbstractPrior):
     """The prior that a numpyro model without arguments and without observations describes.
 
+    Attributes:
+        names: the parameters.
+        own: the parameters inside the plate, name to plate.
+
     Raises:
-        DataError: it has no parameters, observations, or more than one plate, nested or beside one another.
+        DataError: the model has no parameters, has observations, or has more than one plate.
     """
 
     def __init__(self, model: Callable[[], Any]) -> None:
@@ -34,9 +38,9 @@ class NumpyroPrior(AbstractPrior):
         self.names = [name for name, site in trace.items() if site["type"] == "sample"]
         if not self.names:
             raise DataError("the numpyro model has no `numpyro.sample`, hence no parameters")
-        if seen := [name for name in self.names if trace[name]["is_observed"]]:
+        if observed := [name for name in self.names if trace[name]["is_observed"]]:
             raise DataError(
-                f"the numpyro model observes {listed(seen)}; a prior has parameters only, data are simulated"
+                f"the numpyro model observes {listed(observed)}; a prior has parameters only, data are simulated"
             )
         plates = {frame.name for name in self.names for frame in trace[name]["cond_indep_stack"]}
         if len(plates) > 1:
@@ -48,44 +52,45 @@ class NumpyroPrior(AbstractPrior):
         traces = [self._trace(jax.random.key(seed), {}) for seed in (0, 1)]
         rows = []
         for name in self.names:
-            (low, high), second = (self._bounds(trace[name], name) for trace in traces)
-            if (low, high) != second:
+            (low, high), moved = (self._bounds(trace[name], name) for trace in traces)
+            if (low, high) != moved:
                 raise RetrodictError(f"the support of '{name}' moves with other parameters; give it a fixed support")
-            shape = tuple(self._one(name, traces[0][name]["value"]).shape)
+            shape = tuple(self._first_site(name, traces[0][name]["value"]).shape)
             rows.append(Variable(name, shape, low, high, kind="parameter", plate=self.own.get(name, "")))
         return tuple(rows)
 
     def draw(self, key: PRNGKeyArray) -> Draw:
         trace = self._trace(key, {})
-        return {name: self._one(name, trace[name]["value"]) for name in self.names}
+        return {name: self._first_site(name, trace[name]["value"]) for name in self.names}
 
     def draw_own(self, key: PRNGKeyArray, shared: Mapping[str, Array]) -> Draw:
         trace = self._trace(key, shared)
-        return {name: self._one(name, trace[name]["value"]) for name in self.own}
+        return {name: self._first_site(name, trace[name]["value"]) for name in self.own}
 
     def log_prob(self, values: Mapping[str, Array]) -> Array:
-        # every site of the plate gets the same values; one of them counts
+        # every site of the plate gets the same values; the first one counts
         trace = self._trace(jax.random.key(0), {})
         everywhere = {
             name: jnp.broadcast_to(values[name], trace[name]["value"].shape) if name in self.own else values[name]
             for name in self.names
         }
         trace = self._trace(jax.random.key(0), everywhere)
-        terms = [self._one(name, trace[name]["fn"].log_prob(everywhere[name])) for name in self.names]
+        terms = [self._first_site(name, trace[name]["fn"].log_prob(everywhere[name])) for name in self.names]
         return functools.reduce(jnp.add, map(jnp.sum, terms))
 
-    def _trace(self, key: PRNGKeyArray, known: Mapping[str, Array]) -> dict[str, Any]:
+    def _trace(self, key: PRNGKeyArray, values: Mapping[str, Array]) -> dict[str, Any]:
+        """The trace of the model, with some sample sites held at values."""
         from numpyro import handlers  # seconds to import, and not every problem needs it
 
-        return dict(handlers.trace(handlers.substitute(handlers.seed(self.model, key), data=dict(known))).get_trace())
+        return dict(handlers.trace(handlers.substitute(handlers.seed(self.model, key), data=dict(values))).get_trace())
 
-    def _one(self, name: str, value: Any) -> Array:
-        """The first site's part; the plate is the first axis."""
+    def _first_site(self, name: str, value: Any) -> Array:
+        """The value of the first site, where a parameter lies inside the plate, whose axis is the first."""
         return jnp.asarray(value[0] if name in self.own else value, float)
 
     def _bounds(self, site: Mapping[str, Any], name: str) -> Any:
         low, high = bounds_of(site["fn"].support, name)
-        if name in self.own:  # alike at all sites, so that one number per element or one for all is left
+        if name in self.own:  # bounds are alike at all sites: a number per element remains, or a number for all
             size, count = jnp.size(site["value"]), len(site["value"])
             low, high = (e[: size // count] if isinstance(e, tuple) else e for e in (low, high))
         return low, high
@@ -95,6 +100,6 @@ def numpyro_prior(model: Callable[[], Any]) -> NumpyroPrior:
     """The prior that a numpyro model without arguments and without observations describes, its plate included.
 
     Raises:
-        DataError: it has no parameters, observations, or more than one plate.
+        DataError: the model has no parameters, has observations, or has more than one plate.
     """
     return NumpyroPrior(model)

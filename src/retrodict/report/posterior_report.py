@@ -25,7 +25,7 @@ from retrodict.evaluation import Check, check
 from retrodict.evaluation.misspecification import Unlike, unlike
 from retrodict.models import AbstractModel, model_for
 from retrodict.query import Batch
-from retrodict.simulation._failures import FEWEST, Failures, failures
+from retrodict.simulation._failures import MIN_ROWS_PER_KIND, Failures, failures
 
 
 DRAWS, REPLICATES = 2000, 400
@@ -94,7 +94,7 @@ def examine(
     likeness = unlike(model, observation, sims, key=keys[1])
     draws = model.without_warnings().sample(DRAWS, given=observation, key=keys[2])
     found = _predicted(model, draws, observation, keys[3])
-    enough = FEWEST <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - FEWEST
+    enough = MIN_ROWS_PER_KIND <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - MIN_ROWS_PER_KIND
     which = failures(sims, seed=seed) if enough else None
     return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
 

@@ -1,1 +1,1 @@
-"""Simulation: rows of parameters and data, in memory or in a store on disk."""
+"""Simulation: rows of parameters and data, in memory or in a store on disk, and the failures among them."""

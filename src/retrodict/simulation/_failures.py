@@ -1,15 +1,16 @@
-"""Failures: does the chance that a run ends well depend on its parameters, and what follows if it does.
+"""Failures: whether the chance that a run ends well depends on its parameters, and the weights that correct for it.
 
     rows that ended well are draws of   p(theta, x | ok) = p(theta) p(ok | theta) p(x | theta, ok) / p(ok)
 
-Whoever observed finite data knows that the real run ended well: given the data, the posterior is the right one as it
-is. But where a failure is the fault of the program (a solver that diverged, a time limit), the parameters it avoids are
-no less likely, and the posterior should be that of p(theta) p(x | theta, ok):
+Whoever observed finite data knows that the real run ended well: the posterior given the data is then right without any
+correction (`failed="ignore"` in `fit`, formerly "given"). But where a failure is the fault of the program (a solver
+that diverged, a time limit), the parameters it avoids are no less likely, and the posterior should be that of
+p(theta) p(x | theta, ok) (`failed="reweight"`, formerly "corrected"):
 
     weight of a row = 1 / p(ok | theta)
 
-p(ok | theta) is a small classifier of the parameters of rows that ended well and of those that did not. A weight of
-rows cannot bring back what always fails.
+p(ok | theta) is a small classifier of the parameters of rows that ended well and of rows that failed. Weights cannot
+bring back parameters that always fail.
 """
 
 from collections.abc import Mapping
@@ -25,23 +26,27 @@ from retrodict.query.tokens import flatten
 from retrodict.variables import Layout
 
 
-MOST = 50_000  # rows that the classifier learns from
-FEWEST = 10  # of either kind
+MAX_ROWS = 50_000  # that the classifier learns from
+MIN_ROWS_PER_KIND = 10  # of rows that failed and of rows that did not
 FOLDS = 5
-HEAVIEST = 50.0  # weight of a row: where fewer than one in fifty runs ends well, few rows would decide everything
+MAX_WEIGHT = 50.0  # where fewer than one in fifty runs ends well, few rows would decide everything
 
 
 class FailedRunsWarning(UserWarning):
-    """Rows that did not end well were left out of training, and nobody said what is to follow from it."""
+    """Failed rows were left out of training without a word on it: pass `failed="ignore"` or `failed="reweight"`.
+
+    "given" and "corrected" are older names of these two.
+    """
 
 
 @dataclass(frozen=True)
 class Failures:
-    """How failures depend on the parameters.
+    """The dependence of failures on the parameters.
 
     Attributes:
-        share: of rows that did not end well.
-        auc: area under the curve of the classifier's held-out scores: .5 says nothing, 1 everything.
+        share: the share of rows that did not end well.
+        auc: area under the ROC curve of the classifier's held-out scores: .5 without any dependence, 1 if the
+            parameters decide.
         p_value: of no dependence at all, by rank-sum tests of these scores, fold by fold (Bonferroni).
         thirds: label of an element to the shares of failures in its lowest, middle and highest third.
         level: the rate of false alarms of `ok`.
@@ -57,15 +62,15 @@ class Failures:
 
     @property
     def ok(self) -> bool:
-        """Whether failures are no more frequent for some parameters than for others, as far as one can tell."""
+        """Whether the test finds no dependence of failures on the parameters."""
         return self.p_value > self.level
 
     def tell(self) -> str:
-        """What was found, in a sentence."""
+        """The result in a sentence."""
         if self.ok:
             return f"{self.share:.1%} of runs failed, whatever their parameters (p = {self.p_value:.2g})"
-        name, parts = max(self.thirds.items(), key=lambda item: max(item[1]) - min(item[1]))
-        low, middle, high = (f"{part:.1%}" for part in parts)
+        name, shares = max(self.thirds.items(), key=lambda item: max(item[1]) - min(item[1]))
+        low, middle, high = (f"{share:.1%}" for share in shares)
         return (
             f"{self.share:.1%} of runs failed, and which do depends on the parameters (p = {self.p_value:.2g}), "
             f"most on {name}: {low} in its lowest third, {middle} in the middle, {high} in its highest"
@@ -84,15 +89,21 @@ class Failures:
         return self.classifier.predict_proba(tokens)[:, 1]
 
     def weights(self, tokens: Float[np.ndarray, "n p"]) -> Float[np.ndarray, " n"]:
-        """What a row counts in training that corrects for failures, in units of the smallest weight there can be."""
-        return np.minimum(1.0 / np.maximum(self.of_tokens(tokens), 1e-9), HEAVIEST)
+        """The weights 1 / p(ok | parameters) of rows in training, `MAX_WEIGHT` at most."""
+        return np.minimum(1.0 / np.maximum(self.of_tokens(tokens), 1e-9), MAX_WEIGHT)
 
 
 def failures(sims: Any, *, seed: int = 0) -> Failures:
-    """How failures of simulations, as `rd.simulate` returns them, depend on the parameters.
+    """Tests whether failures depend on the parameters, by a classifier of rows that failed and rows that did not.
+
+    Training then ignores them, `fit(..., failed="ignore")` (or "given"), or corrects for the dependence with weights,
+    `failed="reweight"` (or "corrected").
+
+    Args:
+        sims: simulations as `rd.simulate` returns them.
 
     Raises:
-        DataError: fewer than ten rows failed, or fewer than ten did not; or these are no simulations.
+        DataError: fewer than ten rows failed, or fewer than ten did not; or `sims` are no simulations.
     """
     from scipy.stats import mannwhitneyu
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -102,20 +113,17 @@ def failures(sims: Any, *, seed: int = 0) -> Failures:
 
     if not hasattr(sims, "n_failed"):
         raise DataError(f"failures are those of `rd.simulate`'s simulations, got {type(sims).__name__}")
-    if sims.n_failed < FEWEST or sims.kept < FEWEST:
+    if sims.n_failed < MIN_ROWS_PER_KIND or sims.kept < MIN_ROWS_PER_KIND:
         raise DataError(
             f"{sims.n_failed} of {sims.drawn} rows failed; to say how that depends on the parameters takes at least "
-            f"{FEWEST} that did and {FEWEST} that did not"
+            f"{MIN_ROWS_PER_KIND} that did and {MIN_ROWS_PER_KIND} that did not"
         )
     layout, rng = sims.layout, np.random.default_rng(seed)
-    parts = []
-    for rows in (sims.failed, sims):
-        tokens = _tokens(layout, rows)
-        parts.append(tokens[rng.permutation(len(tokens))])
-    n = min(MOST, sims.drawn)
-    least = int(np.clip(round(n * sims.n_failed / sims.drawn), FEWEST, n - FEWEST))  # both thinned alike
-    bad, well = parts[0][:least], parts[1][: n - least]
-    tokens, labels = np.concatenate([bad, well]), np.repeat([0, 1], [len(bad), len(well)])
+    failed, well = (rng.permutation(_tokens(layout, rows)) for rows in (sims.failed, sims))
+    n = min(MAX_ROWS, sims.drawn)  # both kinds are thinned alike
+    n_failed = int(np.clip(round(n * sims.n_failed / sims.drawn), MIN_ROWS_PER_KIND, n - MIN_ROWS_PER_KIND))
+    failed, well = failed[:n_failed], well[: n - n_failed]
+    tokens, labels = np.concatenate([failed, well]), np.repeat([0, 1], [len(failed), len(well)])
     ranks = QuantileTransformer(
         output_distribution="normal", n_quantiles=min(1000, len(tokens) // 2), random_state=seed
     )
@@ -123,15 +131,15 @@ def failures(sims: Any, *, seed: int = 0) -> Failures:
     classifier = make_pipeline(ranks, net)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     scores = cross_val_predict(classifier, tokens, labels, cv=folds, method="predict_proba")[:, 1]
-    found = mannwhitneyu(scores[labels == 1], scores[labels == 0])
-    # folds share training rows, so that all scores together are no independent sample; those of one fold are
+    ranking = mannwhitneyu(scores[labels == 1], scores[labels == 0])
+    # folds share training rows, so that all scores together are no independent sample; those of a fold are
     p_values = [
         mannwhitneyu(scores[rows][labels[rows] == 1], scores[rows][labels[rows] == 0], alternative="greater").pvalue
         for _, rows in folds.split(tokens, labels)
     ]
     return Failures(
         share=sims.n_failed / sims.drawn,
-        auc=float(found.statistic / (len(bad) * len(well))),
+        auc=float(ranking.statistic / (len(failed) * len(well))),
         p_value=min(1.0, FOLDS * float(min(p_values))),
         thirds=_thirds(layout, tokens, labels),
         layout=layout,
@@ -140,19 +148,23 @@ def failures(sims: Any, *, seed: int = 0) -> Failures:
 
 
 def _thirds(layout: Layout, tokens: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, float, float]]:
-    found, labeled = {}, [label for v in _own(layout).variables for label in labels_of(v.name, v.shape)]
-    for name, column in zip(labeled, tokens.T, strict=True):
+    """The shares of failures in the lowest, middle and highest third of every element."""
+    names = [label for v in _parameters(layout).variables for label in labels_of(v.name, v.shape)]
+    shares = {}
+    for name, column in zip(names, tokens.T, strict=True):
         third = np.searchsorted(np.quantile(column, [1 / 3, 2 / 3]), column)
         low, middle, high = (float(1.0 - labels[third == i].mean()) if (third == i).any() else 0.0 for i in range(3))
-        found[name] = (low, middle, high)
-    return found
+        shares[name] = (low, middle, high)
+    return shares
 
 
-def _own(layout: Layout) -> Layout:
-    """The parameters that are numbers."""
+def _parameters(layout: Layout) -> Layout:
+    """The parameters that are no functions."""
     return Layout(tuple(layout[name] for name in layout.parameters if not layout[name].axes))
 
 
 def _tokens(layout: Layout, rows: Mapping[str, Any]) -> np.ndarray:
-    own = _own(layout)
-    return flatten(own, {name: rows[name] for name in own.names if name in rows}, own.names, where="the parameters")
+    """The tokens of the parameters `(n, p)`."""
+    parameters = _parameters(layout)
+    values = {name: rows[name] for name in parameters.names if name in rows}
+    return flatten(parameters, values, parameters.names, where="the parameters")

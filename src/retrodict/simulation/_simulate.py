@@ -1,16 +1,19 @@
-"""Simulations: rows of parameters and data drawn together.
+"""Simulations in memory, of parameters drawn from the prior or of given ones.
 
 A row that blows up is an outcome, not an accident: it is counted and set aside, never silently replaced. Training on
-the rows that are left is training on p(parameters, data | the run ended well). Whoever has observed finite data knows
-that the real run ended well, so posteriors are untouched; only draws of the *prior* (an unconditional question) and
-of the likelihood where runs fail are those of the runs that end well.
+the remaining rows is training on p(parameters, data | the run ended well). Whoever has observed finite data knows that
+the real run ended well, so posteriors are unchanged. Draws of the *prior* (an unconditional question), and of the
+likelihood where runs fail, are those of the runs that end well.
 
-Where a problem has a plate, a row is ONE site with the parameters that all share; `sites` draws many sites under the
-same shared parameters instead, each of them a run of the simulator.
+Where a problem has a plate, a row is ONE site with the parameters that all sites share. With `sites` a row has many
+sites under the same shared parameters, each of them a run of the simulator.
 """
 
+import dataclasses
 import functools
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from retrodict._errors import DataError, RetrodictError
+from retrodict._errors import DataError, RetrodictError, listed, unknown
+from retrodict._runtime.compile_cache import ensure_cache
+from retrodict._runtime.progress import Progress, Throughput
 from retrodict._types import Key, as_key
 from retrodict.problem import NumpySimulator, Problem
 from retrodict.query.functions import recorded
-from retrodict.simulation.rows import BATCH, Simulations, ended_well, keys_of, row_of
+from retrodict.query.tokens import as_numbers
+from retrodict.simulation.rows import MAX_ROWS_PER_BATCH, Simulations, ended_well, keys_of, row_of, sites_of
+
+
+SECONDS_WITHOUT_PROGRESS = 3.0  # quick simulations say nothing
 
 
 def simulate(
@@ -40,20 +49,20 @@ def simulate(
 ) -> Simulations:
     """Draws `n` rows from the prior and runs the simulator on each.
 
-    Row i depends on `key` and i alone, never on its neighbours or on how rows are batched. With a `store` rows are
-    written as they come: the same call goes on after an interruption, and one with a larger `n` adds what is missing.
+    Row i depends on `key` and i alone, never on its neighbors or on how rows are batched. With a `store` rows are
+    written as they come: the same call goes on after an interruption, and one with a larger `n` adds the missing rows.
 
     Args:
-        sites: of a problem with a plate, how many sites every row has, a number or `(n,)` of them; 0 is one site
+        sites: for a problem with a plate, how many sites every row has, a number or `(n,)` of them; 0 is a single site
             without an axis of its own.
-        store: the directory to keep rows in; the result is then read from it. All that follows needs one.
-        executor: of a simulator in Python, who runs it: None for this process, a whole number of processes, a
+        store: the directory to keep rows in; the result is then read from it. The arguments below need a store.
+        executor: runs a simulator in Python: None for this process, a whole number of processes, a
             `dask.distributed.Client`, or anything with the interface of `concurrent.futures`.
-        timeout: of a simulator in Python, seconds that a row may take; then it runs in a process that can be ended.
+        timeout: seconds that a row of a simulator in Python may take; it then runs in a process that can be ended.
         batch: rows that are written at once, when the store is made; by default 4,096 at most, in Python n / 64 and 256
             at most.
         accept_changed: go on with a store of another prior, key or version of the simulator.
-        progress: show rows per second, failures and the time left.
+        progress: show rows per second, failures and the time left, also without a store, unless the run is quick.
 
     Raises:
         DataError: `n` is not positive, `sites` of a problem without a plate, or the store is of another problem.
@@ -61,6 +70,7 @@ def simulate(
         RetrodictError: no run ended with finite data.
         KeyboardInterrupt: Ctrl-C, after the batch at hand; SIGTERM raises SystemExit.
     """
+    ensure_cache()
     if n < 1:
         raise DataError(f"the number of simulations must be positive, got {n}")
     if store is not None:
@@ -82,77 +92,166 @@ def simulate(
     for name, value in {"executor": executor, "timeout": timeout, "batch": batch}.items():
         if value is not None:
             raise DataError(f"`{name}` needs a store to write to: rd.simulate(..., store=DIR, {name}={value!r})")
-    return _in_memory(problem, n, as_key(key), sites)
+    return _in_memory(_Request(problem, as_key(key), n, _site_counts(problem, n, sites)), progress=progress)
 
 
-def _in_memory(problem: Problem, n: int, root: jax.Array, sites: int | np.ndarray) -> Simulations:
-    layout, counts = problem.layout, np.asarray(sites)
-    if counts.any() and not layout.plate:
+def simulate_at(
+    problem: Problem, draws: Mapping[str, Any], *, key: Key, sites: int = 0, progress: bool = True
+) -> Simulations:
+    """Runs the simulator at given parameters, such as draws of a posterior: the posterior predictive.
+
+    The result has a row for every draw, with failures counted as in `simulate`. Row i depends on `key`, i and the
+    parameters of row i alone; at the parameters that `simulate` drew with the same key the data are the same. The rows
+    are no draws of the prior, so that a model should not be trained on them.
+
+    Args:
+        draws: every parameter of the prior by name, `(n, *shape)`; a function by its values on the grid of the prior.
+            Parameters of a plate are `(n, sites, *shape)`, or `(n, *shape)` for a single site.
+        sites: how many sites every row has, for a plate without parameters of its own.
+        progress: show rows per second, failures and the time left, unless the run is quick.
+
+    Raises:
+        DataError: a name that the prior does not have, a missing one, a wrong shape, or numbers that are not finite.
+        RetrodictError: no run ended with finite data.
+    """
+    ensure_cache()
+    values, n, sites = _checked_draws(problem, draws, sites)
+    request = _Request(problem, as_key(key), n, _site_counts(problem, n, sites), values)
+    return dataclasses.replace(_in_memory(request, progress=progress), problem=None)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Rows to be simulated: `n` of them, at the parameters `draws` or, if there are none, at draws of the prior.
+
+    `counts` is the number of sites of all rows, or of each, `(n,)`.
+    """
+
+    problem: Problem
+    root: jax.Array
+    n: int
+    counts: np.ndarray
+    draws: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def sites(self) -> int:
+        return int(self.counts.max())
+
+
+def _site_counts(problem: Problem, n: int, sites: int | np.ndarray) -> np.ndarray:
+    counts = np.asarray(sites)
+    if counts.any() and not problem.layout.plate:
         raise DataError("`sites` counts the sites of a plate, and this problem has none; write one: rd.Plate")
     if counts.dtype.kind not in "iu" or counts.shape not in ((), (n,)) or counts.min() < (1 if counts.ndim else 0):
         raise DataError(f"`sites` must be a whole number, or one for each of the {n} rows, at least 1 each")
+    return counts
+
+
+def _checked_draws(problem: Problem, draws: Mapping[str, Any], sites: int) -> tuple[dict[str, np.ndarray], int, int]:
+    """Parameters as the simulator takes them, `(n, *shape)` or `(n, sites, *shape)`, with n and the number of sites."""
+    shapes = {name: leaf.shape for name, leaf in jax.eval_shape(problem.prior.draw, jax.random.key(0)).items()}
+    for name in draws:
+        if name not in shapes:
+            raise DataError(unknown("`draws`", name, shapes, owner="the prior has"))
+    if missing := [name for name in shapes if name not in draws]:
+        raise DataError(f"`draws` need every parameter of the prior, {listed(shapes)}; {listed(missing)} is missing")
+    own = {v.name for v in problem.prior.variables if v.plate and v.name in shapes}
+    values = {name: _checked_values(name, draws[name], shape, is_own=name in own) for name, shape in shapes.items()}
+    axes = {name: array.shape[: array.ndim - len(shapes[name])] for name, array in values.items()}
+    rows, site_axes = {axis[0] for axis in axes.values()}, {axes[name][1:] for name in own}
+    if len(rows) != 1 or len(site_axes) > 1 or 0 in [size for axis in axes.values() for size in axis]:
+        raise DataError(f"parameters in `draws` need one number of rows and of sites, above 0; got {axes}")
+    count = sum(site_axes.pop()) if own else sites
+    if sites not in (0, count):
+        raise DataError(f"`draws` have parameters of {count} sites and `sites` is {sites}; leave `sites` out")
+    return values, rows.pop(), count
+
+
+def _checked_values(name: str, value: Any, shape: tuple[int, ...], *, is_own: bool) -> np.ndarray:
+    array = as_numbers(value, f"'{name}' in `draws`")
+    axes = array.ndim - len(shape)
+    if axes not in ((1, 2) if is_own else (1,)) or array.shape[axes:] != shape:
+        expected = [_shape_text("n", *shape), *([_shape_text("n", "sites", *shape)] if is_own else [])]
+        raise DataError(f"'{name}' in `draws` must have the shape {' or '.join(expected)}, got {array.shape}")
+    is_finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not is_finite.all():
+        raise DataError(f"'{name}' in `draws` is not finite in row {np.argmin(is_finite)}; leave such rows out")
+    return np.asarray(value, jnp.zeros(()).dtype)
+
+
+def _shape_text(*axes: str | int) -> str:
+    return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
+
+
+def _in_memory(request: _Request, *, progress: bool) -> Simulations:
+    """Runs all rows; those that did not end well are set aside."""
+    problem, layout, counts = request.problem, request.problem.layout, request.counts
     errors: list[str] = []
-    if isinstance(problem.simulator, NumpySimulator):
-        values = _run_rows(problem, n, root, int(counts.max()), errors)
-    else:
-        values = _run_batches(problem, n, root, int(counts.max()))
+    is_numpy = isinstance(problem.simulator, NumpySimulator)
+    batches, parts = _run_numpy(request, errors) if is_numpy else _run_jax(request), []
+    with Progress("simulating", request.n, shown=progress, delay=SECONDS_WITHOUT_PROGRESS) as bar:
+        throughput = Throughput(bar)
+        for batch in batches:
+            parts.append(batch)
+            well = ended_well(batch, layout)
+            throughput.add(len(well), int((~well).sum()))
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     well = ended_well(values, layout)
     if not well.any():
-        said = f" ({errors[0]})" if errors else ""
-        raise RetrodictError(f"none of {n} simulations ended with finite data{said}: check the simulator on one draw")
+        reason = f" ({errors[0]})" if errors else ""
+        raise RetrodictError(
+            f"none of {request.n} simulations ended with finite data{reason}: check the simulator on one draw"
+        )
     if counts.ndim:
-        beyond = np.arange(counts.max()) >= counts[:, None]
+        is_absent = np.arange(request.sites) >= counts[:, None]
         for name in layout.own:
             values[name] = np.array(values[name], np.float32)
-            values[name][beyond] = np.nan
-    kept = {name: values[name][well] for name in layout.names}
+            values[name][is_absent] = np.nan
+    arrays = {name: values[name][well] for name in layout.names}
     failed = {name: values[name][~well] for name in layout.parameters} if not well.all() else {}
-    return Simulations(kept, layout, failed, int(counts.max()), problem, error=errors[0] if errors else "")
+    return Simulations(arrays, layout, failed, request.sites, problem, error=errors[0] if errors else "")
 
 
-def _run_batches(problem: Problem, n: int, root: jax.Array, sites: int) -> dict[str, np.ndarray]:
-    def with_sites(row: jax.Array) -> dict[str, jax.Array]:
-        key_prior, key_run = keys_of(root, row)
-        parameters = problem.prior.draw(key_prior)
-        shared = {name: parameters[name] for name in problem.layout.shared if name in parameters}
-
-        def site(key: jax.Array) -> dict[str, jax.Array]:
-            key_prior, key_run = jax.random.split(key)
-            both = {**shared, **problem.prior.draw_own(key_prior, shared)}
-            found = {**problem.prior.recorded(key_prior, both), **problem.run(key_run, both)}
-            return {name: found[name] for name in problem.layout.own}
-
-        return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites))}
-
-    batched = jax.jit(jax.vmap(with_sites if sites else functools.partial(row_of(problem), root)))
-    size = min(n, max(1, BATCH // max(sites, 1)))
-    parts = [jax.device_get(batched(jnp.arange(start, start + size))) for start in range(0, n, size)]
-    return {name: np.concatenate([part[name] for part in parts])[:n] for name in parts[0]}
+def _run_jax(request: _Request) -> Iterator[dict[str, np.ndarray]]:
+    """Runs batch after batch with a compiled program."""
+    problem, n, sites = request.problem, request.n, request.sites
+    row = functools.partial(sites_of(problem, sites) if sites else row_of(problem), request.root)
+    run = jax.jit(jax.vmap(row))
+    size = min(n, max(1, MAX_ROWS_PER_BATCH // max(sites, 1)))
+    for start in range(0, n, size):
+        numbers = np.arange(start, start + size)
+        draws = {name: values[np.minimum(numbers, n - 1)] for name, values in request.draws.items()}
+        batch = jax.device_get(run(jnp.asarray(numbers), draws))
+        yield {name: array[: n - start] for name, array in batch.items()}
 
 
-def _run_rows(problem: Problem, n: int, root: jax.Array, sites: int, errors: list[str]) -> dict[str, np.ndarray]:
-    """Rows one after the other; one that raises has no data, and what it says goes to `errors`."""
-    draw, draw_own = jax.jit(problem.prior.draw), jax.jit(problem.prior.draw_own)
-    nothing = {v.name: np.full(v.shape, np.nan) for v in problem.layout.variables if v.kind != "parameter"}
+def _run_numpy(request: _Request, errors: list[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Runs row after row; one that raises has no data, and its message goes to `errors`."""
+    problem, layout, prior, sites = request.problem, request.problem.layout, request.problem.prior, request.sites
+    draw, draw_own = jax.jit(prior.draw), jax.jit(prior.draw_own)
+    no_data = {v.name: np.full(v.shape, np.nan) for v in layout.variables if v.kind != "parameter"}
 
-    def run(key_prior: jax.Array, key_run: jax.Array, parameters: dict[str, jax.Array]) -> dict[str, Any]:
+    def run(key_prior: jax.Array, key_run: jax.Array, parameters: dict[str, Any]) -> dict[str, Any]:
         parameters = jax.device_get(parameters)
-        seen = jax.device_get(problem.prior.recorded(key_prior, parameters))
+        record = jax.device_get(prior.recorded(key_prior, parameters))
         try:
-            return {**seen, **recorded(problem.simulator(key_run, **parameters))}
+            return {**record, **recorded(problem.simulator(key_run, **parameters))}
         except Exception as error:
             errors.append(f"{type(error).__name__}: {error}")
-            return {**seen, **nothing}
+            return {**record, **no_data}
 
-    rows = []
-    for row in range(n):
-        key_prior, key_run = keys_of(root, row)
-        parameters = draw(key_prior)
-        if not sites:
-            rows.append(run(key_prior, key_run, parameters))
-            continue
-        shared = {name: parameters[name] for name in problem.layout.shared}
-        keys = [jax.random.split(key) for key in jax.random.split(key_run, sites)]
-        each = [run(first, then, {**shared, **draw_own(first, shared)}) for first, then in keys]
-        rows.append({**jax.device_get(shared), **{k: np.stack([e[k] for e in each]) for k in problem.layout.own}})
-    return {name: np.stack([np.asarray(r[name], np.float32) for r in rows]) for name in rows[0]}
+    for number in range(request.n):
+        key_prior, key_run = keys_of(request.root, number)
+        given = {name: values[number] for name, values in request.draws.items()}
+        parameters = given or draw(key_prior)
+        if sites:
+            shared = {name: parameters[name] for name in layout.shared}
+            runs = []
+            for i, key in enumerate(jax.random.split(key_run, sites)):
+                key_own, key_data = jax.random.split(key)
+                own = {name: given[name][i] for name in given if name not in shared} or draw_own(key_own, shared)
+                runs.append(run(key_own, key_data, {**shared, **own}))
+            row = {**jax.device_get(shared), **{k: np.stack([r[k] for r in runs]) for k in layout.own}}
+        else:
+            row = run(key_prior, key_run, parameters)
+        yield {name: np.asarray(value, np.float32)[None] for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""Rows: one draw of parameters and data, and many of them as a mapping.
+"""Rows: draws of parameters and data together, a row by itself or many as a mapping.
 
 A row depends on (key, its number) alone, never on its neighbors or on how rows are batched:
 
@@ -7,25 +7,34 @@ A row depends on (key, its number) alone, never on its neighbors or on how rows 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
+from retrodict._runtime.tables import Row, as_html, as_text
 from retrodict.problem import Problem
 from retrodict.variables import Layout, Variable
 
 
-BATCH = 4096  # rows that a simulator in JAX runs at once, at most
+MAX_ROWS_PER_BATCH = 4096  # that a simulator in JAX runs at once
 
 
 @dataclass(frozen=True)
 class Simulations(Mapping[str, np.ndarray]):
-    """A mapping name -> array `(n, *shape)` of the rows that ended well, with the layout and the count of the others.
+    """A mapping name -> array `(n, *shape)` of the rows that ended well.
 
-    `failed` holds the parameters of the rows whose data were not finite or whose run raised, and `error` what the first
-    of the latter said. With `sites` above zero, what a site has for itself comes as `(n, sites, *shape)`, NaN at sites
-    that a row does not have; `layout` is that of one site. `problem` is what was simulated, if that is known. Rows of a
-    store are read when they are asked for, and with `growing` there may be more of them later.
+    Rows of a store are read when they are asked for.
+
+    Attributes:
+        arrays: the arrays by name; with `sites` above zero those of a plate are `(n, sites, *shape)`, NaN at sites that
+            a row does not have.
+        layout: the variables; with a plate those of a single site.
+        failed: the parameters of rows whose data were not finite or whose run raised.
+        sites: the number of sites, or 0 for a single site without an axis of its own.
+        problem: the problem whose prior and simulator made the rows, if that is known.
+        growing: whether a campaign may add rows later.
+        error: the message of the first run that raised.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -59,35 +68,68 @@ class Simulations(Mapping[str, np.ndarray]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Rows that were drawn, kept and failed, by these names."""
+        """The numbers of rows that were drawn, kept and failed, by these names."""
         return {"drawn": self.drawn, "kept": self.kept, "failed": self.n_failed}
 
     def part(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
-        """The rows from `start` to `stop`; of a store no others are read."""
+        """The rows from `start` to `stop`; of a store only these are read."""
         if hasattr(self.arrays, "part"):
             return self.arrays.part(start, stop)
         return {name: values[start:stop] for name, values in self.arrays.items()}
 
     def __repr__(self) -> str:
-        sites = (self.sites,) if self.sites else ()
-        own = {v.name: (*(sites if v.plate else ()), *v.shape) for v in self.layout.variables}
-        shapes = ", ".join(f"{name}: {(self.kept, *shape)}" for name, shape in own.items())
-        said = f" ({self.error})" if self.error else ""
-        return f"Simulations({self.drawn} drawn, {self.kept} kept, {self.n_failed} failed{said}; {shapes})"
+        return as_text(*self._table())
+
+    def _repr_html_(self) -> str:
+        return as_html(*self._table())
+
+    def _table(self) -> tuple[str, list[Row]]:
+        """A title, and name, shape and kind of each variable."""
+        error = f" ({self.error[:100]})" if self.error else ""
+        words = [f"{self.drawn} drawn, {self.kept} kept, {self.n_failed} failed{error}"]
+        words += [f"{self.sites} sites"] if self.sites else []
+        words += [f"in '{self.arrays.path}'"] if hasattr(self.arrays, "path") else []
+        words += ["growing"] if self.growing else []
+        rows = [(v.name, str(self._shape(v)), _kind_text(v)) for v in self.layout.variables]
+        return f"Simulations({', '.join(words)})", rows
+
+    def _shape(self, variable: Variable) -> tuple[int, ...]:
+        """The shape of the array of a variable; none is read for it."""
+        sites = (self.sites,) if self.sites and variable.plate else ()
+        return (self.kept, *sites, *variable.shape)
 
 
-def _count(arrays: Mapping[str, np.ndarray]) -> int:
-    """Rows, without reading any of them."""
-    return arrays.count if hasattr(arrays, "count") else len(next(iter(arrays.values())))
+def row_of(problem: Problem) -> Callable[..., dict[str, jax.Array]]:
+    """The function from the key and a row's number to all of its variables, for problems in JAX.
 
+    A third argument, values of the parameters by name, takes the place of a draw of the prior.
+    """
 
-def row_of(problem: Problem) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-    """The function from the key and a row's number to all of its variables, for problems in JAX."""
-
-    def row(root: jax.Array, number: jax.Array) -> dict[str, jax.Array]:
+    def row(root: jax.Array, number: jax.Array, values: Mapping[str, jax.Array] | None = None) -> dict[str, jax.Array]:
         key_prior, key_run = keys_of(root, number)
-        parameters = problem.prior.draw(key_prior)
+        parameters = dict(values or problem.prior.draw(key_prior))
         return {**problem.prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}
+
+    return row
+
+
+def sites_of(problem: Problem, sites: int) -> Callable[..., dict[str, jax.Array]]:
+    """The same function for rows of many sites under the same shared parameters, `(sites, *shape)`."""
+    layout, prior = problem.layout, problem.prior
+
+    def row(root: jax.Array, number: jax.Array, values: Mapping[str, jax.Array] | None = None) -> dict[str, jax.Array]:
+        key_prior, key_run = keys_of(root, number)
+        parameters = dict(values or prior.draw(key_prior))
+        shared = {name: parameters[name] for name in layout.shared if name in parameters}
+
+        def site(key: jax.Array, own: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+            key_prior, key_run = jax.random.split(key)
+            parameters = {**shared, **(own or prior.draw_own(key_prior, shared))}
+            result = {**prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}
+            return {name: result[name] for name in layout.own}
+
+        own = {name: value for name, value in parameters.items() if name not in shared} if values else {}
+        return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites), own)}
 
     return row
 
@@ -99,12 +141,23 @@ def keys_of(root: jax.Array, number: jax.Array | int) -> tuple[jax.Array, jax.Ar
 
 
 def ended_well(values: Mapping[str, np.ndarray], layout: Layout) -> np.ndarray:
-    """Which rows of `{name: (n, ...)}` ended with finite numbers, `(n,)` booleans."""
-    return np.all([_finite(values[v.name].reshape(len(values[v.name]), -1), v) for v in layout.variables], axis=0)
+    """Whether each row of `{name: (n, ...)}` ended with finite numbers, `(n,)`."""
+    return np.all([_is_finite(values[v.name].reshape(len(values[v.name]), -1), v) for v in layout.variables], axis=0)
 
 
-def _finite(rows: np.ndarray, variable: Variable) -> np.ndarray:
-    """Which rows ended well. A function is NaN where a row has no point, but not everywhere."""
+def _is_finite(rows: np.ndarray, variable: Variable) -> np.ndarray:
+    """Whether each row is finite. A function is NaN where a row has no point, but not everywhere."""
     if variable.axes or variable.kind == "place":
         return ~np.isinf(rows).any(axis=1) & ~np.isnan(rows).all(axis=1)
     return np.isfinite(rows).all(axis=1)
+
+
+def _count(arrays: Mapping[str, Any]) -> int:
+    """The number of rows, without reading any of them."""
+    return arrays.count if hasattr(arrays, "count") else len(next(iter(arrays.values())))
+
+
+def _kind_text(variable: Variable) -> str:
+    if variable.kind == "place":
+        return variable.support
+    return f"{variable.kind}, {variable.support}{f', per {variable.plate}' if variable.plate else ''}"

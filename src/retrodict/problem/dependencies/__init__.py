@@ -1,7 +1,6 @@
-"""Dependencies: what depends on what, and who may therefore look at whom."""
+"""Dependencies between elements, and the attention masks that follow from them."""
 
 from retrodict.problem.dependencies._declared import Dependencies as Dependencies
-from retrodict.problem.dependencies._masks import EXACT as EXACT
 from retrodict.problem.dependencies._masks import Edges as Edges
 from retrodict.problem.dependencies._masks import Graph as Graph
 from retrodict.problem.dependencies._masks import Kind as Kind

@@ -1,11 +1,10 @@
-"""What depends on what, as a user declares it: by name, by element, as a matrix, or read off a model.
+"""Dependencies as a user declares them: by name, by element, as a matrix, or read off a model.
 
 adjacency    [child, parent], True where the child's law mentions the parent
-parts        of a variable that change places without changing anything: slcp's four points, i.i.d. trials
+parts        pieces of a variable that may be exchanged without changing its law: slcp's four points, i.i.d. trials
 """
 
 import dataclasses
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
@@ -17,25 +16,27 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from retrodict._errors import DataError, listed, unknown
 from retrodict.problem import Prior, Problem
+from retrodict.problem._prior import base_of
 from retrodict.problem.dependencies._masks import Edges, Kind
 from retrodict.variables import Layout
 
 
 @dataclasses.dataclass(frozen=True, init=False)
 class Dependencies:
-    """Which element depends on which, and which parts of a variable are interchangeable.
+    """Dependencies between elements, and interchangeable parts of variables.
 
     Args:
-        parents: a child's name to the names of its parents. A name is a variable, `"x"`, that is all of its elements;
-            or one element by its place, `"x[3]"`, or by its index in the shape, `"x[0,1]"`. A child that names its own
-            variable depends on the earlier elements of it. Variables that are no key depend on nothing.
+        parents: a child's name to the names of its parents. A name stands for all elements of a variable, `"x"`, or for
+            a single element by its position, `"x[3]"`, or by its index in the shape, `"x[0,1]"`. A child that names its
+            own variable depends on the earlier elements of it. Variables that are no key depend on nothing.
         exchangeable: a variable's name to its number of interchangeable parts, which are of equal size and in order.
-            Every variable is exchangeable by itself: parts of two variables that belong together are not.
+            Each variable is exchangeable on its own; parts that belong together across two variables are not.
         matrix: instead of `parents`, rows of "0" and "1"; see `from_matrix`.
         order: the order of the variables in `matrix`, where it is not the layout's.
 
     Raises:
-        DataError: a number of parts that is none. Names are checked by `adjacency`, which knows the layout.
+        DataError: a number of parts that is not a positive whole number. Names are checked by `adjacency`, which knows
+            the layout.
     """
 
     parents: tuple[tuple[str, tuple[str, ...]], ...]
@@ -63,7 +64,11 @@ class Dependencies:
     def from_matrix(
         cls, adjacency: Any, names: Sequence[str] = (), exchangeable: Mapping[str, int] | None = None
     ) -> "Dependencies":
-        """From `(d, d)` booleans, `[child, parent]`, in the layout's order of elements or in that of `names`."""
+        """Reads `(d, d)` booleans, `[child, parent]`, in the layout's order of elements or in that of `names`.
+
+        Raises:
+            DataError: the matrix is not square, or holds other values than booleans.
+        """
         array = np.asarray(adjacency)
         if array.ndim != 2 or array.shape[0] != array.shape[1]:
             raise DataError(f"a matrix of dependencies is square, [child, parent], got the shape {array.shape}")
@@ -74,10 +79,10 @@ class Dependencies:
 
     @classmethod
     def from_numpyro(cls, model: Callable[..., Any], *args: Any, **kwargs: Any) -> "Dependencies":
-        """Read off the trace of a numpyro model: every site depends on the sites in its distribution's parameters.
+        """Reads the trace of a numpyro model: every site depends on the sites in its distribution's parameters.
 
-        Deterministic sites are passed through. Elements of one site depend on the earlier ones where its distribution
-        is multivariate, and not otherwise.
+        Deterministic sites are passed through. Elements of a site depend on its earlier elements if its distribution is
+        multivariate, and not otherwise.
 
         Raises:
             DataError: the model uses `scan`, within which sites depend on their own earlier elements.
@@ -91,45 +96,51 @@ class Dependencies:
                 "a numpyro model with `scan` hides which step depends on which; write the elements' parents"
             )
         relations = get_model_relations(model, args, kwargs)["sample_sample"]
-        through: dict[str, list[str]] = {}
-        for name, found in relations.items():
-            lists = ([u] if trace[u]["type"] == "sample" else through[u] for u in found)
-            through[name] = list(dict.fromkeys(u for us in lists for u in us))
+        parents: dict[str, list[str]] = {}
+        for name, mentioned in relations.items():
+            lists = ([u] if trace[u]["type"] == "sample" else parents[u] for u in mentioned)
+            parents[name] = list(dict.fromkeys(u for us in lists for u in us))
         sites = {name: site["fn"] for name, site in trace.items() if site["type"] == "sample"}
-        return cls({name: [*through[name], *_own(name, fn)] for name, fn in sites.items()})
+        return cls({name: [*parents[name], *_if_multivariate(name, fn)] for name, fn in sites.items()})
 
     @classmethod
     def of(cls, problem: Problem) -> "Dependencies":
-        """Read off a problem: its prior's functions name their parents.
+        """Reads a problem, in whose prior functions name their parents.
 
-        A simulator is a black box, so every data variable depends on every parameter and on all earlier data elements.
+        A simulator is a black box: every data variable depends on every parameter and on all earlier data elements.
         """
         parameters, prior = problem.layout.parameters, problem.prior
         if isinstance(prior, Prior):
             draw = prior.draw(jr.key(0))
-            found = {name: _entry(name, entry, draw) for name, entry in prior.distributions.items()}
-        else:  # a prior of one's own says nothing of its structure either
-            found = {name: parameters[: i + 1] for i, name in enumerate(parameters)}
+            parents = {
+                name: [*entry.parents, *_if_multivariate(name, entry.distribution(draw))]
+                for name, entry in prior.entries.items()
+            }
+        else:  # a prior of another class says nothing of its structure either
+            parents = {name: parameters[: i + 1] for i, name in enumerate(parameters)}
         data = problem.layout.data
-        return cls(found | {name: [*parameters, *data[: i + 1]] for i, name in enumerate(data)})
+        return cls(parents | {name: [*parameters, *data[: i + 1]] for i, name in enumerate(data)})
 
     def to_json(self) -> dict[str, Any]:
         """Plain strings and numbers."""
-        parents = {child: list(parents) for child, parents in self.parents}
-        rest = {"matrix": list(self.matrix), "order": list(self.order)}
-        return {"parents": parents, "exchangeable": dict(self.exchangeable), **rest}
+        return {
+            "parents": {child: list(parents) for child, parents in self.parents},
+            "exchangeable": dict(self.exchangeable),
+            "matrix": list(self.matrix),
+            "order": list(self.order),
+        }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Dependencies":
+    def from_json(cls, entry: Mapping[str, Any]) -> "Dependencies":
         """The inverse of `to_json`."""
-        return cls(**found)
+        return cls(**entry)
 
     def adjacency(self, layout: Layout) -> Bool[np.ndarray, "d d"]:
-        """`[child, parent]` for the elements of a layout; the diagonal is False.
+        """The matrix `[child, parent]` of the elements of a layout; the diagonal is False.
 
         Raises:
-            DataError: an unknown name or element, a circle, a matrix of another size, or edges that tell apart what
-                `exchangeable` says is alike.
+            DataError: an unknown name or element, a circle, a matrix of another size, or edges that tell apart parts
+                that are `exchangeable`.
         """
         edges = self._arranged(layout) if self.matrix else np.zeros((layout.size, layout.size), bool)
         for child, parents in self.parents:
@@ -140,7 +151,7 @@ class Dependencies:
             names = " -> ".join(f"'{_label(layout, i)}'" for i in circle)
             raise DataError(f"the dependencies run in a circle, {names}; take one of these edges out")
         for name, parts in self.exchangeable:
-            _check_alike(edges, layout, name, _parts(layout, name, parts))
+            _check_exchangeable(edges, layout, name, _parts(layout, name, parts))
         return edges
 
     def edges(self, layout: Layout, kind: Kind) -> Edges:
@@ -150,18 +161,22 @@ class Dependencies:
         return Edges(kind, self.adjacency(layout))
 
     def contracted(self, names: Iterable[str]) -> "Dependencies":
-        """The same about variables of which some are looked at as a whole, or in patches: for these, what is said of an
-        element is taken to hold of all, and nothing of their parts is left."""
-        whole = set(names)
+        """The dependencies when the variables `names` are seen as a whole, or in patches.
 
-        def known(reference: str) -> str:
-            return reference.split("[")[0] if reference.split("[")[0] in whole else reference
+        A dependency of any element of such a variable holds for the variable, and its interchangeable parts are
+        dropped.
+        """
+        contracted = set(names)
+
+        def merged_name(reference: str) -> str:
+            variable = reference.split("[")[0]
+            return variable if variable in contracted else reference
 
         merged: dict[str, list[str]] = {}
         for child, parents in self.parents:
-            merged.setdefault(known(child), []).extend(map(known, parents))
+            merged.setdefault(merged_name(child), []).extend(map(merged_name, parents))
         pairs = {child: dict.fromkeys(parents) for child, parents in merged.items()}
-        parts = [(name, count) for name, count in self.exchangeable if name not in whole]
+        parts = [(name, count) for name, count in self.exchangeable if name not in contracted]
         return Dependencies(pairs, parts, self.matrix, self.order)
 
     def shuffle(self, layout: Layout) -> Callable[[PRNGKeyArray], Int[Array, " d"]]:
@@ -169,15 +184,15 @@ class Dependencies:
         blocks = [_parts(layout, name, parts) for name, parts in self.exchangeable]
 
         def permutation(key: PRNGKeyArray) -> Int[Array, " d"]:
-            where = jnp.arange(layout.size)
+            order = jnp.arange(layout.size)
             for subkey, block in zip(jr.split(key, len(blocks)), blocks, strict=True) if blocks else ():
-                where = where.at[block.ravel()].set(jr.permutation(subkey, block).ravel())
-            return where
+                order = order.at[block.ravel()].set(jr.permutation(subkey, block).ravel())
+            return order
 
         return permutation
 
     def identity(self, layout: Layout) -> Int[np.ndarray, " d"]:
-        """What each token is, numbered from 0: parts that are interchangeable share their numbers."""
+        """Numbers the tokens from 0 so that interchangeable parts share their numbers, `(d,)`."""
         first = np.arange(layout.size)
         for name, parts in self.exchangeable:
             block = _parts(layout, name, parts)
@@ -185,6 +200,7 @@ class Dependencies:
         return np.unique(first, return_inverse=True)[1]
 
     def _arranged(self, layout: Layout) -> np.ndarray:
+        """The declared matrix in the layout's order of elements."""
         matrix = np.asarray([[entry == "1" for entry in row] for row in self.matrix])
         if len(matrix) != layout.size:
             raise DataError(
@@ -197,21 +213,13 @@ class Dependencies:
         if sorted(self.order) != sorted(layout.names):
             raise DataError(f"the matrix names {listed(self.order)}; this layout has {listed(layout.names)}")
         elements = [np.arange(layout.size)[layout.slices[name]] for name in self.order]
-        # place[i]: which row of the matrix is the layout's element i
-        place = np.argsort(np.concatenate(elements))
-        return matrix[np.ix_(place, place)]
+        rows = np.argsort(np.concatenate(elements))  # rows[i]: the row of the matrix for the layout's element i
+        return matrix[np.ix_(rows, rows)]
 
 
-def _entry(name: str, entry: Any, draw: Mapping[str, Array]) -> list[str]:
-    parents = [] if hasattr(entry, "log_prob") else list(inspect.signature(entry).parameters)
-    return parents + _own(name, entry(**{p: draw[p] for p in parents}) if callable(entry) and parents else entry)
-
-
-def _own(name: str, distribution: Any) -> list[str]:
-    """`[name]` where the elements of one draw may depend on each other: the distribution's own event has a shape."""
-    while hasattr(distribution, "base_dist") and type(distribution).__name__ in ("Independent", "ExpandedDistribution"):
-        distribution = distribution.base_dist
-    return [name] if getattr(distribution, "event_shape", ()) else []
+def _if_multivariate(name: str, distribution: Any) -> list[str]:
+    """`[name]` if the elements of a draw may depend on each other: the distribution's event itself has a shape."""
+    return [name] if getattr(base_of(distribution), "event_shape", ()) else []
 
 
 def _elements(layout: Layout, reference: str) -> tuple[str, np.ndarray]:
@@ -234,12 +242,13 @@ def _elements(layout: Layout, reference: str) -> tuple[str, np.ndarray]:
 
 
 def _connect(edges: np.ndarray, layout: Layout, child: str, parent: str) -> None:
-    owner, children = _elements(layout, child)
-    other, parents = _elements(layout, parent)
+    """Adds the edges from a parent to a child, both names of variables or of elements."""
+    child_variable, children = _elements(layout, child)
+    parent_variable, parents = _elements(layout, parent)
     block = np.ones((len(children), len(parents)), bool)
-    if owner == other and parent == other:
+    if child_variable == parent_variable and parent == parent_variable:
         block = parents < children[:, None]
-    elif len(children) > 1:  # of 'x', which depends on 'x[0]', the others do; 'x[0]' on 'x[0]' is a circle
+    elif len(children) > 1:  # if 'x' depends on 'x[0]', all but 'x[0]' itself do, which would be a circle
         block = parents != children[:, None]
     edges[np.ix_(children, parents)] |= block
 
@@ -251,20 +260,20 @@ def _label(layout: Layout, token: int) -> str:
 
 
 def _circle(edges: np.ndarray) -> list[int]:
-    """Tokens along one circle, from parent to child, the first one repeated; empty when there is none."""
-    left = np.ones(len(edges), bool)
-    while (roots := left & ~edges[:, left].any(axis=1)).any():
-        left &= ~roots
-    if not left.any():
+    """The tokens along a circle from parent to child, with the first token repeated; empty if there is no circle."""
+    remaining = np.ones(len(edges), bool)
+    while (roots := remaining & ~edges[:, remaining].any(axis=1)).any():
+        remaining &= ~roots
+    if not remaining.any():
         return []
-    walk = [int(np.argmax(left))]  # everything left has a parent that is left
+    walk = [int(np.argmax(remaining))]  # every remaining token has a remaining parent
     while walk[-1] not in walk[:-1]:
-        walk.append(int(np.argmax(edges[walk[-1]] & left)))
+        walk.append(int(np.argmax(edges[walk[-1]] & remaining)))
     return walk[walk.index(walk[-1]) :][::-1]
 
 
 def _parts(layout: Layout, name: str, parts: int) -> np.ndarray:
-    """`(parts, size)` tokens of an exchangeable variable."""
+    """The tokens of an exchangeable variable, `(parts, size)`."""
     if name not in layout.names:
         raise DataError(unknown("`exchangeable`", name, layout.names))
     if layout[name].size % parts:
@@ -272,7 +281,8 @@ def _parts(layout: Layout, name: str, parts: int) -> np.ndarray:
     return np.arange(layout.size)[layout.slices[name]].reshape(parts, -1)
 
 
-def _check_alike(edges: np.ndarray, layout: Layout, name: str, block: np.ndarray) -> None:
+def _check_exchangeable(edges: np.ndarray, layout: Layout, name: str, block: np.ndarray) -> None:
+    """Raises a DataError unless all parts, the rows of `block`, have the same edges."""
     # exchanges of two neighbors generate all permutations
     for i in range(len(block) - 1):
         swap = np.arange(layout.size)
