@@ -360,6 +360,16 @@ def test_a_problem_tells_its_prior_and_assumes_the_rest():
     np.testing.assert_array_equal(Dependencies.of(problem).adjacency(where), by_hand.adjacency(where))
 
 
+def test_a_problem_with_a_function_in_its_prior_tells_its_parents():
+    grid = jnp.linspace(0.0, 1.0, 5)
+    problem = rd.Problem(
+        {"m": dist.Normal(), "f": rd.Function(lambda m: dist.Normal(m * jnp.ones(5), 1.0).to_event(1), grid, 3)},
+        lambda key, m, f: {"y": f[0]},
+    )
+    parents = dict(Dependencies.of(problem).parents)
+    assert parents == {"m": (), "f": ("m",), "y": ("m", "f", "y")}
+
+
 # ---- interchangeable parts
 
 

@@ -511,6 +511,7 @@ def test_sites_share_what_they_share_and_nothing_else(name, shared, own, data, s
     sims = rd.simulate(task.problem, n, key=7, sites=3)
     prior = task.problem.prior
     for k in own:
+
         def law(row, entry=prior.entries[k]):
             return entry.distribution(row)
 

@@ -17,7 +17,7 @@ import pytest
 
 import retrodict as rd
 from conftest import assert_same, contents
-from retrodict.simulation.store._fingerprint import digest
+from retrodict.simulation.store._fingerprint import digest, fingerprint
 
 
 ROWS, BATCH = 150, 32
@@ -86,6 +86,17 @@ def test_failures_are_there_with_parameters_and_reasons(whole):
     told = "" if kind == "jax" else "ValueError: a is too large (line"
     assert all(text.startswith(told) for text in failed["error"])
     assert kind == "jax" or "test_store.py" in failed["error"][0]
+    assert sims.error == failed["error"][0]
+
+
+def test_a_store_and_its_rows_show_where_they_lie(whole):
+    _, where, sims = whole
+    lines = repr(rd.open_store(where)).splitlines()
+    assert lines[0].startswith(f"Store('{where}', 150 rows: {sims.kept} ok, {sims.n_failed} ")
+    assert lines[2].split() == ["b", "(150,", "2)", "parameter,", "in", "(0,", "1)"]
+    assert f"in '{where}'" in repr(sims).splitlines()[0]
+    assert f"({sims.kept}, 3)" in repr(sims).splitlines()[3]
+    assert "<td>b</td><td>(150, 2)</td>" in rd.open_store(where)._repr_html_()
 
 
 def test_a_seed_runs_a_row_again(whole):
@@ -293,6 +304,32 @@ def test_what_a_hash_sees_of_a_simulator():
         assert digest(helped) != before
     finally:
         helped.__globals__["other"] = other
+
+
+def test_a_hash_of_our_own_classes_sees_their_settings_and_not_their_source(monkeypatch):
+    """A store goes on with a version of the library that is written in other words."""
+    commands = [rd.command_simulator(f"{name} {{output}}").function for name in ("one", "two")]
+    before = [digest(command) for command in commands]
+    assert before[0] != before[1]
+    monkeypatch.setattr(type(commands[0]), "__module__", "retrodict.elsewhere")
+    monkeypatch.setattr("inspect.getsource", lambda thing: "class Other: pass")
+    assert [digest(command) for command in commands] == before
+
+
+def test_a_prior_is_the_same_in_every_process(monkeypatch):
+    """numpyro keeps the names of a distribution's fields in a set, whose order differs from process to process."""
+    laws = {
+        "vector": dist.Normal(jnp.ones(9), jnp.full(9, 2.0)).to_event(1),
+        "long": dist.Uniform(jnp.zeros(9), jnp.arange(1, 10.0)),
+    }
+    problem = rd.Problem(laws, lambda key, vector, long: {"y": vector})
+    before, names = fingerprint(problem, jax.random.key(0)), dist.Distribution.gather_pytree_data_fields.__func__
+    monkeypatch.setattr(
+        dist.Distribution, "gather_pytree_data_fields", classmethod(lambda cls: tuple(reversed(names(cls))))
+    )
+    assert fingerprint(problem, jax.random.key(0)) == before
+    other = rd.Problem({**laws, "vector": dist.Normal(jnp.full(9, 2.0), jnp.ones(9)).to_event(1)}, problem.simulator)
+    assert fingerprint(other, jax.random.key(0))["prior"]["vector"] != before["prior"]["vector"]
 
 
 def test_comments_do_not_count(tmp_path, monkeypatch):

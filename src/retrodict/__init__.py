@@ -59,6 +59,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.simulation._failures import FailedRunsWarning as FailedRunsWarning
     from retrodict.simulation._failures import failures as failures
     from retrodict.simulation._simulate import simulate as simulate
+    from retrodict.simulation._simulate import simulate_at as simulate_at
     from retrodict.simulation.rows import Simulations as Simulations
     from retrodict.simulation.store import open_store as open_store
     from retrodict.training import fit as fit
@@ -95,7 +96,7 @@ _NAMES = {
     "query.tokens": ("Batch",),
     "report.datatree": ("to_datatree",),
     "simulation._failures": ("FailedRunsWarning", "failures"),
-    "simulation._simulate": ("simulate",),
+    "simulation._simulate": ("simulate", "simulate_at"),
     "simulation.rows": ("Simulations",),
     "simulation.store": ("open_store",),
     "training": ("fit",),

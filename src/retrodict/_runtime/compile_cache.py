@@ -4,7 +4,7 @@ A first `fit` and a first draw compile for seconds; the next process that asks f
 disk. Every kind of processor has a folder of its own, because a program of one may use instructions that another
 lacks, and the machines of a cluster share a home. In a full folder the programs that were not used for longest go.
 
-Importing `retrodict` changes nothing in JAX. `ensure_cache` is called where the library compiles for the first time.
+Importing `retrodict` changes nothing in JAX. `ensure_cache` is called wherever the library may be the first to compile.
 """
 
 import functools
@@ -81,8 +81,8 @@ def _is_private(folder: Path) -> bool:
     Whoever may write here can run code as this user.
     """
     try:
-        for part in (folder.parents[1], folder.parent, folder):
-            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (folder.parents[1], folder.parent, folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if status.st_mode & 0o022 or (hasattr(os, "getuid") and status.st_uid != os.getuid()):
             return False

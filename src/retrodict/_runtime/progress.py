@@ -7,11 +7,10 @@ import contextlib
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self, cast
 
 
 SECONDS_BETWEEN_LINES = 15.0  # where there is no bar
-BROKEN = (OSError, ValueError)  # errors of a stream that is broken, or closed
 
 
 class Progress:
@@ -28,7 +27,8 @@ class Progress:
         self.label, self.total, self.shown, self.delay = label, total, shown, delay
         self.start = self.last = time.monotonic()
         self._bar: Any = None
-        self._on_terminal = shown and _is_terminal()
+        self._stream = _Stream(sys.stderr)
+        self._on_terminal = shown and self._stream.isatty()
 
     def __enter__(self) -> Self:
         if self._on_terminal and not self.delay:
@@ -39,8 +39,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            with contextlib.suppress(*BROKEN):
-                self._bar.stop()
+            self._bar.stop()
 
     def at(self, done: int, note: str = "") -> None:
         """Says that `done` of the total is done."""
@@ -50,8 +49,7 @@ class Progress:
         if self._on_terminal:
             if self._bar is None:
                 self._open_bar()
-            with contextlib.suppress(*BROKEN):
-                self._bar.update(self._task, completed=done, note=note)
+            self._bar.update(self._task, completed=done, note=note)
         elif now - self.last >= SECONDS_BETWEEN_LINES or done >= self.total:
             self.last = now
             remaining = (now - self.start) / max(done, 1) * (self.total - done)
@@ -63,10 +61,9 @@ class Progress:
         from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True))
+        self._bar = Bar(*columns, TextColumn("{task.fields[note]}"), console=Console(file=cast(IO[str], self._stream)))
         self._task = self._bar.add_task(self.label, total=self.total, note="")
-        with contextlib.suppress(*BROKEN):
-            self._bar.start()
+        self._bar.start()
 
 
 class Throughput:
@@ -90,12 +87,29 @@ class Throughput:
 
 def write_line(text: str) -> None:
     """Writes a line to standard error, if there is one."""
-    if sys.stderr is not None:
-        with contextlib.suppress(*BROKEN):
-            print(text, file=sys.stderr, flush=True)
+    stream = _Stream(sys.stderr)
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
-def _is_terminal() -> bool:
-    with contextlib.suppress(*BROKEN):
-        return sys.stderr is not None and sys.stderr.isatty()
-    return False
+class _Stream:
+    """A stream that may be closed, broken or None, and then does nothing."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def isatty(self) -> bool:
+        return bool(self._call("isatty"))
+
+    def write(self, text: str) -> None:
+        self._call("write", text)
+
+    def flush(self) -> None:
+        self._call("flush")
+
+    def _call(self, name: str, *arguments: str) -> Any:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, broken, closed
+            return getattr(self.stream, name)(*arguments)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from retrodict._errors import DataError
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 
 
 class Verdict:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from retrodict import diagnostics
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
 from retrodict.evaluation._check_rows import compare_rows

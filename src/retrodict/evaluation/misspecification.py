@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retrodict._errors import DataError, QueryError
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics.summary import labels_of
 from retrodict.evaluation._check_rows import held_out_tokens, reference_data

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from retrodict._errors import DataError, QueryError
+from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._types import Key, as_key
 from retrodict.models._flow import FlowModel, built
 from retrodict.models._record import Record
@@ -75,6 +76,7 @@ def joint(
     if dependencies is not None:
         # says what is wrong with them, whether or not the network looks at edges
         dependencies.adjacency(layout.without(layout.places))
+    ensure_cache()
     scaling = Scaling.identity(layout)
     if conditional_affine or framed:
         scaling = dataclasses.replace(scaling, affine=_affine(layout, architecture, law))

@@ -20,6 +20,7 @@ import numpy as np
 
 from retrodict._errors import FileError, RetrodictError
 from retrodict._runtime.atomic_files import write_whole
+from retrodict._runtime.compile_cache import ensure_cache
 from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for, skeleton_of
 
 
@@ -65,6 +66,7 @@ def load(file: str | os.PathLike[str]) -> Any:
     Raises:
         FileError: the file is not there, truncated, of another kind, or of another version.
     """
+    ensure_cache()
     arrays, manifest = _read(Path(file))
     _import_kind(manifest.get("kind"))
     try:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import FileError, QueryError, listed
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._description import rows_about

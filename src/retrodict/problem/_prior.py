@@ -237,24 +237,26 @@ def base_of(distribution: Any) -> Any:
 def _flat(distributions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """All entries, those of the plate among them, and the plate of each entry that has one."""
     flat: dict[str, Any] = {}
-    own: dict[str, str] = {}
+    plates: dict[str, str] = {}
     for name, entry in distributions.items():
         is_plate = isinstance(entry, Plate)
         if is_plate:
-            _check_plate(name, entry, own)
-            own = dict.fromkeys(entry.distributions, name)
+            _check_plate(name, entry, plates)
+            plates = dict.fromkeys(entry.distributions, name)
         for key, value in (entry.distributions if is_plate else {name: entry}).items():
             if key in flat:
                 raise DataError(f"two parameters of the prior are called '{key}'")
             flat[key] = value
-    return flat, own
+    return flat, plates
 
 
-def _check_plate(name: str, plate: Plate, own: Mapping[str, str]) -> None:
+def _check_plate(name: str, plate: Plate, plates: Mapping[str, str]) -> None:
+    """Raises a DataError if a plate is not the first, has another name, or holds another plate."""
     if name != plate.name:
         raise DataError(f"the plate '{plate.name}' stands under the name '{name}'; give both the same name")
-    if own:
-        raise DataError(f"a problem has one plate, and '{name}' would be a second beside '{next(iter(own.values()))}'")
+    if plates:
+        first = next(iter(plates.values()))
+        raise DataError(f"a problem has one plate, and '{name}' would be a second beside '{first}'")
     if any(isinstance(inner, Plate) for inner in plate.distributions.values()):
         raise DataError(f"the plate '{name}' holds another plate; plates in plates are not offered yet")
 

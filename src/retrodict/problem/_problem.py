@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed, unknown
-from retrodict._runtime.tables import Row, as_html, as_text
+from retrodict._runtime.tables import Cells, as_html, as_text
 from retrodict._types import Key, as_key
 from retrodict.problem._prior import AbstractPrior, Draw, Entry, as_prior
 from retrodict.query.functions import recorded, variables_of
@@ -80,11 +80,16 @@ class Problem:
         self.simulator = simulator
         self.supports = dict(supports or {})
 
+    @property
+    def python_function(self) -> Callable[..., Mapping[str, Any]] | None:
+        """The function `f(rng, **parameters)` of a simulator in Python; None for a simulator in JAX."""
+        return self.simulator.function if isinstance(self.simulator, NumpySimulator) else None
+
     @functools.cached_property
     def layout(self) -> Layout:
         """The parameters of the prior, then the data as a trial run of the simulator shows them."""
         # the prior first: what is wrong with it is said before anything runs
-        if isinstance(self.simulator, NumpySimulator):
+        if self.python_function is not None:
             return self._layout_of(self.prior.variables, self._trial_run(self.simulator))
         parameters, key = self.prior.variables, jax.random.key(0)
         return self._layout_of(parameters, jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key))
@@ -145,15 +150,16 @@ class Problem:
     def _repr_html_(self) -> str:
         return as_html(*self._table())
 
-    def _table(self) -> tuple[str, list[Row]]:
+    def _table(self) -> tuple[str, list[Cells]]:
         """A title, and name, shape and law of each variable. A simulator in Python is not run for it."""
-        kind = "in NumPy" if isinstance(self.simulator, NumpySimulator) else "in JAX"
-        title = f"Problem(simulator '{simulator_name(self.simulator)}' {kind})"
+        function = self.python_function
+        name = _name_of(self.simulator if function is None else function)
+        title = f"Problem(simulator '{name}' in {'JAX' if function is None else 'NumPy'})"
         laws: Mapping[str, Entry] = getattr(self.prior, "entries", {})
         try:
             parameters = self.prior.variables
             rows = [(v.name, _shape_text(v), f"{laws.get(v.name, v.support)}{_plate_text(v)}") for v in parameters]
-            if kind == "in NumPy" and "layout" not in vars(self):
+            if function is not None and "layout" not in vars(self):
                 return title, [*rows, ("(data)", "", "as the simulator returns them; it has not been run yet")]
             variables = self.layout.variables
         except Exception as error:  # whatever is wrong with a problem, it can be shown
@@ -163,9 +169,8 @@ class Problem:
         return title, [*rows, *((v.name, _shape_text(v), f"data, {v.support}{_plate_text(v)}") for v in data)]
 
 
-def simulator_name(simulator: Any) -> str:
-    """The name of a simulator for people: that of its function or of its class."""
-    function = getattr(simulator, "function", simulator)
+def _name_of(function: Any) -> str:
+    """The name of a function, or that of its class."""
     while isinstance(function, functools.partial):
         function = function.func
     return getattr(function, "__name__", type(function).__name__)

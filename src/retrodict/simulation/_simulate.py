@@ -25,7 +25,7 @@ from retrodict._errors import DataError, RetrodictError, listed, unknown
 from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._runtime.progress import Progress, Throughput
 from retrodict._types import Key, as_key
-from retrodict.problem import NumpySimulator, Problem
+from retrodict.problem import Problem
 from retrodict.query.functions import recorded
 from retrodict.query.tokens import as_numbers
 from retrodict.simulation.rows import MAX_ROWS_PER_BATCH, Simulations, ended_well, keys_of, row_of, sites_of
@@ -155,25 +155,27 @@ def _checked_draws(problem: Problem, draws: Mapping[str, Any], sites: int) -> tu
             raise DataError(unknown("`draws`", name, shapes, owner="the prior has"))
     if missing := [name for name in shapes if name not in draws]:
         raise DataError(f"`draws` need every parameter of the prior, {listed(shapes)}; {listed(missing)} is missing")
-    own = {v.name for v in problem.prior.variables if v.plate and v.name in shapes}
-    values = {name: _checked_values(name, draws[name], shape, is_own=name in own) for name, shape in shapes.items()}
+    per_site = {v.name for v in problem.prior.variables if v.plate and v.name in shapes}
+    values = {
+        name: _checked_values(name, draws[name], shape, per_site=name in per_site) for name, shape in shapes.items()
+    }
     axes = {name: array.shape[: array.ndim - len(shapes[name])] for name, array in values.items()}
-    rows, site_axes = {axis[0] for axis in axes.values()}, {axes[name][1:] for name in own}
+    rows, site_axes = {axis[0] for axis in axes.values()}, {axes[name][1:] for name in per_site}
     if len(rows) != 1 or len(site_axes) > 1 or 0 in [size for axis in axes.values() for size in axis]:
         raise DataError(f"parameters in `draws` need one number of rows and of sites, above 0; got {axes}")
-    count = sum(site_axes.pop()) if own else sites
+    count = sum(site_axes.pop()) if per_site else sites
     if sites not in (0, count):
         raise DataError(f"`draws` have parameters of {count} sites and `sites` is {sites}; leave `sites` out")
     return values, rows.pop(), count
 
 
-def _checked_values(name: str, value: Any, shape: tuple[int, ...], *, is_own: bool) -> np.ndarray:
+def _checked_values(name: str, value: Any, shape: tuple[int, ...], *, per_site: bool) -> np.ndarray:
     array = as_numbers(value, f"'{name}' in `draws`")
     axes = array.ndim - len(shape)
-    if axes not in ((1, 2) if is_own else (1,)) or array.shape[axes:] != shape:
-        expected = [_shape_text("n", *shape), *([_shape_text("n", "sites", *shape)] if is_own else [])]
+    if axes not in ((1, 2) if per_site else (1,)) or array.shape[axes:] != shape:
+        expected = [_shape_text("n", *shape), *([_shape_text("n", "sites", *shape)] if per_site else [])]
         raise DataError(f"'{name}' in `draws` must have the shape {' or '.join(expected)}, got {array.shape}")
-    is_finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    is_finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not is_finite.all():
         raise DataError(f"'{name}' in `draws` is not finite in row {np.argmin(is_finite)}; leave such rows out")
     return np.asarray(value, jnp.zeros(()).dtype)
@@ -187,15 +189,15 @@ def _in_memory(request: _Request, *, progress: bool) -> Simulations:
     """Runs all rows; those that did not end well are set aside."""
     problem, layout, counts = request.problem, request.problem.layout, request.counts
     errors: list[str] = []
-    is_numpy = isinstance(problem.simulator, NumpySimulator)
-    batches, parts = _run_numpy(request, errors) if is_numpy else _run_jax(request), []
+    batches: list[dict[str, np.ndarray]] = []
+    runs = _run_jax(request) if problem.python_function is None else _run_numpy(request, errors)
     with Progress("simulating", request.n, shown=progress, delay=SECONDS_WITHOUT_PROGRESS) as bar:
         throughput = Throughput(bar)
-        for batch in batches:
-            parts.append(batch)
+        for batch in runs:
+            batches.append(batch)
             well = ended_well(batch, layout)
             throughput.add(len(well), int((~well).sum()))
-    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     well = ended_well(values, layout)
     if not well.any():
         reason = f" ({errors[0]})" if errors else ""
@@ -242,15 +244,15 @@ def _run_numpy(request: _Request, errors: list[str]) -> Iterator[dict[str, np.nd
 
     for number in range(request.n):
         key_prior, key_run = keys_of(request.root, number)
-        given = {name: values[number] for name, values in request.draws.items()}
-        parameters = given or draw(key_prior)
+        fixed = {name: values[number] for name, values in request.draws.items()}
+        parameters = fixed or draw(key_prior)
         if sites:
             shared = {name: parameters[name] for name in layout.shared}
             runs = []
             for i, key in enumerate(jax.random.split(key_run, sites)):
                 key_own, key_data = jax.random.split(key)
-                own = {name: given[name][i] for name in given if name not in shared} or draw_own(key_own, shared)
-                runs.append(run(key_own, key_data, {**shared, **own}))
+                site_values = {name: fixed[name][i] for name in fixed if name not in shared}
+                runs.append(run(key_own, key_data, {**shared, **(site_values or draw_own(key_own, shared))}))
             row = {**jax.device_get(shared), **{k: np.stack([r[k] for r in runs]) for k in layout.own}}
         else:
             row = run(key_prior, key_run, parameters)

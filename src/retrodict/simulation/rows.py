@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from retrodict._runtime.tables import Row, as_html, as_text
+from retrodict._runtime.tables import Cells, as_html, as_text
 from retrodict.problem import Problem
 from retrodict.variables import Layout, Variable
 
@@ -83,14 +83,14 @@ class Simulations(Mapping[str, np.ndarray]):
     def _repr_html_(self) -> str:
         return as_html(*self._table())
 
-    def _table(self) -> tuple[str, list[Row]]:
+    def _table(self) -> tuple[str, list[Cells]]:
         """A title, and name, shape and kind of each variable."""
         error = f" ({self.error[:100]})" if self.error else ""
         words = [f"{self.drawn} drawn, {self.kept} kept, {self.n_failed} failed{error}"]
         words += [f"{self.sites} sites"] if self.sites else []
         words += [f"in '{self.arrays.path}'"] if hasattr(self.arrays, "path") else []
         words += ["growing"] if self.growing else []
-        rows = [(v.name, str(self._shape(v)), _kind_text(v)) for v in self.layout.variables]
+        rows: list[Cells] = [(v.name, str(self._shape(v)), _kind_text(v)) for v in self.layout.variables]
         return f"Simulations({', '.join(words)})", rows
 
     def _shape(self, variable: Variable) -> tuple[int, ...]:
@@ -122,14 +122,14 @@ def sites_of(problem: Problem, sites: int) -> Callable[..., dict[str, jax.Array]
         parameters = dict(values or prior.draw(key_prior))
         shared = {name: parameters[name] for name in layout.shared if name in parameters}
 
-        def site(key: jax.Array, own: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        def site(key: jax.Array, site_values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
             key_prior, key_run = jax.random.split(key)
-            parameters = {**shared, **(own or prior.draw_own(key_prior, shared))}
+            parameters = {**shared, **(site_values or prior.draw_own(key_prior, shared))}
             result = {**prior.recorded(key_prior, parameters), **problem.run(key_run, parameters)}
             return {name: result[name] for name in layout.own}
 
-        own = {name: value for name, value in parameters.items() if name not in shared} if values else {}
-        return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites), own)}
+        site_values = {name: value for name, value in parameters.items() if name not in shared} if values else {}
+        return {**shared, **jax.vmap(site)(jax.random.split(key_run, sites), site_values)}
 
     return row
 

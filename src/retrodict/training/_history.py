@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 
 
 REASONS = {"finished": "all steps taken", "no progress": "stopped early", "interrupted": "interrupted by Ctrl-C"}

@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import DataError
-from retrodict._runtime.notebook import html_table
+from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.models import FlowModel, posterior
 from retrodict.models._importance import ImportanceSampledPosterior

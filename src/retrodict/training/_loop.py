@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import TrainingError
-from retrodict._runtime.compile_cache import for_few_runs
+from retrodict._runtime.compile_cache import ensure_cache, for_few_runs
 from retrodict._runtime.devices import mesh_for, on_each, shared_out
 from retrodict._runtime.progress import Progress
 from retrodict._types import Scalar
@@ -77,6 +77,7 @@ class Trainer:
     """
 
     def __init__(self, weights: Any, loss: Loss, train: Any, validation: Any, budget: TrainingBudget) -> None:
+        ensure_cache()
         self.initial, self.loss, self.budget = weights, loss, budget
         self.source = train if isinstance(train, AbstractSource) else Memory(train)
         self.batch_size = min(budget.batch_size, self.source.count)

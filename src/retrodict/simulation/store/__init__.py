@@ -1,4 +1,4 @@
-"""Campaigns of simulations that survive: a store on disk, whoever runs the rows, and the loop that fills it."""
+"""Campaigns of simulations that survive: a store on disk, executors that run the rows, and the loop that fills it."""
 
 from retrodict.simulation.store._campaign import campaign as campaign
 from retrodict.simulation.store._store import Store as Store

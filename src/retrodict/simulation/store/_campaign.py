@@ -1,9 +1,9 @@
-"""A campaign: the missing rows of a store, batch after batch, until there are as many as are wanted.
+"""A campaign: the missing rows of a store, batch after batch, until there are as many as are asked for.
 
-    store -> which batches lack rows -> draw their parameters -> run the simulator -> write, the status last
+    store -> the batches that lack rows -> draw their parameters -> run the simulator -> write, the status last
 
-A row depends on (key, its number) alone. A simulator in JAX always runs a whole batch with one compiled program, and
-keeps of it what is wanted, so that even the last bits do not depend on where a campaign was cut.
+A row depends on (key, its number) alone. A simulator in JAX always runs a whole batch with the same compiled program,
+of which the missing rows are kept, so that even the last bits do not depend on where a campaign was interrupted.
 
 Ctrl-C and SIGTERM let the batches at hand end and be written; a second Ctrl-C does not wait.
 """
@@ -14,18 +14,18 @@ from typing import Any
 import jax
 
 from retrodict._errors import DataError, RetrodictError, listed
-from retrodict._runtime.progress import Progress
-from retrodict.problem import NumpySimulator, Problem
-from retrodict.simulation.rows import BATCH, Simulations
+from retrodict._runtime.progress import Progress, Throughput
+from retrodict.problem import Problem
+from retrodict.simulation.rows import MAX_ROWS_PER_BATCH, Simulations
 from retrodict.simulation.store._fingerprint import fingerprint
-from retrodict.simulation.store._runs import Signals, Track, Work, run_jax, run_python, try_apart
-from retrodict.simulation.store._store import MISSING, OK, OWN, Writer
-from retrodict.simulation.store._workers import Job, crew_of, who
+from retrodict.simulation.store._runs import Campaign, Signals, run_jax, run_python, trial_elsewhere
+from retrodict.simulation.store._store import MISSING, OK, RESERVED_NAMES, Writer
+from retrodict.simulation.store._workers import PackedSimulator, checked_executor, resolve_executor
 
 
-LARGEST_PYTHON = 256  # rows of a batch in Python
-SMALLEST = 256  # in JAX: a first, small campaign makes the batches that a larger one has to live with
-BYTES = 2**26  # of a batch
+MAX_PYTHON_ROWS_PER_BATCH = 256
+MIN_JAX_ROWS_PER_BATCH = 256  # a first, small campaign makes the batches that a larger one has to live with
+MAX_BYTES_PER_BATCH = 2**26
 
 
 def campaign(
@@ -41,53 +41,49 @@ def campaign(
     progress: bool = True,
 ) -> Simulations:
     """Brings a store to `n` rows, and returns the first `n` of it; see `retrodict.simulation._simulate`."""
-    python = problem.simulator if isinstance(problem.simulator, NumpySimulator) else None
-    if python is None and (executor is not None or timeout is not None):
+    function = problem.python_function
+    if function is None and (executor is not None or timeout is not None):
         raise DataError(
             "a simulator in JAX runs in this process, in batches; `executor` and `timeout` are for simulators in "
             "Python: rd.numpy_simulator(f), rd.command_simulator(...)"
         )
-    executor = who(executor, timeout)
-    if python is not None and (timeout is not None or isinstance(executor, int)):
-        try_apart(problem, Job.of(python.function, None, timeout))
-    own = [name for name in problem.layout.names if name in (*OWN, "row") or "/" in name]
-    if own:
+    executor = checked_executor(executor, timeout)
+    if function is not None and (timeout is not None or isinstance(executor, int)):
+        trial_elsewhere(problem, PackedSimulator.of(function, None, timeout))
+    clashes = [name for name in problem.layout.names if name in (*RESERVED_NAMES, "row") or "/" in name]
+    if clashes:
         raise DataError(
-            f"{listed(own)} cannot be the name of a variable in a store, which keeps {listed([*OWN, 'row'])} itself"
+            f"{listed(clashes)} cannot be the name of a variable in a store, which keeps "
+            f"{listed([*RESERVED_NAMES, 'row'])} itself"
         )
     if batch is not None and batch < 1:
         raise DataError(f"`batch` is how many rows are written at once, at least 1, got {batch}")
-    about = fingerprint(problem, root)
-    shapes = {v.name: v.shape for v in problem.layout.variables if v.name not in _drawn_names(problem)}
-    crew = None if python is None else crew_of(executor, python.function, shapes, timeout)
-    with Writer(path, about, n, batch or _batch(problem, n), accept_changed=accept_changed) as store:
+    description, drawn_names = fingerprint(problem, root), {v.name for v in problem.prior.variables}
+    shapes = {v.name: v.shape for v in problem.layout.variables if v.name not in drawn_names}
+    runner = None if function is None else resolve_executor(executor, function, shapes, timeout)
+    with Writer(path, description, n, batch or _batch_size(problem, n), accept_changed=accept_changed) as store:
         missing = store.missing(n)
         total = sum(map(len, missing.values()))
         if total:
             with Signals() as signals, Progress("simulating", total, shown=progress) as bar:
-                work = Work(problem, root, store, missing, signals, Track(bar))
-                run_jax(work) if crew is None else run_python(work, crew)
-            if signals.came:
+                rows = Campaign(problem, root, store, missing, signals, Throughput(bar))
+                run_jax(rows) if runner is None else run_python(rows, runner)
+            if signals.received:
                 signals.end(f"{int((store.codes[:n] != MISSING).sum())} of {n} rows are in '{path}'")
-        found = store.sims(n, problem=problem)
+        sims = store.sims(n, problem=problem)
         if not (store.codes[:n] == OK).any():
-            why = next(iter(store.failed["error"]), "") or "their data are not finite"
+            reason = next(iter(store.failed["error"]), "") or "their data are not finite"
             raise RetrodictError(
-                f"none of {n} simulations in '{path}' ended well ({why}): check the simulator on one draw"
+                f"none of {n} simulations in '{path}' ended well ({reason}): check the simulator on one draw"
             )
-        return found
+        return sims
 
 
-def _batch(problem: Problem, n: int) -> int:
-    """Rows that are drawn, run and written at once."""
-    size = 4 * sum(v.size for v in problem.layout.variables)
-    if isinstance(problem.simulator, NumpySimulator):  # as many batches as keep all workers busy to the end
-        wanted = min(LARGEST_PYTHON, n // 64)
+def _batch_size(problem: Problem, n: int) -> int:
+    """The number of rows that are drawn, run and written at once."""
+    bytes_per_row = 4 * sum(v.size for v in problem.layout.variables)
+    if problem.python_function is not None:  # as many batches as keep all workers busy to the end
+        rows = min(MAX_PYTHON_ROWS_PER_BATCH, n // 64)
     else:
-        wanted = min(BATCH, max(SMALLEST, n))
-    return max(1, min(wanted, BYTES // size))
-
-
-def _drawn_names(problem: Problem) -> set[str]:
-    """What a row has from the prior: the parameters, and where those that are functions lie."""
-    return {v.name for v in problem.prior.variables}
+        rows = min(MAX_ROWS_PER_BATCH, max(MIN_JAX_ROWS_PER_BATCH, n))
+    return max(1, min(rows, MAX_BYTES_PER_BATCH // bytes_per_row))

@@ -1,9 +1,9 @@
-"""One row of a Python simulator, and the process that runs many of them.
+"""A row of a Python simulator, and the process that runs many of them.
 
     parent                                    child
-    sys.path, (function, shapes)        ->    loads them, says "ready"
+    sys.path, (function, shapes)        ->    loads them, says "" when it is ready, else what went wrong
     [(seed, parameters), ...]           ->
-                                        <-    one outcome (status, seconds, error, values) after each row
+                                        <-    an outcome (status, seconds, error, values) after each row
 
 This file is run as a script and imports nothing but the standard library and NumPy, so that a worker starts in a tenth
 of a second: `import retrodict` would bring JAX, which a simulator in NumPy does not need.
@@ -25,83 +25,83 @@ import numpy as np
 
 
 FAILED, TIMED_OUT = 2, 4
-LONGEST = 1000  # letters of an error text
+MAX_ERROR_LETTERS = 1000
 
-Shapes = Mapping[str, tuple[int, ...]] | None  # of the data; None where a trial run is to show them
+Shapes = Mapping[str, tuple[int, ...]] | None  # of the data; None in a trial run, which is to show them
 Outcome = tuple[int, float, str, dict[str, np.ndarray] | None]  # status, 0 if it ended; seconds; error; values
 
 
 def run_row(function: Callable[..., Any], shapes: Shapes, seed: Any, parameters: Mapping[str, Any]) -> Outcome:
-    """Runs one row; whatever the simulator does wrong becomes its outcome."""
-    begun, status = time.perf_counter(), FAILED
+    """Runs a row; whatever the simulator does wrong becomes the outcome."""
+    start, status = time.perf_counter(), FAILED
     try:
-        # what a simulator prints is for people: standard output may be somebody's JSON
+        # a simulator's prints are for people: standard output may be the JSON of a command
         with contextlib.redirect_stdout(sys.stderr):
-            found = function(np.random.default_rng(seed), **{k: np.asarray(v) for k, v in parameters.items()})
-        return 0, time.perf_counter() - begun, "", _checked(found, shapes)
+            data = function(np.random.default_rng(seed), **{k: np.asarray(v) for k, v in parameters.items()})
+        return 0, time.perf_counter() - start, "", _checked(data, shapes)
     except TimeoutError as error:
         status, text = TIMED_OUT, str(error) or "the simulator timed out"
     except (Exception, SystemExit) as error:  # a simulator that calls sys.exit has failed, not the campaign
-        text = _told(error)
-    return status, time.perf_counter() - begun, text[:LONGEST], None
+        text = _error_text(error)
+    return status, time.perf_counter() - start, text[:MAX_ERROR_LETTERS], None
 
 
-class _Wrong(Exception):
-    """What a simulator returned is not what it should be."""
+class _InvalidDataError(Exception):
+    """A simulator returned no mapping from the right names to arrays of the right shapes."""
 
 
-def _told(error: BaseException) -> str:
-    if isinstance(error, _Wrong):
+def _error_text(error: BaseException) -> str:
+    if isinstance(error, _InvalidDataError):
         return str(error)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} (line {where.lineno} of {os.path.basename(where.filename)})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (line {frame.lineno} of {os.path.basename(frame.filename)})"
 
 
-def _checked(found: Any, shapes: Shapes) -> dict[str, np.ndarray]:
-    if not isinstance(found, Mapping):
-        raise _Wrong(f"the simulator returned {type(found).__name__}, not a mapping from name to array")
+def _checked(data: Any, shapes: Shapes) -> dict[str, np.ndarray]:
+    """The data as arrays of float32; a function, retrodict's `At`, as values and points."""
+    if not isinstance(data, Mapping):
+        raise _InvalidDataError(f"the simulator returned {type(data).__name__}, not a mapping from name to array")
     flat: dict[str, Any] = {}
-    for name, value in found.items():
+    for name, value in data.items():
         points = getattr(value, "points", None) if isinstance(value, tuple) else None
-        if points is not None:  # a function, retrodict's At
-            flat |= {name: value[1], f"{name}.at": points}
-        else:
-            flat[name] = value
+        flat |= {name: value} if points is None else {name: value[1], f"{name}.at": points}
     if shapes is not None and set(flat) != set(shapes):
-        raise _Wrong(f"the simulator returned {_names(flat)} instead of {_names(shapes)}")
-    values = {}
-    for name, value in flat.items():
-        try:
-            array = np.asarray(value)
-        except ValueError as error:  # lists of different lengths
-            raise _Wrong(f"'{name}' is no array: {error}") from error
-        if array.dtype.kind not in "biuf":
-            raise _Wrong(f"'{name}' must be real numbers, and is of the type {array.dtype}")
-        if shapes is not None and array.shape != tuple(shapes[name]):
-            raise _Wrong(f"'{name}' has the shape {array.shape} instead of {tuple(shapes[name])}")
-        values[name] = array.astype(np.float32)
-    return values
+        raise _InvalidDataError(f"the simulator returned {_listed(flat)} instead of {_listed(shapes)}")
+    return {name: _as_array(name, value, shapes and tuple(shapes[name])) for name, value in flat.items()}
 
 
-def _names(of: Any) -> str:
-    return ", ".join(f"'{name}'" for name in of) or "nothing"
+def _as_array(name: str, value: Any, shape: Any) -> np.ndarray:
+    """The value as an array of float32 of the shape, or of any shape if that is None."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise _InvalidDataError(f"'{name}' is no array: {error}") from error
+    if array.dtype.kind not in "biuf":
+        raise _InvalidDataError(f"'{name}' must be real numbers, and is of the type {array.dtype}")
+    if shape is not None and array.shape != shape:
+        raise _InvalidDataError(f"'{name}' has the shape {array.shape} instead of {shape}")
+    return array.astype(np.float32)
 
 
-class _Ended(BaseException):
+def _listed(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "nothing"
+
+
+class _StopRequest(BaseException):
     """The parent asked for an end: the simulator's own `finally` still runs."""
 
 
-def _end(number: int, frame: Any) -> None:
-    raise _Ended
+def _stop(number: int, frame: Any) -> None:
+    raise _StopRequest
 
 
 def main() -> None:
     """Serves rows until the parent closes the pipe, or dies."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _stop)
     source, sink = os.dup(0), os.dup(1)
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)  # also what a program prints that the simulator starts
+    with open(os.devnull) as null:
+        os.dup2(null.fileno(), 0)
+    os.dup2(2, 1)  # also for prints of programs that the simulator starts
     inbox, outbox = Connection(source, writable=False), Connection(sink, readable=False)
     messages: SimpleQueue[Any] = SimpleQueue()
     try:
@@ -120,13 +120,13 @@ def main() -> None:
         from cloudpickle import loads  # functions of a script or a notebook travel as code
 
         function, shapes = loads(inbox.recv_bytes())
-        said = ""
+        problem = ""
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
     threading.Thread(target=listen, daemon=True).start()
-    with contextlib.suppress(_Ended, BrokenPipeError):
-        outbox.send(said)
-        while not said:
+    with contextlib.suppress(_StopRequest, BrokenPipeError):
+        outbox.send(problem)
+        while not problem:
             for seed, parameters in messages.get():
                 outbox.send(run_row(function, shapes, seed, parameters))
 

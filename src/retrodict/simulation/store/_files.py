@@ -1,4 +1,4 @@
-"""The files of a store: making one, the lock of its writer, and the checksum at the end of every chunk."""
+"""The files of a store: making it, the lock of its writer, and the checksum at the end of every chunk."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ SCHEMA = 1
 PACKAGES = ("retrodict", "jax", "numpy", "zarr")
 
 
-def sound(file: Path) -> bytes | None:
+def sound_content(file: Path) -> bytes | None:
     """The content of a chunk without its checksum, or None if that does not fit or there is no file."""
     import google_crc32c
 
@@ -25,13 +25,13 @@ def sound(file: Path) -> bytes | None:
         content = file.read_bytes()
     except OSError:
         return None
-    ours = google_crc32c.value(content[:-4])
-    return content[:-4] if len(content) > 4 and int.from_bytes(content[-4:], "little") == ours else None
+    checksum = google_crc32c.value(content[:-4])
+    return content[:-4] if len(content) > 4 and int.from_bytes(content[-4:], "little") == checksum else None
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Whatever keeps a file from being written is one sentence.
+    """A context that turns errors of the file system into a sentence.
 
     Raises:
         FileError: the disk is full, the folder is read-only, ...
@@ -45,30 +45,30 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _free(path: Path) -> bool:
-    """Whether there is nothing at a place but what a store that is being made may have left."""
+def _is_free(path: Path) -> bool:
+    """Whether a store may be made at a path: it is empty, but for remains of a making that was interrupted."""
     if not path.is_dir():
         return not path.exists()
-    left = [part.relative_to(path) for part in path.rglob("*")]
-    return all(part.suffix == ".partial" or str(part) in ("status", "status/.lock") for part in left)
+    files = [file.relative_to(path) for file in path.rglob("*")]
+    return all(file.suffix == ".partial" or str(file) in ("status", "status/.lock") for file in files)
 
 
-WRITTEN: set[Path] = set()  # by this process; the lock of a file keeps out other processes alone
+_OPEN_HERE: set[Path] = set()  # stores that this process writes to; the lock of a file keeps out other processes alone
 
 
-def locked(path: Path) -> int:
-    """A descriptor that holds the lock, which ends with the process, however that ends; `unlocked` gives it back.
+def lock_store(path: Path) -> int:
+    """Takes the lock of a store, and returns its descriptor for `unlock_store`. The lock ends with the process.
 
     Raises:
-        FileError: somebody else holds it, the folder is no store, or it cannot be written.
+        FileError: another process holds it, the folder is no store, or it cannot be written.
     """
     import fcntl
 
-    # within `status`, because readers of Zarr take what lies in a group for a part of it
+    # within `status`, because readers of Zarr take every file in a group for a part of it
     folder = path / "status"
-    if not _free(path) and not (path / "zarr.json").is_file():
+    if not _is_free(path) and not (path / "zarr.json").is_file():
         raise FileError(f"'{path}' is there and is no store; take a folder that is empty or not there yet")
-    if path.resolve() in WRITTEN:
+    if path.resolve() in _OPEN_HERE:
         raise FileError(f"this process writes to the store '{path}' already; wait until that ends")
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,26 +77,26 @@ def locked(path: Path) -> int:
         # not flock, which children made by a fork would hold on to when this process is killed
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        who = os.read(lock, 200).decode(errors="replace") or "unknown"
+        holder = os.read(lock, 200).decode(errors="replace") or "unknown"
         os.close(lock)
         raise FileError(
-            f"another process writes to the store '{path}' ({who}); wait until it ends, or take another folder"
+            f"another process writes to the store '{path}' ({holder}); wait until it ends, or take another folder"
         ) from error
     with writing(path):
         os.truncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    WRITTEN.add(path.resolve())
+    _OPEN_HERE.add(path.resolve())
     return lock
 
 
-def unlocked(path: Path, lock: int) -> None:
+def unlock_store(path: Path, lock: int) -> None:
     """Gives the lock back."""
-    WRITTEN.discard(path.resolve())
+    _OPEN_HERE.discard(path.resolve())
     os.close(lock)
 
 
-def opened(path: Path, mode: Literal["r", "r+"]) -> Any:
-    """The group of a directory.
+def open_group(path: Path, mode: Literal["r", "r+"]) -> Any:
+    """Opens a directory as a group of Zarr.
 
     Raises:
         FileError: there is none, or it cannot be read.
@@ -111,45 +111,45 @@ def opened(path: Path, mode: Literal["r", "r+"]) -> Any:
         raise FileError(f"'{path}' is no store that can be read: {error}") from error
 
 
-def about_of(group: Any) -> dict[str, Any]:
-    """What a store says about itself.
+def attributes_of(group: Any) -> dict[str, Any]:
+    """The attributes that a store has from us: schema, problem, versions and changes.
 
     Raises:
-        FileError: it is another program's, or of a newer version.
+        FileError: another program wrote it, or a newer version.
     """
-    about = group.attrs.get("retrodict")
-    where = group.store_path
-    if not isinstance(about, dict) or "schema" not in about:
-        raise FileError(f"'{where}' is a Zarr directory, but not one that retrodict wrote")
-    if about["schema"] > SCHEMA:
-        raise FileError(f"'{where}' has the schema {about['schema']}; this version reads up to {SCHEMA}: update it")
-    return about
+    attributes = group.attrs.get("retrodict")
+    path = group.store_path
+    if not isinstance(attributes, dict) or "schema" not in attributes:
+        raise FileError(f"'{path}' is a Zarr directory, but not one that retrodict wrote")
+    if attributes["schema"] > SCHEMA:
+        raise FileError(f"'{path}' has the schema {attributes['schema']}; this version reads up to {SCHEMA}: update it")
+    return attributes
 
 
-def versions_here() -> dict[str, str]:
-    """The packages that rows may depend on."""
+def installed_versions() -> dict[str, str]:
+    """The versions of the packages that rows may depend on."""
     return {name: version(name) for name in PACKAGES}
 
 
-def make(path: Path, problem: Mapping[str, Any], rows: int, batch: int) -> None:
-    """Makes an empty store unless there is a whole one; the problem is written last, as the sign that all is there."""
+def make_store(path: Path, problem: Mapping[str, Any], rows: int, batch: int) -> None:
+    """Makes an empty store unless there is a complete one. The problem is written last, as the sign of completeness."""
     import zarr
     from zarr.codecs import Crc32cCodec
 
     if not (path / "zarr.json").is_file():
         zarr.create_group(str(path), attributes={"retrodict": {"schema": SCHEMA}}, zarr_format=3)
-    group = opened(path, "r+")
-    about = about_of(group)
-    if "problem" in about:
+    group = open_group(path, "r+")
+    attributes = attributes_of(group)
+    if "problem" in attributes:
         return
-    for part in path.iterdir():  # arrays of a store whose making was interrupted, which hold no row
-        if part.is_dir():
-            (part / "zarr.json").unlink(missing_ok=True)
+    for folder in path.iterdir():  # arrays of a store whose making was interrupted, which hold no row
+        if folder.is_dir():
+            (folder / "zarr.json").unlink(missing_ok=True)
             with suppress(OSError):  # the folder of the lock stays
-                part.rmdir()
-    kind = problem["precision"]
+                folder.rmdir()
+    precision = problem["precision"]
     arrays: dict[str, tuple[tuple[int, ...], Any, Any]] = {
-        **{row["name"]: (tuple(row["shape"]), kind, np.nan) for row in problem["variables"]},
+        **{row["name"]: (tuple(row["shape"]), precision, np.nan) for row in problem["variables"]},
         "seconds": ((), "float32", np.nan),
         "seed": ((len(problem["key"]),), "uint32", 0),
         "error": ((), str, ""),
@@ -165,4 +165,5 @@ def make(path: Path, problem: Mapping[str, Any], rows: int, batch: int) -> None:
             dimension_names=["row", *(f"{name}_dim_{i}" for i in range(len(shape)))],
             compressors=[Crc32cCodec()],
         )
-    group.update_attributes({"retrodict": {**about, "problem": dict(problem), "versions": [versions_here()]}})
+    attributes = {**attributes, "problem": dict(problem), "versions": [installed_versions()]}
+    group.update_attributes({"retrodict": attributes})

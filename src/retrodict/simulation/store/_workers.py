@@ -1,10 +1,10 @@
-"""Who runs the rows of a Python simulator: this process, processes of its own, or an executor that somebody hands over.
+"""Executors of rows of a Python simulator: this process, processes of our own, or an executor that a user hands over.
 
-All of them are asked in one way, `submit(rows) -> Future` of one outcome per row, and a row's outcome does not depend
-on who ran it. A time limit always means a process that can be killed: on the far side of an executor, too.
+All have the method `submit(rows) -> Future` of an outcome per row, and a row's outcome does not depend on the executor.
+A time limit always means a process that can be killed: on the far side of an executor, too.
 
-A process that dies costs the row at hand, which is tried `TRIES` times in all; a row that outlives its time limit costs
-its process, which is replaced.
+A process that dies costs the row at hand, which is tried `MAX_TRIES` times in all; a row that outlives its time limit
+costs its process, which is replaced.
 """
 
 import contextlib
@@ -23,124 +23,131 @@ from typing import Any, Protocol
 import numpy as np
 
 from retrodict._errors import DataError
-from retrodict.problem import _command_simulator as command
+from retrodict.problem import _command_simulator
 from retrodict.simulation.store import _child
 from retrodict.simulation.store._child import FAILED, TIMED_OUT, Outcome
 
 
-TRIES = 3
-GRACE = 2.0  # seconds that a process gets to clean up before it is killed
-START = 300.0  # seconds in which a process must have loaded the simulator
+MAX_TRIES = 3
+SECONDS_TO_CLEAN_UP = 2.0  # that a process gets before it is killed
+SECONDS_TO_START = 300.0  # in which a process must have loaded the simulator
 
-Rows = Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]]  # seed and parameters of each
+SeededRows = Sequence[tuple[np.ndarray, Mapping[str, np.ndarray]]]  # seed and parameters of each
 
 
 @dataclass(frozen=True)
-class Job:
-    """The simulator as bytes, and seconds that a row may take."""
+class PackedSimulator:
+    """A simulator as bytes, and the seconds that a row may take."""
 
     code: bytes
     timeout: float | None
 
     @classmethod
-    def of(cls, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None) -> "Job":
+    def of(cls, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None) -> "PackedSimulator":
+        """Packs a function and the shapes of its data.
+
+        Raises:
+            DataError: the function cannot be sent to another process.
+        """
         import cloudpickle
 
         # by value, so that a worker that runs programs need not import retrodict
-        cloudpickle.register_pickle_by_value(command)
+        cloudpickle.register_pickle_by_value(_command_simulator)
         try:
             return cls(cloudpickle.dumps((function, shapes)), timeout)
         except Exception as error:
             raise DataError(f"the simulator cannot be sent to another process: {error}") from error
         finally:
-            cloudpickle.unregister_pickle_by_value(command)
+            cloudpickle.unregister_pickle_by_value(_command_simulator)
 
 
-class Crew(Protocol):
-    """Somebody who runs batches of rows."""
+class Executor(Protocol):
+    """A runner of batches of rows; `window` is how many batches it should be given at once."""
 
     window: int
 
-    def submit(self, rows: Rows) -> "Future[list[Outcome]]":
-        """The outcomes of some rows, later."""
+    def submit(self, rows: SeededRows) -> "Future[list[Outcome]]":
+        """Starts some rows; the future holds their outcomes."""
 
     def close(self) -> None:
-        """Ends what runs, at once."""
+        """Ends all that runs, at once."""
 
 
-class Here:
-    """Rows in this process, one after the other."""
+class InProcess:
+    """Runs rows in this process, one after the other."""
 
     window = 1
 
     def __init__(self, function: Callable[..., Any], shapes: _child.Shapes) -> None:
         self.function, self.shapes = function, shapes
 
-    def submit(self, rows: Rows) -> "Future[list[Outcome]]":
+    def submit(self, rows: SeededRows) -> "Future[list[Outcome]]":
         future: Future[list[Outcome]] = Future()
         future.set_result([_child.run_row(self.function, self.shapes, *row) for row in rows])
         return future
 
     def close(self) -> None:
-        """Nothing runs once `submit` has returned."""
+        """Does nothing: nothing runs once `submit` has returned."""
 
 
-class Processes:
-    """Some processes on this machine, each driven by a thread."""
+class ProcessPool:
+    """Runs rows in processes on this machine, each driven by a thread."""
 
-    def __init__(self, job: Job, count: int) -> None:
-        self.job, self.window = job, count + 1  # one batch waits, so that nobody else does
+    def __init__(self, simulator: PackedSimulator, count: int) -> None:
+        self.simulator, self.window = simulator, count + 1  # a batch waits, so that no process does
         self._threads = ThreadPoolExecutor(count)
-        self._own = threading.local()
-        self._all: list[Worker] = []
+        self._local = threading.local()
+        self._workers: list[Worker] = []
 
-    def submit(self, rows: Rows) -> "Future[list[Outcome]]":
+    def submit(self, rows: SeededRows) -> "Future[list[Outcome]]":
         return self._threads.submit(self._run, rows)
 
     def close(self) -> None:
-        for worker in self._all:
+        for worker in self._workers:
             worker.close()
         self._threads.shutdown(cancel_futures=True)
 
-    def _run(self, rows: Rows) -> list[Outcome]:
-        if not hasattr(self._own, "worker"):
-            self._own.worker = Worker(self.job)
-            self._all.append(self._own.worker)
-        return self._own.worker.run(rows)
+    def _run(self, rows: SeededRows) -> list[Outcome]:
+        if not hasattr(self._local, "worker"):
+            self._local.worker = Worker(self.simulator)
+            self._workers.append(self._local.worker)
+        return self._local.worker.run(rows)
 
 
-class Elsewhere:
-    """An executor with the interface of `concurrent.futures`."""
+class ExternalExecutor:
+    """Runs rows on a user's executor with the interface of `concurrent.futures`."""
 
     window = 256
 
-    def __init__(self, job: Job, executor: Any) -> None:
-        self.job, self.executor = job, executor
+    def __init__(self, simulator: PackedSimulator, executor: Any) -> None:
+        self.simulator, self.executor = simulator, executor
 
-    def submit(self, rows: Rows) -> "Future[list[Outcome]]":
-        return self.executor.submit(run_rows, self.job, list(rows))
+    def submit(self, rows: SeededRows) -> "Future[list[Outcome]]":
+        return self.executor.submit(run_rows, self.simulator, list(rows))
 
     def close(self) -> None:
-        """Whoever made the executor closes it."""
+        """Does nothing: the user made the executor and closes it."""
 
 
-def run_rows(job: Job, rows: Rows) -> list[Outcome]:
-    """The outcomes of some rows, on the far side of an executor."""
-    if job.timeout is not None:
-        worker = Worker(job)
+def run_rows(simulator: PackedSimulator, rows: SeededRows) -> list[Outcome]:
+    """Runs some rows, on the far side of an executor."""
+    if simulator.timeout is not None:
+        worker = Worker(simulator)
         try:
             return worker.run(rows)
         finally:
             worker.close()
     from cloudpickle import loads
 
-    function, shapes = loads(job.code)
+    function, shapes = loads(simulator.code)
     return [_child.run_row(function, shapes, *row) for row in rows]
 
 
-def who(executor: Any, timeout: float | None) -> Any:
-    """What `executor` stands for: None, this process; a whole number of processes, of which a time limit needs one; or
-    something with the interface of `concurrent.futures`.
+def checked_executor(executor: Any, timeout: float | None) -> Any:
+    """The user's `executor` in one of three forms.
+
+    These are None for this process, a whole number of processes (a time limit needs one), or an object with the
+    interface of `concurrent.futures`.
 
     Raises:
         DataError: it is none of these, or the time limit is not positive.
@@ -151,7 +158,7 @@ def who(executor: Any, timeout: float | None) -> Any:
         return None if timeout is None else 1
     if isinstance(executor, int | np.integer) and not isinstance(executor, bool) and executor > 0:
         return int(executor)
-    if hasattr(executor, "get_executor"):  # a client of Dask; its own `submit` keeps results by what was asked
+    if hasattr(executor, "get_executor"):  # a client of Dask; its own `submit` would reuse results of equal calls
         executor = executor.get_executor(pure=False)
     if not hasattr(executor, "submit"):
         raise DataError(
@@ -161,55 +168,57 @@ def who(executor: Any, timeout: float | None) -> Any:
     return executor
 
 
-def crew_of(executor: Any, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None) -> Crew:
-    """Those who run rows; `executor` is what `who` found."""
+def resolve_executor(
+    executor: Any, function: Callable[..., Any], shapes: _child.Shapes, timeout: float | None
+) -> Executor:
+    """The runner of rows for an `executor` in a form of `checked_executor`."""
     if executor is None:
-        return Here(function, shapes)
-    job = Job.of(function, shapes, timeout)
-    return Processes(job, executor) if isinstance(executor, int) else Elsewhere(job, executor)
+        return InProcess(function, shapes)
+    simulator = PackedSimulator.of(function, shapes, timeout)
+    return ProcessPool(simulator, executor) if isinstance(executor, int) else ExternalExecutor(simulator, executor)
 
 
 class Worker:
-    """One process that runs rows; it is started when there are some, and again when it has died."""
+    """A process that runs rows; it is started when there are some, and again when it has died."""
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
+    def __init__(self, simulator: PackedSimulator) -> None:
+        self.simulator = simulator
         self.closed = False
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, rows: Rows) -> list[Outcome]:
-        """One outcome per row.
+    def run(self, rows: SeededRows) -> list[Outcome]:
+        """Returns an outcome per row.
 
         Raises:
             RuntimeError: the process cannot be started, or was closed.
         """
-        found: list[Outcome] = []
-        deaths = 0
-        sent = False
-        while len(found) < len(rows):
+        outcomes: list[Outcome] = []
+        timeout, deaths, sent = self.simulator.timeout, 0, False
+        while len(outcomes) < len(rows):
             if self._process is None:
                 self._start()
                 sent = False
             try:
                 if not sent:
-                    self._inbox.send(list(rows[len(found) :]))
+                    self._inbox.send(list(rows[len(outcomes) :]))
                     sent = True
-                if self._outbox.poll(self.job.timeout):
-                    found.append(self._outbox.recv())
+                if self._outbox.poll(timeout):
+                    outcomes.append(self._outbox.recv())
                     deaths = 0
                     continue
                 self._stop()
-                found.append((TIMED_OUT, float(self.job.timeout or 0), f"no end within {self.job.timeout} s", None))
+                outcomes.append((TIMED_OUT, float(timeout or 0), f"no end within {timeout} s", None))
             except (EOFError, OSError):
                 code = self._stop()
                 deaths += 1
                 if self.closed:
                     raise RuntimeError("the worker was closed") from None
-                if deaths == TRIES:
-                    why = f"signal {-code}" if code < 0 else f"exit code {code}"
-                    found.append((FAILED, 0.0, f"the process died {TRIES} times at this row ({why})", None))
+                if deaths == MAX_TRIES:
+                    reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+                    text = f"the process died {MAX_TRIES} times at this row ({reason})"
+                    outcomes.append((FAILED, 0.0, text, None))
                     deaths = 0
-        return found
+        return outcomes
 
     def close(self) -> None:
         """Ends the process at once, whatever it does."""
@@ -218,14 +227,20 @@ class Worker:
             _kill(self._process)
 
     def _start(self) -> None:
+        """Starts the process and sends it the simulator.
+
+        Raises:
+            RuntimeError: the worker was closed, or the process cannot load the simulator.
+        """
         if self.closed:
             raise RuntimeError("the worker was closed")
-        # one core each: as many threads of linear algebra as there are cores would slow all workers down
+        # a core each: as many threads of linear algebra as there are cores would slow all workers down
         environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **os.environ}
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(Path(_child.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if sys.__stderr__ is None else None,  # None: this process was started without
             env=environment,
             start_new_session=True,  # Ctrl-C is for the parent, which lets the batch at hand end
         )
@@ -237,15 +252,17 @@ class Worker:
         self._process.stdout.close()
         try:
             self._inbox.send(sys.path)
-            self._inbox.send_bytes(self.job.code)
-            said = self._outbox.recv() if self._outbox.poll(START) else f"not ready within {START:.0f} s"
+            self._inbox.send_bytes(self.simulator.code)
+            ready = self._outbox.poll(SECONDS_TO_START)
+            problem = self._outbox.recv() if ready else f"not ready within {SECONDS_TO_START:.0f} s"
         except (EOFError, OSError):
-            said = "it died at its start"
-        if said:
+            problem = "it died at its start"
+        if problem:
             self._stop()
-            raise RuntimeError(f"a worker process could not load the simulator: {said}")
+            raise RuntimeError(f"a worker process could not load the simulator: {problem}")
 
     def _stop(self) -> int:
+        """Ends the process; returns its exit code as `_kill` does."""
         assert self._process is not None
         code = _kill(self._process)
         self._inbox.close()
@@ -255,11 +272,11 @@ class Worker:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> int:
-    """Ends a process and what it started; returns its exit code, or minus the signal that had ended it before."""
+    """Ends a process and its children; returns its exit code, or minus the signal that had ended it before."""
     if process.poll() is None:
-        process.send_signal(signal.SIGTERM)  # so that a program that it waits for is ended, too
+        process.send_signal(signal.SIGTERM)  # lets it end a program that it waits for
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(GRACE)
+            return process.wait(SECONDS_TO_CLEAN_UP)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
