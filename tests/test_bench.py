@@ -173,7 +173,7 @@ def little(monkeypatch):
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
     monkeypatch.setattr(recipe, "SYNTHETIC_SIMULATIONS", 100)
     monkeypatch.setattr(recipe, "PROPOSALS", 4)
-    monkeypatch.setattr(weighting, "ROUNDS", 1)
+    monkeypatch.setattr(weighting, "MAX_ROUNDS", 1)
 
 
 def test_the_rule_and_the_default_solver(classifiers, little):

@@ -33,7 +33,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distillation, "TRAINING_PAIRS", 8192)
         patch.setattr(distillation, "VALIDATION_PAIRS", 512)
-        patch.setattr(distilled, "AT_ONCE", 512)  # 2,001 points below are four blocks, the last of them padded
+        patch.setattr(distilled, "ROWS_PER_BLOCK", 512)  # 2,001 points below are four blocks, the last of them padded
         patch.setattr(distillation, "c2st", lambda one, other: 0.51)
         yield
 
@@ -49,7 +49,7 @@ def sampler(model, sims, quick):
 def test_a_sampler_ends_where_its_model_does(model, sims, sampler):
     """The same noise, within .05 standard deviations in the mean over what was not learned from."""
     fresh = rd.simulate(sims.problem, 256, key=1)
-    z = model.scaling.of_rows(distillation.tokens_of(model, fresh))
+    z = model.scaling.of_rows(distillation.held_out_tokens(model, fresh))
     roles = np.tile(np.array(sampler.family.roles), (256, 1))
     ends = [
         np.asarray(ends_of(one.core(), solver, z, roles, jax.random.key(0))[1])[:, 0]

@@ -422,7 +422,7 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
 
 def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monkeypatch):
     """Half of a standard deviation of Cauchy numbers is one outlier: they are scaled; whole ones are roots."""
-    monkeypatch.setattr(_surrogate, "REGRESSED", 20_000)
+    monkeypatch.setattr(_surrogate, "MIN_REGRESSION_ROWS", 20_000)
     prior = {"mu": dist.Normal(), "site": rd.Plate("site", {})}
 
     def simulator(key, mu):

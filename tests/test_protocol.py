@@ -114,9 +114,9 @@ def asked(request):
 def test_a_call_is_answered_or_refused_in_a_sentence(asked, call, tmp_path, monkeypatch):
     kind, about = asked
     (expected,) = (answered for name, other, answered in CELLS if (name, other) == (call, kind))
-    monkeypatch.setattr("retrodict.training._truncated_prior.DRAWS", 200)
-    monkeypatch.setattr("retrodict.training._distill.PAIRS", 64)
-    monkeypatch.setattr("retrodict.training._distill.JUDGES", 32)
+    monkeypatch.setattr("retrodict.training._truncated_prior.POSTERIOR_DRAWS", 200)
+    monkeypatch.setattr("retrodict.training._distill.TRAINING_PAIRS", 64)
+    monkeypatch.setattr("retrodict.training._distill.VALIDATION_PAIRS", 32)
     monkeypatch.setattr(posterior_report, "DRAWS", 50)
     monkeypatch.setattr(posterior_report, "REPLICATES", 20)
     with warnings.catch_warnings():

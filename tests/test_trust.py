@@ -246,7 +246,7 @@ def test_a_datum_that_does_not_fit_is_named(normal):
 
 def test_no_more_than_two_thousand_are_compared_with(normal, monkeypatch):
     """All distances of all of a campaign would be a matrix of its square."""
-    monkeypatch.setattr(likeness, "LARGEST", 60)
+    monkeypatch.setattr(likeness, "MAX_SIMULATIONS", 60)
     few, many = (rd.unlike(normal, OBSERVED, {k: v[:n] for k, v in normals(200, 7).items()}, key=0) for n in (60, 200))
     assert few.p_values == many.p_values
 

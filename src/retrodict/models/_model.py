@@ -389,7 +389,7 @@ def skeleton_of(manifest: Mapping[str, Any]) -> Any:
     return KINDS[kind].from_manifest(manifest)
 
 
-def model_for(method: str, model: Any) -> AbstractModel:
+def model_for(method: str, model: object) -> AbstractModel:
     """Returns the model that a method was handed.
 
     Raises:
