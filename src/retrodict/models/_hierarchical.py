@@ -317,7 +317,7 @@ class HierarchicalModel(AbstractModel):
         if not isinstance(settings, PlateTransformer):
             raise FileError(f"the file names the network '{type(settings).__name__}' for sites, which reads none")
         model = hierarchical(layout, net=settings, method=manifest["method"], n_sites=tuple(manifest["counts"]))
-        parts: dict[str, Any] = {part: skeleton_of(manifest[part]) for part in ("site", "shared")}
+        parts: dict[str, Any] = {name: skeleton_of(manifest[name]) for name in ("site", "shared")}
         if model.own is not None:
             parts["own"] = dataclasses.replace(model.own, flow=skeleton_of(manifest["own"]))
         parts["surrogate"] = surrogate_from_json(layout, manifest["surrogate"])

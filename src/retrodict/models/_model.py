@@ -297,8 +297,8 @@ class AbstractModel(eqx.Module):
             raise QueryError(f"`draws` lacks {listed(missing)}; the posterior predictive needs all parameters")
         parameters = {name: draws[name] for name in self.layout.parameters}
         data = [name for name in self.modeled.data if name not in self.layout.functions]
-        made = self.without_warnings().sample(1, given=Batch(parameters), of=data, key=key)
-        return {name: values[:, 0] for name, values in made.items()}
+        data_draws = self.without_warnings().sample(1, given=Batch(parameters), of=data, key=key)
+        return {name: values[:, 0] for name, values in data_draws.items()}
 
     # inside JAX -----------------------------------------------------------------------------------------------------
 

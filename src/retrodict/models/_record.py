@@ -173,7 +173,7 @@ class Record:
         """Returns numbers, strings and lists, for the model file."""
         fields = dataclasses.asdict(dataclasses.replace(self, solvers=()))
         del fields["solvers"]  # a file without solvers stays as earlier versions know it
-        solvers = {"solvers": [one.to_json() for one in self.solvers]} if self.solvers else {}
+        solvers = {"solvers": [choice.to_json() for choice in self.solvers]} if self.solvers else {}
         return {**fields, "familiar": None if self.familiar is None else self.familiar.to_json(), **solvers}
 
     @classmethod
@@ -182,9 +182,9 @@ class Record:
         return cls(
             **{
                 **fields,
-                "calibrations": tuple(Calibration.from_json(one) for one in fields.get("calibrations", ())),
+                "calibrations": tuple(Calibration.from_json(entry) for entry in fields.get("calibrations", ())),
                 "familiar": None if familiar is None else ReferenceData.from_json(familiar),
-                "solvers": tuple(Choice.from_json(one) for one in fields.get("solvers", ())),
+                "solvers": tuple(Choice.from_json(entry) for entry in fields.get("solvers", ())),
             }
         )
 
@@ -198,20 +198,24 @@ class Record:
 
     def of(self, fingerprint: str) -> "Record":
         """Returns the record without calibrations and solvers of other weights."""
-        kept = tuple(one for one in self.calibrations if one.fingerprint == fingerprint)
-        solvers = tuple(one for one in self.solvers if one.fingerprint == fingerprint)
-        return dataclasses.replace(self, calibrations=kept, familiar=self.familiar if kept else None, solvers=solvers)
+        calibrations = tuple(entry for entry in self.calibrations if entry.fingerprint == fingerprint)
+        solvers = tuple(entry for entry in self.solvers if entry.fingerprint == fingerprint)
+        return dataclasses.replace(
+            self, calibrations=calibrations, familiar=self.familiar if calibrations else None, solvers=solvers
+        )
 
     def checked(self, calibration: Calibration, familiar: ReferenceData | None) -> "Record":
         """Returns the record with one more calibration, which replaces an older one of the same family."""
-        kept = self.of(calibration.fingerprint)
-        rest = tuple(one for one in kept.calibrations if one.shares != calibration.shares)
-        return dataclasses.replace(kept, calibrations=(*rest, calibration), familiar=familiar)
+        record = self.of(calibration.fingerprint)
+        others_kept = tuple(entry for entry in record.calibrations if entry.shares != calibration.shares)
+        return dataclasses.replace(record, calibrations=(*others_kept, calibration), familiar=familiar)
 
     def tuned(self, choice: Choice) -> "Record":
         """Returns the record with one more solver, which replaces an older one for the same wish."""
-        kept = self.of(choice.fingerprint)
-        return dataclasses.replace(kept, solvers=(*(one for one in kept.solvers if one.wish != choice.wish), choice))
+        record = self.of(choice.fingerprint)
+        return dataclasses.replace(
+            record, solvers=(*(entry for entry in record.solvers if entry.wish != choice.wish), choice)
+        )
 
 
 def fingerprint(model: object) -> str:
@@ -230,10 +234,10 @@ def doubts_about(record: Record, query: Query, coordinates: Scaling) -> list[str
 def _doubts_about_family(record: Record, shares: Shares) -> list[str]:
     if not record.calibrations:
         return []
-    distances = ((distance(shares, one.shares), one) for one in record.calibrations)
+    distances = ((distance(shares, calibration.shares), calibration) for calibration in record.calibrations)
     (apart, name), nearest = min(distances, key=lambda pair: pair[0][0])
     if apart > FAR:
-        checked = "; ".join(one.question for one in record.calibrations)
+        checked = "; ".join(calibration.question for calibration in record.calibrations)
         return [f"this question is far from those that were checked ({checked}) in the role of '{name}': rd.check it"]
     if nearest.ok:
         return []

@@ -119,10 +119,10 @@ def parse_values(
         layout, given = resized.layout, resized.given
     values, single = _with_rows(layout, values)
     tokens = flatten(layout, values, values, where="`values`")
-    asked = ~np.isnan(tokens)
-    if (asked != asked[0]).any():
+    latent = ~np.isnan(tokens)
+    if (latent != latent[0]).any():
         raise DataError("`values` has NaN in some rows only; NaN leaves an element out, in every row or in none")
-    query = parse(layout, given, unflatten(layout, asked[0], values), embedded=embedded)
+    query = parse(layout, given, unflatten(layout, latent[0], values), embedded=embedded)
     if query.batched and len(query.roles) != len(tokens):
         raise DataError(
             f"`values` has {len(tokens)} rows and the Batch {len(query.roles)} observations; they are paired row by row"
@@ -318,9 +318,9 @@ def _roles_and_values(
     for name, mask in masks.items():
         roles[:, layout.slices[name]] = np.where(mask, LATENT, ABSENT)
     for name, array in observed.items():
-        block, known = layout.slices[name], ~np.isnan(array)
-        roles[:, block] = np.where(known, GIVEN, roles[:, block])
-        values[:, block] = np.where(known, array, 0.0)
+        block, observed_mask = layout.slices[name], ~np.isnan(array)
+        roles[:, block] = np.where(observed_mask, GIVEN, roles[:, block])
+        values[:, block] = np.where(observed_mask, array, 0.0)
     if not (roles == LATENT).any(axis=1).all():
         raise QueryError(NOTHING_LEFT)
     return roles, values

@@ -85,21 +85,24 @@ def _answers(layout: Layout, query: SiteQuery) -> Layout:
 
 def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | None) -> SiteQuery:
     requests = _requests(layout, given, of)
-    own = {name: value for name, value in given.items() if name in layout.own}
+    site_values = {name: value for name, value in given.items() if name in layout.own}
     shared = {name: value for name, value in given.items() if name not in layout.own}
-    count = _number_of_sites(own, sites)
-    own = {name: _padded(value, count) for name, value in own.items()}
-    resized, rows = layout, Batch(own)
+    count = _number_of_sites(site_values, sites)
+    site_values = {name: _padded(value, count) for name, value in site_values.items()}
+    resized, rows = layout, Batch(site_values)
     if layout.functions:
-        slotted = slots(layout, Batch(own), None)
+        slotted = slots(layout, Batch(site_values), None)
         resized, rows = slotted.layout, slotted.given  # type: ignore[assignment]
     tokens = resized.tokens_of(resized.own)
     values, roles = np.zeros((count, resized.size), np.float32), np.full((count, resized.size), ABSENT, np.int32)
-    if own:
+    if site_values:
         for name, array in observed_arrays(resized, rows, batched=True).items():
-            block, known = resized.slices[name], ~np.isnan(array)
-            values[:, block], roles[:, block] = np.where(known, array, 0.0), np.where(known, GIVEN, ABSENT)
-    return SiteQuery(count, shared, own, requests, resized, values[:, tokens], roles[:, tokens])
+            block, observed_mask = resized.slices[name], ~np.isnan(array)
+            values[:, block], roles[:, block] = (
+                np.where(observed_mask, array, 0.0),
+                np.where(observed_mask, GIVEN, ABSENT),
+            )
+    return SiteQuery(count, shared, site_values, requests, resized, values[:, tokens], roles[:, tokens])
 
 
 def _requests(layout: Layout, given: Mapping[str, Any], of: Of) -> dict[str, Any]:
@@ -135,10 +138,10 @@ def _number_of_sites(own: Mapping[str, Any], sites: int | None) -> int:
         lengths[name] = len(array)
     if len(set(lengths.values())) > 1:
         raise DataError(f"what is given needs the same number of sites, got {lengths}; write NaN for what is not known")
-    known = next(iter(lengths.values()), 0)
-    if sites is not None and (isinstance(sites, bool) or not isinstance(sites, int | np.integer) or sites < known):
-        raise DataError(f"`sites` must be a whole number, at least the {known} that are given, got {sites!r}")
-    return int(sites) if sites is not None else max(known, 1)
+    n_given = next(iter(lengths.values()), 0)
+    if sites is not None and (isinstance(sites, bool) or not isinstance(sites, int | np.integer) or sites < n_given):
+        raise DataError(f"`sites` must be a whole number, at least the {n_given} that are given, got {sites!r}")
+    return int(sites) if sites is not None else max(n_given, 1)
 
 
 def _padded(value: Any, count: int) -> Any:

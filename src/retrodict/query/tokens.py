@@ -79,7 +79,7 @@ def unflatten(layout: Layout, tokens: Any, names: Iterable[str]) -> dict[str, An
 def elements(layout: Layout, mask: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the variables with an element in a mask `(d,)`, and the mask of their elements, `shape` each."""
     masks = unflatten(layout, mask, layout.names)
-    return {name: part for name, part in masks.items() if np.any(part)}
+    return {name: element_mask for name, element_mask in masks.items() if np.any(element_mask)}
 
 
 def shape_text(first: str, variable: Variable) -> str:

@@ -89,14 +89,14 @@ def examine(
     begun = time.monotonic()
     keys = jr.split(as_key(seed), 5)
     # what was not observed is not given to the simulations either
-    seen = {name: np.isfinite(np.asarray(value, float)) for name, value in observation.items()}
-    _, checked = check(model, sims, given=seen, key=keys[0], **settings)
+    observed = {name: np.isfinite(np.asarray(value, float)) for name, value in observation.items()}
+    _, checked = check(model, sims, given=observed, key=keys[0], **settings)
     likeness = unlike(model, observation, sims, key=keys[1])
     draws = model.without_warnings().sample(DRAWS, given=observation, key=keys[2])
-    found = _predicted(model, draws, observation, keys[3])
-    enough = MIN_ROWS_PER_KIND <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - MIN_ROWS_PER_KIND
-    which = failures(sims, seed=seed) if enough else None
-    return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
+    predictive_check = _predicted(model, draws, observation, keys[3])
+    testable = MIN_ROWS_PER_KIND <= getattr(sims, "n_failed", 0) <= getattr(sims, "drawn", 0) - MIN_ROWS_PER_KIND
+    failure_test = failures(sims, seed=seed) if testable else None
+    return Findings(draws, likeness, predictive_check, checked, time.monotonic() - begun, seed, failure_test)
 
 
 def _refuse(model: AbstractModel) -> None:
@@ -155,10 +155,10 @@ def _predicted(
     learned = model.learned_to_predict(~parameter, parameter)
     if not learned or set(observation) & set(model.embedded) or not complete:
         return None
-    given = Batch({name: draws[name][:REPLICATES] for name in parameters})
-    made = model.without_warnings().sample(1, given=given, of=list(observation), key=key)
-    seen = {name: np.asarray(value, float) for name, value in observation.items()}
-    return diagnostics.predictive(seen, {name: value[:, 0] for name, value in made.items()})
+    batch = Batch({name: draws[name][:REPLICATES] for name in parameters})
+    replicates = model.without_warnings().sample(1, given=batch, of=list(observation), key=key)
+    observed = {name: np.asarray(value, float) for name, value in observation.items()}
+    return diagnostics.predictive(observed, {name: value[:, 0] for name, value in replicates.items()})
 
 
 def _problem(model: AbstractModel) -> list[report.Block]:
@@ -185,8 +185,8 @@ def _data(found: Unlike) -> list[report.Block]:
     blocks.append(report.Table(["seen from", "p-value"], [[names[k], p] for k, p in found.p_values.items()]))
     if found.surprise:
         rows = [[name, surprise, found.datum_p[name]] for name, surprise in list(found.surprise.items())[:10]]
-        told = "The data that fit worst, each predicted from all the others: distances in standard deviations."
-        blocks.append(report.Table(["datum", "distance", "p-value"], rows, told))
+        caption = "The data that fit worst, each predicted from all the others: distances in standard deviations."
+        blocks.append(report.Table(["datum", "distance", "p-value"], rows, caption))
     return blocks
 
 
@@ -203,7 +203,7 @@ def _training(model: AbstractModel) -> list[report.Block]:
 
 
 def _failed(found: Failures) -> list[report.Block]:
-    rows = [[name, *(f"{100 * part:.1f} %" for part in parts)] for name, parts in found.thirds.items()]
+    rows = [[name, *(f"{100 * share:.1f} %" for share in parts)] for name, parts in found.thirds.items()]
     columns = ["parameter", "lowest third", "middle", "highest third"]
     meaning = (
         "Failures do not depend on the parameters, and nothing follows from them."
@@ -220,12 +220,12 @@ def _posterior(draws: Mapping[str, np.ndarray]) -> list[report.Block]:
     summary = summarize(draws)
     rows: list[list[Any]] = [[name, *row.values()] for name, row in summary.items()]
     table = report.Table(["element", "mean", "sd", "5 %", "50 %", "95 %"], rows, f"{DRAWS} draws.")
-    shown = list(columns(draws))[: plots.MOST]
+    labels = list(columns(draws))[: plots.MOST]
     picture = report.Drawing(
-        plots.corner({"posterior": draws}, names=shown),
+        plots.corner({"posterior": draws}, names=labels),
         "Histograms of each element and, below the diagonal, regions that hold 50 % and 90 % of the draws.",
         f"Posterior of {', '.join(shown)}: "
-        + "; ".join(f"{name} has mean {summary[name]['mean']:.3g} and sd {summary[name]['sd']:.2g}" for name in shown),
+        + "; ".join(f"{name} has mean {summary[name]['mean']:.3g} and sd {summary[name]['sd']:.2g}" for name in labels),
     )
     return [picture, table]
 
@@ -240,18 +240,19 @@ def _predictive(found: Predictive | None) -> list[report.Block]:
         f"all together p = {found.p_value:.2g}."
     )
     rows: list[list[Any]] = [
-        [name, found.observed[name], float(made.mean()), float(made.std()), found.p_values[name]]
-        for name, made in found.replicated.items()
+        [name, found.observed[name], float(replicates.mean()), float(replicates.std()), found.p_values[name]]
+        for name, replicates in found.replicated.items()
     ]
     return [report.Text(words), report.Table(["statistic", "observed", "mean of new data", "sd", "p-value"], rows)]
 
 
 def _calibration(found: Check) -> list[report.Block]:
-    own = found.calibration
+    calibration = found.calibration
     begin = (
-        f"The same question was asked about {own.simulations} simulations that the model was not trained on, with "
-        f"{own.draws} draws each. Gray bands hold all that a right posterior would show, but for a probability of "
-        f"at most {own.level / len(own.p_values):.1%} in each picture; what failed is vermilion."
+        f"The same question was asked about {calibration.simulations} simulations that the model was not trained on, "
+        f"with {calibration.draws} draws each. Gray bands hold all that a right posterior would show, but for a "
+        f"probability of at most {calibration.level / len(calibration.p_values):.1%} in each picture; failed tests are "
+        "vermilion."
     )
     blocks: list[report.Block] = [report.Text(begin)]
     for name, test, figure, meaning in _pictures(found):
