@@ -224,7 +224,7 @@ def _posterior(draws: Mapping[str, np.ndarray]) -> list[report.Block]:
     picture = report.Drawing(
         plots.corner({"posterior": draws}, names=labels),
         "Histograms of each element and, below the diagonal, regions that hold 50 % and 90 % of the draws.",
-        f"Posterior of {', '.join(shown)}: "
+        f"Posterior of {', '.join(labels)}: "
         + "; ".join(f"{name} has mean {summary[name]['mean']:.3g} and sd {summary[name]['sd']:.2g}" for name in labels),
     )
     return [picture, table]
