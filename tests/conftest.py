@@ -1,13 +1,26 @@
 """Small problems that several tests share."""
 
+import atexit
 import dataclasses
 import gc
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# one run compiles a program once: its processes, and those that tests start, share a folder that goes with the run
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="retrodict-compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+    def remove(folder=os.environ["JAX_COMPILATION_CACHE_DIR"], process=os.getpid()):
+        if os.getpid() == process:  # a forked child ends, too
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +35,11 @@ from retrodict.variables import Layout, Variable
 
 MAPS = Path("/proc/self/maps")
 MANY = 25_000  # of the 65,530 pieces of memory that a process may map: every compiled program holds some
+
+
+def pytest_configure(config):
+    # a process may meet a program that another is writing down at that moment: it compiles its own
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
 
 
 @pytest.fixture(scope="module", autouse=True)

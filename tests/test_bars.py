@@ -112,9 +112,9 @@ def test_the_benchmark(task):
     Two moons, .532 to .534, and SLCP, .805 to .809, miss bars that one seed of an early version met, SLCP to the digit:
     see docs/ablations.md.
     """
-    exam = bench.Exam.of(task, simulations=10_000, observations=range(1, 11))
+    cell = bench.Evaluation.of(task, simulations=10_000, observations=range(1, 11))
     way = {"flow_matching": rd.paths.flow_matching()}, {"default": bench.SAMPLER}
-    row = next(bench.matrix(exam, *way, progress=False))
+    row = next(bench.matrix(cell, *way, progress=False))
     print(f"\n{row.to_json()}")
     assert row.c2st_mlp.mean <= BARS[task]
     assert row.train_seconds <= 120.0
@@ -125,7 +125,7 @@ def test_the_benchmark(task):
 def test_the_main_job_against_nuts(thorough, tmp_path):
     """A fresh NUTS run of the same model is the truth; the shipped summary is checked against one elsewhere."""
     summary = demo.run(tmp_path, thorough=thorough, progress=False)
-    print("\n" + demo.tell(summary, tmp_path))
+    print("\n" + demo.summary_text(summary, tmp_path))
     exact = lynx_hare.exact_posterior(lynx_hare.questions()["full"], 5)
     far, low, high = (0.2, 0.9, 1.1) if thorough else (0.35, 0.8, 1.2)
     for name in demo.PARAMETERS:

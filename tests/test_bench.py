@@ -18,7 +18,7 @@ from retrodict_bench import benchmark as bench
 
 
 TASK = rd.tasks.get("two_moons")
-EXAM = bench.Exam.of("two_moons", simulations=50, observations=[2, 1], draws=100)
+EVALUATION = bench.Evaluation.of("two_moons", simulations=50, observations=[2, 1], draws=100)
 FLOW = {"flow_matching": rd.paths.flow_matching()}
 RULED = ["bench", "--tasks", "two_moons", "--simulations", "50", "--observations", "1,2", "--draws", "40"]
 SMALL = [*RULED, "--paths", "flow_matching"]
@@ -27,7 +27,7 @@ SMALL_NET = partial(rd.joint, net=rd.nets.ResMLP(8, 1))
 
 
 class Oracle:
-    """In the place of a trained model: it draws from the reference itself, from rows that no exam has kept."""
+    """In the place of a trained model: it draws from the reference itself, from rows that no evaluation has kept."""
 
     def __init__(self, model, shift):
         self.architecture, self.law, self.path, self.shift = model.architecture, model.law, model.path, shift
@@ -46,8 +46,8 @@ def oracle(monkeypatch):
     """An answer as good as the reference, or shifted, without training."""
 
     def install(shift=0.0):
-        monkeypatch.setattr(bench._exam, "joint", SMALL_NET)
-        monkeypatch.setattr(bench._exam, "fit", lambda model, sims, **_: (Oracle(model, shift), HISTORY))
+        monkeypatch.setattr(bench._evaluate, "joint", SMALL_NET)
+        monkeypatch.setattr(bench._evaluate, "fit", lambda model, sims, **_: (Oracle(model, shift), HISTORY))
 
     install()
     return install
@@ -62,16 +62,16 @@ def classifiers(monkeypatch):
         handed.append((reference["theta"], draws["theta"]))
         return C2ST(0.5 + len(handed) / 500, (), "mlp", 100)
 
-    monkeypatch.setattr(bench._exam, "c2st", judge)
-    monkeypatch.setattr(bench._exam, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest", 100))
+    monkeypatch.setattr(bench._evaluate, "c2st", judge)
+    monkeypatch.setattr(bench._evaluate, "c2st_forest", lambda reference, draws, *, jobs: C2ST(0.5, (), "forest", 100))
     return handed
 
 
-def test_an_exam_keeps_evenly_spread_rows_of_each_reference():
+def test_an_evaluation_keeps_evenly_spread_rows_of_each_reference():
     whole = TASK.reference(2)["theta"]
-    assert list(EXAM.references) == [2, 1]
-    np.testing.assert_array_equal(EXAM.references[2]["theta"], whole[::100])
-    full = bench.Exam.of("two_moons", simulations=50, observations=[2])
+    assert list(EVALUATION.references) == [2, 1]
+    np.testing.assert_array_equal(EVALUATION.references[2]["theta"], whole[::100])
+    full = bench.Evaluation.of("two_moons", simulations=50, observations=[2])
     np.testing.assert_array_equal(full.references[2]["theta"], whole)
 
 
@@ -82,7 +82,7 @@ def test_an_answer_meets_its_own_reference(oracle, shift, low, high):
     Of 200 guesses the accuracy has a standard deviation of .05 about .475; all seeds are fixed.
     """
     oracle(shift)
-    (row,) = bench.matrix(EXAM, FLOW, {"default": bench.SAMPLER}, progress=False, jobs=1)
+    (row,) = bench.matrix(EVALUATION, FLOW, {"default": bench.SAMPLER}, progress=False, jobs=1)
     assert row.observations == [2, 1]
     assert len(row.c2st_mlp.each) == 2
     assert all(low < found <= high for found in row.c2st_mlp.each + row.c2st_rf.each)
@@ -108,7 +108,7 @@ def test_a_cost_is_met_and_never_exceeded(name, n):
 def test_draws_that_cannot_be_judged_do_not_end_the_benchmark(oracle):
     oracle(np.nan)
     both = {"default": bench.SAMPLER, "Heun": rd.solvers.Heun()}
-    rows = list(bench.matrix(EXAM, FLOW, both, progress=False, jobs=1))
+    rows = list(bench.matrix(EVALUATION, FLOW, both, progress=False, jobs=1))
     assert len(rows) == 2
     for row in rows:
         assert row.refused.startswith("observation 2: 100 of the 100 rows of the draws are not finite")
@@ -161,7 +161,7 @@ def test_a_pair_that_mathematics_forbids(oracle, classifiers, capsys, monkeypatc
         "EulerMaruyama                0.507        -",
         "",
     ]
-    assert "two_moons, flow_matching, EulerMaruyama: judging: 2/2, observation 2: 0.508" in told.err
+    assert "two_moons, flow_matching, EulerMaruyama: scoring: 2/2, observation 2: 0.508" in told.err
 
 
 @pytest.fixture
@@ -171,15 +171,15 @@ def little(monkeypatch):
     monkeypatch.setattr(recipe, "STEPS", 2)
     monkeypatch.setattr(recipe, "TUNING", {"steps": 2})
     monkeypatch.setattr(recipe, "SURROGATE", {"width": 8, "depth": 1, "components": 1, "steps": 2})
-    monkeypatch.setattr(recipe, "MADE", 100)
+    monkeypatch.setattr(recipe, "SYNTHETIC_SIMULATIONS", 100)
     monkeypatch.setattr(recipe, "PROPOSALS", 4)
     monkeypatch.setattr(weighting, "ROUNDS", 1)
 
 
 def test_the_rule_and_the_default_solver(classifiers, little):
     """Without the oracle: training both ways, drawing, densities and times."""
-    exam = bench.Exam.of("two_moons", simulations=50, observations=[3])
-    row = next(bench.matrix(exam, {bench.BY_RULE: None}, {"default": bench.SAMPLER}, progress=False))
+    cell = bench.Evaluation.of("two_moons", simulations=50, observations=[3])
+    row = next(bench.matrix(cell, {bench.BY_RULE: None}, {"default": bench.SAMPLER}, progress=False))
     assert (row.path, row.solver, row.draws, row.evaluations) == ("rule", "default", 10_000, 20)
     assert row.refused is None
     assert min(row.train_seconds, row.sample_seconds, row.log_prob_seconds) > 0.0
@@ -201,18 +201,18 @@ def test_what_was_judged_by_the_rule_is_not_judged_again(classifiers, monkeypatc
             "direct", {"direct": 1.0}, {"direct": HISTORY}, 0.0
         )
 
-    monkeypatch.setattr(bench._exam, "learn_posterior", learned)
+    monkeypatch.setattr(bench._evaluate, "learn_posterior", learned)
     file = tmp_path / "bench.jsonl"
     assert cli.run([*RULED, "--out", str(file)]) == 0
     judged = len(classifiers)
     assert cli.run([*RULED, "--out", str(file)]) == 0
     assert len(classifiers) == judged == 2
-    exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=0)
+    cell = bench.Evaluation.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=0)
     rows = bench.read(file)
-    assert bench.done(rows, exam, {"rule": None}, DEFAULT) == {("rule", "default")}
+    assert bench.finished(rows, cell, {"rule": None}, DEFAULT) == {("rule", "default")}
     older = [dataclasses.replace(row, rule=recipe.RULE - 1) for row in rows]
-    assert bench.done(older, exam, {"rule": None}, DEFAULT) == set()
-    assert bench.done(rows, exam, FLOW, DEFAULT) == set()
+    assert bench.finished(older, cell, {"rule": None}, DEFAULT) == set()
+    assert bench.finished(rows, cell, FLOW, DEFAULT) == set()
 
 
 DEFAULT = {"default": bench.SAMPLER}
@@ -240,11 +240,11 @@ def test_a_benchmark_goes_on_where_it_was_stopped(oracle, classifiers, tmp_path,
     # another number of draws, or another rule, is another figure
     assert cli.run([*SMALL, "--draws", "41", "--out", str(file)]) == 0
     assert len(classifiers) > judged
-    exam = bench.Exam.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=1)
+    cell = bench.Evaluation.of("two_moons", simulations=50, observations=[1, 2], draws=40, seed=1)
     rows = bench.read(file)
-    assert bench.done(rows, exam, FLOW, DEFAULT) == {("flow_matching", "default")}
-    assert bench.done([dataclasses.replace(row, rule=row.rule + 1) for row in rows], exam, FLOW, DEFAULT) == set()
-    assert bench.done(rows, exam, FLOW, {"default": rd.solvers.Heun()}) == set(), "another solver by the same name"
+    assert bench.finished(rows, cell, FLOW, DEFAULT) == {("flow_matching", "default")}
+    assert bench.finished([dataclasses.replace(row, rule=row.rule + 1) for row in rows], cell, FLOW, DEFAULT) == set()
+    assert bench.finished(rows, cell, FLOW, {"default": rd.solvers.Heun()}) == set(), "another solver by the same name"
 
 
 @pytest.mark.parametrize("content", ["hello\n", '{"task": "slcp"}\n'])
@@ -298,7 +298,7 @@ def test_a_table_keeps_apart_what_differs_in_more_than_the_seed(oracle, classifi
         assert cli.run([*SMALL, *more, "--out", str(file)]) == 0
     assert cli.run([*SMALL, "--observations", "1", "--out", str(file)]) == 0
     assert len(bench.read(file)) == 4
-    columns, rows, _ = bench.league(bench.read(file))
+    columns, rows, _ = bench.leaderboard(bench.read(file))
     assert len(rows) == 4
     assert {row[-1] for row in rows} == {
         "flow_matching, Heun, 6, 40, 2",

@@ -18,11 +18,13 @@ SBC, TARP = checks.sbc(TRUTH, DRAWS), checks.tarp(TRUTH, DRAWS, key=0)
 COVERAGE = checks.coverage(TRUTH, DRAWS, log_probs=LOGS)
 LC2ST = checks.LC2ST(np.ones(1), np.ones((9, 1)), np.linspace(0.3, 0.8, 50)[None], np.array([0.02]), 0.02, 0.05)
 POINTS = RNG.normal(size=(2, 50))
+PREDICTIVE = checks.predictive({"y": np.full(5, 9.0)}, {"y": RNG.normal(size=(400, 5)) + [9, 9, 9, 9, 9]})
 FIGURES = {
     "ranks": lambda: plots.ranks(SBC),
     "ecdf": lambda: plots.ecdf(SBC),
     "coverage": lambda: plots.coverage(COVERAGE),
     "tarp": lambda: plots.tarp(TARP),
+    "predictive": lambda: plots.predictive(PREDICTIVE),
     "lc2st": lambda: plots.lc2st(LC2ST, *POINTS, names=("a", "b")),
 }
 
@@ -58,6 +60,19 @@ def test_lines_are_those_of_the_results():
     np.testing.assert_allclose(axes[2].lines[-1].get_ydata()[1:-1], COVERAGE.coverage["v[1]"])
     assert axes[2].lines[-1].get_color() == plots.VERMILION
     np.testing.assert_allclose(plots.tarp(TARP).axes[0].lines[-1].get_ydata()[1:-1], TARP.ecp)
+
+
+def test_a_statistic_stands_beside_those_of_replicates():
+    """Five equal numbers: their mean is usual, and their standard deviation of zero is not."""
+    figure = plots.predictive(PREDICTIVE)
+    assert [ax.get_title().split(" (")[0] for ax in figure.axes] == list(PREDICTIVE.replicated)
+    for ax, (name, values) in zip(figure.axes, PREDICTIVE.replicated.items(), strict=True):
+        outline = ax.patches[0].get_xy()
+        assert (outline[:, 0].min(), outline[:, 0].max()) == pytest.approx((values.min(), values.max()))
+        assert ax.lines[0].get_xdata()[0] == PREDICTIVE.observed[name]
+    colors = {ax.get_title().split(" (")[0]: to_hex(ax.patches[0].get_edgecolor()) for ax in figure.axes}
+    assert colors["mean of y"] == plots.BLUE.lower()
+    assert colors["sd of y"] == plots.VERMILION.lower()
 
 
 def test_a_map_is_colored_by_the_classifier_about_one_half():

@@ -29,7 +29,7 @@ devices.mesh_for = noted  # of answers: training has a name of its own for it
 
 def seen(self, piece):
     found = place(self, piece)
-    placed.append(len(jax.tree.leaves(found.rows if found.which is None else found.which)[0].sharding.device_set))
+    placed.append(len(jax.tree.leaves(found.rows if found.indices is None else found.indices)[0].sharding.device_set))
     return found
 
 _loop.Trainer._placed = seen

@@ -8,7 +8,7 @@ from scipy.stats import binom, chi2, norm
 
 from retrodict import DataError
 from retrodict import diagnostics as checks
-from retrodict.diagnostics._uniform import Uniform, below, thresholds
+from retrodict.diagnostics._uniform import UniformNull, counts_below, thresholds
 
 
 # A problem whose posterior is exact: theta ~ N(0, I_2) is seen through x along its two diagonals, with unit noise and
@@ -85,7 +85,7 @@ def rejections(fault, n, seed, *, tests=None, n_draws=99, permutations=19):
         "coverage marginal": lambda: checks.coverage(truth, draws).p_value,
         "coverage joint": lambda: checks.coverage(truth, draws, log_probs=logs).p_values["joint"],
         "tarp box": lambda: checks.tarp(truth, draws, key=seed).p_value,
-        "tarp drawn": lambda: checks.tarp(truth, draws, key=seed, references=checks.Drawn()).p_value,
+        "tarp drawn": lambda: checks.tarp(truth, draws, key=seed, references=checks.LastDraw()).p_value,
         "log prob": lambda: checks.expected_log_prob(*logs, key=seed).p_value,
         "mmd": lambda: checks.mmd(first, second, key=seed, permutations=199).p_value,
         "lc2st": lambda: checks.lc2st(truth, draws, data, x_o, of_x_o, **how).p_value,
@@ -151,11 +151,11 @@ def test_p_value_and_band_are_those_of_all_outcomes():
     n, n_draws = 5, 4
     at = thresholds(n_draws)
     outcomes = np.stack(np.meshgrid(*[np.arange(n_draws + 1)] * n), -1).reshape(-1, n)
-    counts, weights = np.unique([below(row, at) for row in outcomes], axis=0, return_counts=True)
+    counts, weights = np.unique([counts_below(row, at) for row in outcomes], axis=0, return_counts=True)
     z = at / (n_draws + 1)
     sides = np.minimum(binom.cdf(counts, n, z), binom.sf(counts - 1, n, z))
     extent = (2.0 * sides).min(axis=1)
-    null = Uniform(n, z)
+    null = UniformNull(n, z)
     for row, own in zip(counts, extent, strict=True):
         share = weights[extent <= own * (1 + 1e-9)].sum() / len(outcomes)
         assert null.p_value(row) == pytest.approx(share, abs=1e-12)  # a handful of roundings
@@ -338,6 +338,32 @@ def test_level_is_that_of_all_variables_together():
     assert found.ok == inside.all()
 
 
+def test_a_result_is_printed_in_one_line_and_as_an_escaped_table():
+    rng = np.random.default_rng(15)
+    truth, draws = {"<a>": rng.normal(size=(50, 2))}, {"<a>": rng.normal(size=(50, 19, 2))}
+    logs = rng.normal(size=50), rng.normal(size=(50, 19))
+    data, x_o, of_x_o = {"x": rng.normal(size=50)}, {"x": np.zeros(1)}, {"<a>": rng.normal(size=(1, 9, 2))}
+    results = [
+        checks.sbc(truth, draws),
+        checks.coverage(truth, draws),
+        checks.tarp(truth, draws, key=0),
+        checks.expected_log_prob(*logs, key=0),
+        checks.mmd(truth, {"<a>": draws["<a>"][:, 0]}, key=0, permutations=19),
+        checks.lc2st(truth, draws, data, x_o, of_x_o, key=0, classifier=quadratic(), permutations=9),
+        checks.predictive({"a": 0.0}, {"a": truth["<a>"][:, 0]}, statistics={"<a>": lambda a: a}),
+        checks.C2ST(0.5, (), "mlp", rows=400),
+    ]
+    for result in results:
+        outcome = f"{'passed' if result.ok else 'FAILED'}, p = {result.p_value:.2g} at a level of 0.05; "
+        assert result.summary().startswith(outcome)
+        assert repr(result) == f"{type(result).__name__}({result.summary()})"
+        assert "\n" not in repr(result)
+        assert result._repr_html_().startswith(f"<table><caption>{type(result).__name__}</caption>")
+        assert "<a>" not in result._repr_html_()
+    assert "&lt;a&gt;[" in results[0]._repr_html_()
+    assert "accuracy 0.5, classifier mlp, rows 400" in repr(results[-1])
+
+
 def test_keys_may_be_numbers_or_those_of_jax():
     rng = np.random.default_rng(11)
     truth, draws = {"a": rng.normal(size=20)}, {"a": rng.normal(size=(20, 9))}
@@ -395,7 +421,7 @@ def refused():
         "key": (lambda: checks.tarp(a, d, key="one"), "`key` must be"),
         "references": (lambda: checks.tarp(a, d, key=0, references={"a": ROWS[:3]}), "`references` has (3, 2)"),
         "one draw": (
-            lambda: checks.tarp(a, {"a": DRAWS[:, :1]}, key=0, references=checks.Drawn()),
+            lambda: checks.tarp(a, {"a": DRAWS[:, :1]}, key=0, references=checks.LastDraw()),
             "at least 2 draws",
         ),
         "log shapes": (lambda: checks.coverage(a, d, log_probs=lps[::-1]), "must have the shapes (20,) (truth)"),

@@ -40,7 +40,7 @@ def small(monkeypatch):
     mlp, few = rd.nets.ResMLP(8, 1), {"steps": STEPS, "progress": False}
     transformer = rd.nets.Simformer(heads=1, head_size=4, depth=1)
     plate = rd.nets.PlateTransformer(heads=1, head_size=4, depth=1)
-    monkeypatch.setattr(distillation, "PAIRS", 1024)
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 1024)
     monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
     monkeypatch.setattr(rd, "fit", lambda *a, **k: fit(*a, **{**k, **few}))
     monkeypatch.setattr(rd, "hierarchical", lambda layout, **k: hierarchical(layout, **{"net": plate, **k}))

@@ -95,7 +95,8 @@ CASES = {
         lambda m, s: m.sample(3, of={"counts": [True]}, key=0), QUERY,
         "`of` maps 'counts' to the elements that are asked, booleans of the shape (3,), got bool of the shape (1,)"),
     "a density without rows": (
-        lambda m, s: m.log_prob({"rate": 1.0}), DATA, "'rate' in `values` must have the shape (n,), got ()"),
+        lambda m, s: m.log_prob({"rate": np.ones((2, 2))}), DATA,
+        "'rate' in `values` must have the shape (n,), got (2, 2)"),
     "densities of different lengths": (
         lambda m, s: m.log_prob({"rate": np.ones(2), "noise": np.ones(3)}), DATA,
         "every variable in `values` needs the same number of rows, got {'rate': 2, 'noise': 3}"),

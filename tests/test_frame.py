@@ -1,4 +1,4 @@
-"""Frames: where all is linear and Gaussian they are the answer; elsewhere they change coordinates and nothing else."""
+"""Affine baselines: where all is linear and Gaussian they are the answer; elsewhere they change coordinates alone."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ import pytest
 
 import retrodict as rd
 from retrodict.training import _distill as distillation
-from retrodict.transforms.affine import ConditionalAffine
+from retrodict.transforms.affine import ConditionalAffine, least_squares, predict, residual_root
 
 
 NOISE = 0.05
@@ -26,14 +26,31 @@ def rows():
     return np.stack([asked[:, 0], given[:, 0], asked[:, 1], given[:, 1], given[:, 2]], axis=1)
 
 
+def test_least_squares_finds_a_line_and_its_residual():
+    """Against the normal equations; a residual is orthogonal to all that it was fitted to."""
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(200, 3)), rng.normal(size=(200, 2))
+    design = np.insert(inputs, 0, 1.0, axis=1)
+    for ridge in (None, 5.0, np.array([0.0, 1.0, 2.0, 3.0])):
+        coefficients, residual = least_squares(inputs, targets, ridge)
+        penalty = np.diag(np.zeros(4) if ridge is None else np.broadcast_to(ridge, 4))
+        np.testing.assert_allclose(design.T @ residual, penalty @ coefficients, atol=1e-10)
+        np.testing.assert_allclose(predict(jnp.asarray(coefficients), inputs), targets - residual, atol=1e-5)
+    doubled, _ = least_squares(np.concatenate([inputs, inputs], axis=1), targets)
+    np.testing.assert_allclose(doubled[1:4], doubled[4:], atol=1e-10)  # of collinear ones, the smallest
+    root = residual_root(residual, 0.1)
+    np.testing.assert_allclose(root @ root.T, residual.T @ residual / 200 + 0.1 * np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(residual_root(residual, 0.1, independent=True), np.diag(np.sqrt(np.diag(root @ root.T))))
+
+
 @pytest.fixture(scope="module")
 def frame(rows):
-    return ConditionalAffine.blank(ASKED).fit(rows[:10_000])
+    return ConditionalAffine.identity(ASKED).fit(rows[:10_000])
 
 
 def test_what_is_left_is_standard_normal_whatever_is_given(frame, rows):
     """5 standard errors of 10,000 rows that were not fitted, and of the 10,000 that were."""
-    u = np.asarray(frame.enter(rows[10_000:].astype(np.float32)))
+    u = np.asarray(frame.forward(rows[10_000:].astype(np.float32)))
     np.testing.assert_array_equal(u[:, ~ASKED], rows[10_000:, ~ASKED].astype(np.float32))
     left, given = u[:, ASKED], rows[10_000:, ~ASKED]
     off = 5.0 * np.sqrt(2 / 10_000)
@@ -44,9 +61,9 @@ def test_what_is_left_is_standard_normal_whatever_is_given(frame, rows):
 
 def test_the_way_back_and_its_slope(frame, rows):
     z = rows[:50].astype(np.float32)
-    np.testing.assert_allclose(frame.leave(frame.enter(z)), z, atol=1e-4)
+    np.testing.assert_allclose(frame.inverse(frame.forward(z)), z, atol=1e-4)
     row = jnp.asarray(z[0])
-    whole, slope = jnp.linalg.slogdet(jax.jacobian(frame.leave)(row))[1], np.asarray(frame.log_slope(row))
+    whole, slope = jnp.linalg.slogdet(jax.jacobian(frame.inverse)(row))[1], np.asarray(frame.log_slope(row))
     assert slope.sum() == pytest.approx(float(whole), abs=1e-4)
     assert not slope[~ASKED].any()
 
@@ -57,13 +74,13 @@ def test_what_is_wide_now_and_narrow_then_is_tamed():
     given, narrow = rng.normal(size=20_000), rng.random(20_000) < 0.5
     asked = given + 0.1 * rng.normal(size=20_000) * np.where(narrow, 0.01, 1.0)
     rows = np.stack([asked, given], axis=1).astype(np.float32)
-    fitted = ConditionalAffine.blank(np.array([True, False])).fit(rows)
-    u = np.asarray(fitted.enter(rows))
-    assert bool(fitted.tails.heavy[0])
+    fitted = ConditionalAffine.identity(np.array([True, False])).fit(rows)
+    u = np.asarray(fitted.forward(rows))
+    assert bool(fitted.robust.heavy[0])
     assert u[narrow, 0].std() > 0.05  # .014 untamed
-    np.testing.assert_allclose(fitted.leave(u), rows, atol=1e-5)
+    np.testing.assert_allclose(fitted.inverse(u), rows, atol=1e-5)
     row = jnp.asarray(u[0])
-    slope = jnp.linalg.slogdet(jax.jacobian(fitted.leave)(row))[1]
+    slope = jnp.linalg.slogdet(jax.jacobian(fitted.inverse)(row))[1]
     assert float(jnp.sum(fitted.log_slope(row))) == pytest.approx(float(slope), abs=1e-4)
 
 
@@ -72,9 +89,9 @@ def test_a_line_that_leaves_too_much_is_none():
     rng = np.random.default_rng(0)
     given = rng.normal(size=5000)
     asked = [given + noise * rng.normal(size=5000) for noise in (0.1, 0.5)]
-    fitted = ConditionalAffine.blank(np.array([True, True, False])).fit(np.stack([*asked, given], axis=1))
-    assert float(fitted.line[1, 0]) == pytest.approx(1.0, abs=0.02)
-    assert float(fitted.line[1, 1]) == 0.0
+    fitted = ConditionalAffine.identity(np.array([True, True, False])).fit(np.stack([*asked, given], axis=1))
+    assert float(fitted.coefficients[1, 0]) == pytest.approx(1.0, abs=0.02)
+    assert float(fitted.coefficients[1, 1]) == 0.0
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +172,7 @@ def test_a_file_keeps_it(model, tmp_path):
 def test_it_goes_on_in_its_frame(model, sims):
     """Training more leaves the coordinates as they are."""
     more = rd.fit(model, sims, key=1, steps=1, progress=False)[0]
-    np.testing.assert_array_equal(more.scaling.frame.line, model.scaling.frame.line)
+    np.testing.assert_array_equal(more.scaling.affine.coefficients, model.scaling.affine.coefficients)
 
 
 def test_what_is_interchangeable_is_shuffled_before_the_frame_sees_it(sims, model, monkeypatch):
@@ -166,7 +183,7 @@ def test_what_is_interchangeable_is_shuffled_before_the_frame_sees_it(sims, mode
     z = jnp.array([0.3, -0.2, 0.5, 0.1])
     for order, row in ((swap, z), (np.arange(4), z[swap])):
         monkeypatch.setattr(rd.Dependencies, "shuffle", lambda self, layout, order=order: lambda key: order)
-        loss = float(model.loss(model.scaling.frame.enter(row), jax.random.key(0), jnp.array(0.3)))
+        loss = float(model.loss(model.scaling.affine.forward(row), jax.random.key(0), jnp.array(0.3)))
         first = loss if order is swap else first
     assert loss == pytest.approx(first, rel=1e-5)
 
@@ -190,8 +207,8 @@ def test_what_is_refused(model, sims):
 
 def test_a_student_of_a_framed_posterior_takes_two_steps(model, sims, tmp_path, monkeypatch):
     """Hardly trained: two steps leave half of the width, and the frame knows the place."""
-    monkeypatch.setattr(distillation, "PAIRS", 1024)
-    monkeypatch.setattr(distillation, "JUDGES", 256)
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 1024)
+    monkeypatch.setattr(distillation, "VALIDATION_PAIRS", 256)
     monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
     how = {"net": rd.nets.ResMLP(8, 1), "steps": 2, "observations": 2, "draws": 50, "progress": False, "key": 0}
     student, _ = rd.distill(model, sims, given=["x"], evaluations=2, **how)
@@ -205,8 +222,8 @@ def test_a_student_of_a_framed_posterior_takes_two_steps(model, sims, tmp_path, 
 
 def test_a_head_of_a_framed_model_keeps_it(model, sims, tmp_path, monkeypatch):
     """Densities of a linear Gaussian in its frame, which the file must hold."""
-    monkeypatch.setattr(distillation, "PAIRS", 2048)
-    monkeypatch.setattr(distillation, "JUDGES", 512)
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 2048)
+    monkeypatch.setattr(distillation, "VALIDATION_PAIRS", 512)
     how = {"width": 8, "depth": 1, "components": 1, "steps": 20, "observations": 20, "progress": False, "key": 0}
     head, _ = rd.distill_density(model, sims, given=["x"], **how)
     again = rd.load(rd.save(head, tmp_path / "head"))

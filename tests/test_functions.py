@@ -63,7 +63,7 @@ def models():
 
 def said(model, given, of):
     """Predictions by name at time .4 about noisy values that are all .3, in the model's coordinates."""
-    question = model.parse(given, of)
+    question = parse(model.layout, given, of, embedded=model._pieces)
     model = model.seen_at(question.layout)
     ready = model.ready(model.scaling.forward(question.values[0]), jnp.asarray(question.roles[0]))
     whole = model.predict(jnp.full(model.modeled.size, 0.3), ready, jnp.asarray(0.4))
@@ -96,7 +96,7 @@ def test_rows_keep_functions_where_they_were_seen():
 def test_the_scale_is_shared(models):
     model = models["simformer"]
     for name in ("y", "y.at", "trend"):
-        part = model.scaling.tails.std[model.layout.slices[name]]
+        part = model.scaling.robust.std[model.layout.slices[name]]
         assert np.isfinite(part).all()
         assert len(np.unique(part)) == 1
 

@@ -8,14 +8,14 @@ import pytest
 import retrodict as rd
 from retrodict import cli, plots
 from retrodict_bench import gallery
-from retrodict_bench.gallery import Budget, Exhibit, Shown, _gaussian
-from retrodict_bench.gallery._exhibit import held
+from retrodict_bench.gallery import Budget, Exhibit, ExhibitResult, _gaussian
+from retrodict_bench.gallery._exhibit import coverage_and_width
 
 
 def show(budget, seed, progress):
     rows = np.random.default_rng(seed).normal(size=(budget.draws, 3))
     figure = plots.scattered([0.0, 1.0, 2.0], {"f": rows}, {"f": ([0.5], [1.0])})
-    return Shown({"f": (figure, "a <function>")}, {"all": {"mean": float(rows.mean())}}, ("Said once.",))
+    return ExhibitResult({"f": (figure, "a <function>")}, {"all": {"mean": float(rows.mean())}}, ("Said once.",))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_wrong_names_and_places_are_told(tmp_path, capsys):
 
 def test_shares_inside_bands():
     draws = np.tile(np.linspace(0.0, 1.0, 101), (4, 1))[:, :, None]
-    share, width = held(np.asarray([[0.04], [0.06], [0.94], [0.96]]), draws)
+    share, width = coverage_and_width(np.asarray([[0.04], [0.06], [0.94], [0.96]]), draws)
     assert (share, width) == (0.5, pytest.approx(0.9))
 
 
@@ -95,7 +95,7 @@ def test_an_exhibit_holds_its_bars(name, tmp_path):
     Two miss their bars: the true simulator's bands given 20 observations of Lotka-Volterra hold .951; SIRD takes 610 s.
     """
     row = gallery.run(tmp_path, only=[name], progress=False)
-    print(f"\n{gallery.tell(row)}")
+    print(f"\n{gallery.summary_text(row)}")
     found = row[name]["findings"]
     if name == "gaussian":
         assert all(q["mean off, corrected (sd)"] <= 0.1 and q["sd off, corrected"] <= 0.1 for q in found.values())

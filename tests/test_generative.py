@@ -51,12 +51,12 @@ def test_log_prob_is_minus_infinity_outside(silent):
 
 def test_shapes_and_names(model, sims):
     given = {"counts": sims["counts"][0]}
-    draws = model.sample(7, given=given, key=0)
-    assert {name: value.shape for name, value in draws.items()} == {"rate": (7,), "noise": (7,)}
-    assert list(model.sample(7, given=given, of=["noise"], key=0)) == ["noise"]
-    assert model.sample(7, of="counts", key=0)["counts"].shape == (7, 3)
-    many = model.sample(7, given=rd.Batch({"counts": sims["counts"][:4]}), key=0)
-    assert many["rate"].shape == (4, 7)
+    draws = model.sample(50, given=given, key=0)
+    assert {name: value.shape for name, value in draws.items()} == {"rate": (50,), "noise": (50,)}
+    assert list(model.sample(50, given=given, of=["noise"], key=0)) == ["noise"]
+    assert model.sample(50, of="counts", key=0)["counts"].shape == (50, 3)
+    many = model.sample(50, given=rd.Batch({"counts": sims["counts"][:4]}), key=0)
+    assert many["rate"].shape == (4, 50)
 
 
 def test_nan_means_not_observed(model, sims):
@@ -106,7 +106,7 @@ def test_paired_rows_equal_one_by_one(model, sims):
 
 def test_a_batch_answers_each_observation(model, sims, monkeypatch):
     """With the same noise, observation b has the draws that it has among copies of itself, also across blocks."""
-    monkeypatch.setattr(_answers, "ROWS", 16)
+    monkeypatch.setattr(_flow_answers, "ROWS_PER_BLOCK", 16)
     counts = sims["counts"][:2]
     both, first, second = (
         model.sample(10, given=rd.Batch({"counts": rows}), key=5)["rate"]
@@ -138,7 +138,7 @@ def test_batches_may_miss_different_elements(model, sims):
 
 def test_one_seed_one_answer(model, sims):
     ask = {"given": {"counts": sims["counts"][0]}, "solver": Heun(5)}
-    first, again, other = (model.sample(9, key=k, **ask)["rate"] for k in (1, jax.random.key(1), 2))
+    first, again, other = (model.sample(50, key=k, **ask)["rate"] for k in (1, jax.random.key(1), 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
 

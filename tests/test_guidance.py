@@ -24,7 +24,7 @@ from retrodict import guidance
 from retrodict.constraints import Equality, Inequality, Interval, LogConstraint, Prior, Soft
 from retrodict.guidance import Linear, Near, Product, Renoised, Tilt, Within, carried, effective_size, guided
 from retrodict.guidance._guides import mills, truncated_mean
-from retrodict.models._guided import GuidanceWarning, Guided, ask_guided, repaint, sample_guided
+from retrodict.models._guided import GuidanceWarning, Guided, repaint
 from retrodict.paths import Flow
 from retrodict.query.tokens import unflatten
 from retrodict.simulation.rows import Simulations
@@ -249,7 +249,7 @@ def test_effective_size_and_resampling():
 
 @pytest.mark.slow
 def test_an_interval_in_units(silent):
-    found = ask_guided(silent, 1000, given={"rate": Interval(0.5, 1.0)}, of=["rate", "noise"], key=0)
+    found = silent.guided(1000, given={"rate": Interval(0.5, 1.0)}, of=["rate", "noise"], key=0)
     assert set(found.draws) == {"rate", "noise"}
     assert found.effective_size > 950
     ends = silent.to_coordinates({"rate": np.asarray([0.5, 1.0])})["rate"]
@@ -258,7 +258,7 @@ def test_an_interval_in_units(silent):
     inside = truncnorm(*ends)
     z = silent.to_coordinates(found.draws)["rate"]
     assert z.mean() == pytest.approx(inside.mean(), abs=5 * inside.std() / np.sqrt(1000) + 0.01)
-    drawn = sample_guided(silent, 300, given={"rate": Interval(0.5, 1.0)}, key=1)
+    drawn = silent.sample(300, given={"rate": Interval(0.5, 1.0)}, key=1)
     assert set(drawn) == {"noise", "counts"}
     assert drawn["counts"].shape == (300, 3)
 
@@ -266,11 +266,11 @@ def test_an_interval_in_units(silent):
 @pytest.mark.slow
 def test_an_interval_can_mix_given_open_and_bounded_elements(silent):
     given = {"counts": Interval([1.25, 0.5, -np.inf], [1.25, 1.0, np.inf])}
-    drawn = sample_guided(silent, 200, given=given, of=["rate", "counts"], key=0)
+    drawn = silent.sample(200, given=given, of=["rate", "counts"], key=0)
     np.testing.assert_array_equal(drawn["counts"][:, 0], 1.25)
     assert ((drawn["counts"][:, 1] >= 0.5) & (drawn["counts"][:, 1] <= 1.0)).all()
     assert len(np.unique(drawn["counts"][:, 2])) > 100
-    raw = sample_guided(silent, 200, given=given, of=["rate"], solver=EulerMaruyama(50), correct=False, key=0)
+    raw = silent.sample(200, given=given, of=["rate"], solver=EulerMaruyama(50), correct=False, key=0)
     assert list(raw) == ["rate"]
 
 
@@ -286,7 +286,7 @@ KINDS = [
 @pytest.mark.slow
 def test_every_kind_of_constraint_in_units(silent):
     """All at once against importance weights on plain draws of the same model."""
-    found = ask_guided(silent, 1000, guide=KINDS, key=0)
+    found = silent.guided(1000, guide=KINDS, key=0)
     assert found.effective_size > 500
     plain = silent.sample(200_000, key=1)
     rate, noise, counts = plain["rate"], plain["noise"], plain["counts"]
@@ -323,7 +323,7 @@ def test_strength_weighs_what_is_given(silent, sims):
         return mean, np.sqrt(share @ (np.log(grid) - mean) ** 2 / share.sum())
 
     (mean, sd), (plain, _) = law(0.5 * told + 0.5 * blank), law(told)
-    found = ask_guided(model, 8000, given=given, of=["rate"], strength=0.5, key=0)
+    found = model.guided(8000, given=given, of=["rate"], strength=0.5, key=0)
     error = 5 * sd / np.sqrt(found.effective_size)
     assert found.effective_size > 4000
     assert abs(plain - mean) > error  # else a strength of 1 would pass
@@ -338,7 +338,7 @@ def test_guidance_that_is_worse_than_none_is_not_used(silent):
         push = 1e3 * v["rate"]
         return jnp.where(v["rate"] > 1.3, 0.0, -jnp.inf) - push + jax.lax.stop_gradient(push)
 
-    found = ask_guided(silent, 500, guide=[LogConstraint(lying, of=["rate"])], of=["rate"], key=0)
+    found = silent.guided(500, guide=[LogConstraint(lying, of=["rate"])], of=["rate"], key=0)
     weights = found.weights
     assert set(np.round(weights[weights > 0] * (weights > 0).sum(), 5)) == {1.0}  # draws without guidance
     assert (found.draws["rate"][weights > 0] > 1.3).all()
@@ -351,7 +351,7 @@ def test_poor_guidance_is_said(silent):
     """A factor whose gradient says nothing counts in the weights only: one in fifty draws survives."""
     guide = [LogConstraint(lambda v: jnp.where(v["rate"] > 2.5, 0.0, -jnp.inf), of=["rate"])]
     with pytest.warns(GuidanceWarning, match="did poorly"):
-        drawn = sample_guided(silent, 100, guide=guide, of=["rate"], key=0)
+        drawn = silent.sample(100, guide=guide, of=["rate"], key=0)
     assert (drawn["rate"] > 2.5).all()
 
 
@@ -372,7 +372,7 @@ ERRORS = {
 def test_what_cannot_be_asked_is_refused(silent, name):
     settings, message = ERRORS[name]
     with pytest.raises(rd.RetrodictError, match=message):
-        ask_guided(silent, 10, **settings, key=0)
+        silent.guided(10, **settings, key=0)
 
 
 def test_what_makes_no_sense_is_refused_at_once(silent):
@@ -439,7 +439,7 @@ def test_queries_of_a_learned_gaussian(learned):
     }
     worst = 0.0
     for name, (intervals, guide, weights) in queries.items():
-        found = ask_guided(model, 2048, given={**given, **intervals}, guide=guide, of=["a", "b"], key=9)
+        found = model.guided(2048, given={**given, **intervals}, guide=guide, of=["a", "b"], key=9)
         draws, wanted = np.concatenate([found.draws["a"][:, None], found.draws["b"]], axis=1), moments(big, weights)
         plain, corrected = (error(moments(draws, w), wanted) for w in (None, found.weights))
         print(f"\n{name}: effective {found.effective_size / 2048:.3f}, mean and sd off by {plain[0]:.3f} "
@@ -458,7 +458,7 @@ def test_an_interval_on_a_datum_of_two_moons():
     many = task.conditional(np.asarray([1, 1, 2, 1]), np.asarray([np.nan, np.nan, x0, np.nan]), 100_000, 2)
     truth = many[(many[:, 3] >= low) & (many[:, 3] <= high)][:2000]
     given = {"x": Interval([x0, low], [x0, high])}
-    found = ask_guided(model, 4000, given=given, of=["theta", "x"], key=3)
+    found = model.guided(4000, given=given, of=["theta", "x"], key=3)
     draws = found.resampled(2000, key=4)
     assert ((draws["x"][:, 1] >= np.float32(low)) & (draws["x"][:, 1] <= np.float32(high))).all()
     raw = found.draws

@@ -13,7 +13,7 @@ import pytest
 import retrodict as rd
 from retrodict.models import Record, SiteMixture
 from retrodict.models import _site_surrogate as drawn
-from retrodict.nets._plate import Runs, SiteRegression, plain, runs_of
+from retrodict.nets._plate import Runs, SiteRegression, runs_of, site_moments
 from retrodict.query import flatten, parse_sites
 from retrodict.roles import ABSENT, GIVEN, LATENT, Composed, OneSite
 from retrodict.training import TrainingBudget
@@ -42,10 +42,10 @@ def sims(problem):
 def quick():
     """So few sets that training takes seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plates, "SETS", 64)
-        patch.setattr(plates, "JUDGES", 16)
-        patch.setattr(drawn, "AT_ONCE", 1024)
-        patch.setattr(_surrogate, "REGRESSED", 900)
+        patch.setattr(plates, "SETS_PER_CHUNK", 64)
+        patch.setattr(plates, "VALIDATION_SETS", 16)
+        patch.setattr(drawn, "SITES_PER_BLOCK", 1024)
+        patch.setattr(_surrogate, "MIN_REGRESSION_ROWS", 900)
         yield
 
 
@@ -55,22 +55,22 @@ def model(sims, quick):
     return rd.fit(start, sims, key=0, steps=20, batch_size=16, progress=False)[0]
 
 
-Y = np.array([0.1, 0.5, -0.2, 0.4], np.float32)
+Y = np.array([0.1, 0.5, -0.2, 0.4], np.float32)  # four sites, five draws wherever that is not the matter: one program
 
 
 # questions ------------------------------------------------------------------------------------------------------------
 
 
 def test_draws_of_what_is_shared_and_of_every_site(model):
-    draws = model.sample(7, given={"y": Y}, key=0)
-    assert {name: values.shape for name, values in draws.items()} == {"mu": (7,), "theta": (7, 4)}
+    draws = model.sample(5, given={"y": Y}, key=0)
+    assert {name: values.shape for name, values in draws.items()} == {"mu": (5,), "theta": (5, 4)}
     assert all(np.isfinite(values).all() for values in draws.values())
-    assert set(model.sample(2, given={"y": Y}, of=["mu"], key=0)) == {"mu"}
+    assert set(model.sample(5, given={"y": Y}, of=["mu"], key=0)) == {"mu"}
 
 
 def test_the_number_of_sites_is_that_of_the_question(model):
     for count in (3, 30):
-        assert model.sample(2, given={"y": np.zeros(count)}, key=0)["theta"].shape == (2, count)
+        assert model.sample(5, given={"y": np.zeros(count)}, key=0)["theta"].shape == (5, count)
 
 
 def test_one_site_only(model):
@@ -204,7 +204,7 @@ def test_a_model_of_a_plate_needs_one():
 
 def reader(layout, settings=NET):
     made = settings.reader(layout.only_own, 1, key=jax.random.key(3))
-    line = jax.tree.map(jnp.ones_like, SiteRegression.nothing(layout.only_own, 1))
+    line = jax.tree.map(jnp.ones_like, SiteRegression.blank(layout.only_own, 1))
     return jax.jit(lambda z, roles, runs: made(z, roles, runs, line), static_argnums=2), RUNS
 
 
@@ -301,14 +301,14 @@ def test_center_and_width_of_conjugate_sites_are_regressions(sims, most):
     mu = jax.random.normal(keys[0], (8000,))
     theta = mu[:, None] + np.sqrt(0.1) * jax.random.normal(keys[1], (8000, most))
     y = theta + np.sqrt(0.1) * jax.random.normal(keys[2], (8000, most))
-    line = plates._line(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
+    line = plates._regression(model, [sets.Sets(mu[:, None], jnp.stack([theta, y], axis=2))], most, jax.random.key(1))
     for n in (0, 1, 4, most, *([200] if most == 100 else [])):
         roles = jnp.full((n, 2), ABSENT).at[:, 1].set(GIVEN)
         spread = np.sqrt(0.2) * np.asarray(jax.random.normal(jax.random.key(2), (n,)))
         y = jnp.asarray(1.0 + spread - (spread.mean() if n else 0.0))  # sites as they come, and their mean is one
-        seen = plain(jnp.stack([jnp.zeros(n), y], axis=1), roles, runs_of(layout))
+        seen = site_moments(jnp.stack([jnp.zeros(n), y], axis=1), roles, runs_of(layout))
         sd = np.sqrt(0.2 / (n + 0.2))
-        center, log_width = (float(part[0]) for part in line.place(seen))
+        center, log_width = (float(part[0]) for part in line.center_and_log_width(seen))
         assert log_width == pytest.approx(np.log(sd), abs=0.07 if n <= most else 0.15)
         assert abs(center - n / (n + 0.2)) < (0.2 if n <= most else 0.25) * sd
 
@@ -317,7 +317,7 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
     """A line that was learned from few sets goes on forever; center and width do not."""
     model = rd.hierarchical(sims.layout, **SMALL)
     k = model.line.center.shape[1]
-    seen = plain(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
+    seen = site_moments(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
     wild = dataclasses.replace(model.line, center=model.line.center + 1.0, width=model.line.width + 1.0)
     center, log_width = wild.place(seen)
     assert center.shape == log_width.shape == (k,)
@@ -332,12 +332,12 @@ def test_a_network_is_told_how_values_lie_together_however_near():
     z = 2.0 + 0.1 * np.random.default_rng(0).normal(size=(4, 2)) @ np.array([[1.0, 0.5], [0.0, 0.3]])
     roles = np.full((4, 2), GIVEN)
     roles[3], z[3] = ABSENT, 50.0
-    seen = plain(jnp.asarray(z, jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    seen = site_moments(jnp.asarray(z, jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
     sds, correlation = z[:3].std(axis=0), np.corrcoef(z[:3].T)[0, 1]
-    np.testing.assert_allclose(seen.fine, [*np.log(sds), correlation], atol=0.02)
-    nearer = plain(jnp.asarray(2.0 + 0.5 * (z - 2.0), jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
+    np.testing.assert_allclose(seen.correlations, [*np.log(sds), correlation], atol=0.02)
+    nearer = site_moments(jnp.asarray(2.0 + 0.5 * (z - 2.0), jnp.float32), jnp.asarray(roles), ((0, 1), (1, 2)))
     np.testing.assert_allclose(nearer.moments, seen.moments, atol=0.06)
-    assert (np.abs(nearer.fine - seen.fine)[:2] > 0.6).all()
+    assert (np.abs(nearer.correlations - seen.correlations)[:2] > 0.6).all()
 
 
 def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
@@ -350,18 +350,18 @@ def test_a_width_is_of_sets_that_the_center_was_not_fitted_to():
     z = jnp.concatenate([jnp.zeros_like(y), y], axis=2)
     layout = rd.tasks.get("h_conjugate").problem.layout.only_own
     roles = jnp.stack([jnp.full((n, sites), ABSENT), jnp.full((n, sites), GIVEN)], axis=2)
-    found = [plain(row, role, runs_of(layout)) for row, role in zip(z, roles, strict=True)]
+    found = [site_moments(row, role, runs_of(layout)) for row, role in zip(z, roles, strict=True)]
     moments, basis, of_number, numbers = (
         np.stack([np.asarray(getattr(one, name), float) for one in found])
-        for name in ("moments", "basis", "of_number", "n")
+        for name in ("moments", "basis", "number_features", "n")
     )
-    seen = lines.Seen(moments, basis, of_number, numbers, np.arange(n))
-    line = lines.regressed(
+    seen = lines.SetStatistics(moments, basis, of_number, numbers, np.arange(n))
+    line = lines.fit_site_regression(
         seen,
         np.asarray(mu)[:, None],
-        lines.random_features_of(moments, numbers, SiteRegression.nothing(layout, 1).bumps),
+        lines.random_features_of(moments, numbers, SiteRegression.blank(layout, 1).bumps),
     )
-    widths = np.exp([float(line.place(one)[1][0]) for one in found])
+    widths = np.exp([float(line.center_and_log_width(one)[1][0]) for one in found])
     truth = np.sqrt(0.04 / 1.04)  # precision 1 + 20 / .8
     assert truth < np.median(widths) < 2.0 * truth
     assert np.exp(float(line.narrowest[0])) > 0.1 * truth
@@ -468,7 +468,7 @@ class Dependence:
 
 
 def dependence(model, sims, rows):
-    found = sets.Synthetic(model, sims, rows).draw(1500, jax.random.key(0))
+    found = sets.SyntheticSets(model, sims, rows).draw(1500, jax.random.key(0))
     tokens = jnp.concatenate([jnp.repeat(found.shared[:, None], found.own.shape[1], axis=1), found.own], axis=2)
     y = np.asarray(model.site.scaling.inverse(tokens))[..., 2]
     return Dependence(np.mean(y[:, ::2].mean(axis=1) * y[:, 1::2].mean(axis=1)), y.var(axis=1, ddof=1).mean())
@@ -557,10 +557,10 @@ def test_answers_about_sites_are_checked(sims, tmp_path):
     wrong, failed = rd.check(untrained, normal_sites(80, 3, 1, width=0.3), **question, **how)
     assert not failed.ok
     # and what came out is heeded, for any number of sites
-    assert said(lambda: checked.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0)) == []
-    (sentence,) = said(lambda: wrong.sample(2, given={"mu": 0.3, "y": Y}, of=["theta"], key=0))
+    assert said(lambda: checked.sample(5, given={"mu": 0.3, "y": Y}, of=["theta"], key=0)) == []
+    (sentence,) = said(lambda: wrong.sample(5, given={"mu": 0.3, "y": Y}, of=["theta"], key=0))
     assert sentence.startswith("the check of theta given mu, y failed (")
-    (sentence,) = said(lambda: checked.sample(2, given={"y": Y}, key=0))
+    (sentence,) = said(lambda: checked.sample(5, given={"y": Y}, key=0))
     assert "far from those that were checked (theta given mu, y) in the role of 'mu'" in sentence
 
 
@@ -596,7 +596,7 @@ def test_what_a_check_of_sites_cannot_use_is_told(sims, case):
 
 def test_a_hierarchical_model_survives_the_disk(model, tmp_path):
     again = rd.load(rd.save(model, tmp_path / "model.safetensors"))
-    first, second = (m.sample(3, given={"y": Y}, key=0) for m in (model, again))
+    first, second = (m.sample(5, given={"y": Y}, key=0) for m in (model, again))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
     assert again.record == model.record

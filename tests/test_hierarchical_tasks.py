@@ -85,7 +85,7 @@ def test_observations_are_those_of_many_sites(name):
 
 def test_a_benchmark_of_one_observation_refuses_sites():
     with pytest.raises(rd.DataError, match="'h_slcp' has sites"):
-        bench.Exam.of("h_slcp", simulations=1000, observations=[1])
+        bench.Evaluation.of("h_slcp", simulations=1000, observations=[1])
 
 
 def test_without_a_reference_one_is_told_so():
@@ -411,7 +411,7 @@ def test_references_agree_with_importance_sampling(module):
 
 def test_draws_on_a_grid_have_its_density():
     grid = np.linspace(-6, 6, 401)
-    draws = _sites.drawn_on_grid(np.stack([-0.5 * grid**2, -np.abs(grid) * 3]), grid, np.random.default_rng(0), 20_000)
+    draws = _sites.draw_on_grid(np.stack([-0.5 * grid**2, -np.abs(grid) * 3]), grid, np.random.default_rng(0), 20_000)
     assert draws.shape == (20_000, 2)
     assert stats.kstest(draws[:, 0], "norm").pvalue > 1e-6
     assert stats.kstest(draws[:, 1], stats.laplace(scale=1 / 3).cdf).pvalue > 1e-6
@@ -420,10 +420,10 @@ def test_draws_on_a_grid_have_its_density():
 def test_laws_that_are_cut_off_keep_their_digits_in_the_tails():
     low, high = np.array([-1.0, 30.0, -31.0]), np.array([2.0, 31.0, -30.0])
     truth = [np.log(stats.norm.cdf(2) - stats.norm.cdf(-1)), stats.norm.logsf(30), stats.norm.logcdf(-30)]
-    np.testing.assert_allclose(_laws.log_box(low, high), truth, rtol=1e-12)
+    np.testing.assert_allclose(_laws.log_mass_between(low, high), truth, rtol=1e-12)
     rng = np.random.default_rng(0)
     for mean, sd in ((0.95, 0.1), (1.3, 0.05), (-1.3, 0.05)):
-        draws = _laws.draw_box(rng, np.array(mean), np.array(sd), -1.0, 1.0, (5000,))
+        draws = _laws.draw_truncated_normal(rng, np.array(mean), np.array(sd), -1.0, 1.0, (5000,))
         law = stats.truncnorm((-1 - mean) / sd, (1 - mean) / sd, mean, sd)
         assert stats.kstest(draws, law.cdf).pvalue > 1e-6
 

@@ -241,7 +241,7 @@ def test_other_cells_do_too(seed):
 def many(n, times, start, key):
     """Cells (n, times, 5) of the task from a state at hand, half an hour apart."""
     a, r, *molecules = (jnp.full((), x, float) for x in start)
-    begin = vilar.State(vilar.Cell(*molecules), a, r, molecules[2])
+    begin = vilar.CellState(vilar.Cell(*molecules), a, r, molecules[2])
     found = jax.jit(jax.vmap(lambda k: vilar.run(k, standard, times=times, start=begin)))(jax.random.split(key, n))
     return np.stack(found, axis=-1)
 

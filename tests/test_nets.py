@@ -13,8 +13,9 @@ import pytest
 import retrodict as rd
 from conftest import Gaussian
 from retrodict.nets import architecture_from_json
-from retrodict.nets._blocks import FEW, attend, rotate
+from retrodict.nets._blocks import MAX_ELEMENTWISE_PAIRS, attend, rotate
 from retrodict.nets._embeddings import windows
+from retrodict.nets._written_names import WRITTEN_NAMES
 from retrodict.query.tokens import unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.simulation.rows import Simulations
@@ -199,7 +200,7 @@ def test_rotated_scores_see_differences_of_places_only(x64):
 @pytest.mark.parametrize("tokens", [3, 9])
 def test_attention_is_the_average_that_it_says(tokens, x64):
     """Against its definition in numpy, for so few tokens that products are elementwise, and for more."""
-    assert (tokens**2 <= FEW) == (tokens == 3)
+    assert (tokens**2 <= MAX_ELEMENTWISE_PAIRS) == (tokens == 3)
     q, k, v = (np.asarray(jr.normal(jr.key(i), (tokens, 2, 4))) for i in range(3))
     mask = np.tril(np.ones((tokens, tokens), bool))
     mask[2, 0] = False
@@ -270,6 +271,39 @@ def test_half_precision_agrees(name):
 def test_settings_survive_a_file(name):
     net = NETS[name]
     assert architecture_from_json(json.loads(json.dumps(net.to_json()))) == net
+
+
+WRITTEN = {  # what files of version 0.1 say, whatever the classes are called today
+    "ResMLP": rd.nets.ResMLP(),
+    "PointMLP": rd.nets.PointMLP(),
+    "Simformer": rd.nets.Simformer(),
+    "Flux1": rd.nets.Flux1(),
+    "Flux1Joint": rd.nets.Flux1Joint(),
+    "PlateTransformer": rd.nets.PlateTransformer(),
+    "CNN1d": rd.nets.CNN1d(),
+    "CNN2d": rd.nets.CNN2d(),
+    "Spectrogram": rd.nets.Spectrogram(),
+    "SetEncoder": rd.nets.SetEncoder(),
+    "Learned": rd.nets.Learned(),
+    "Sinusoidal1d": rd.nets.Sinusoidal1d(),
+    "Sinusoidal2d": rd.nets.Sinusoidal2d(),
+    "Rotary1d": rd.nets.Rotary1d(),
+    "Rotary2d": rd.nets.Rotary2d(),
+}
+
+
+def test_files_keep_the_names_of_settings():
+    assert {name: settings.to_json()["name"] for name, settings in WRITTEN.items()} == {name: name for name in WRITTEN}
+    assert {name: type(settings) for name, settings in WRITTEN.items()} == WRITTEN_NAMES
+    own = rd.nets.ResMLP(embed={"x": Sum()})  # a user's class stands there under its own name
+    assert own.to_json()["embed"] == [["x", {"name": "Sum"}]]
+    assert architecture_from_json(own.to_json()) == own
+    for name, message in (
+        ("Resnet", "'Resnet', which this version does not know"),
+        ("CNN1d", "'CNN1d', which is none"),
+    ):
+        with pytest.raises(rd.FileError, match=message):
+            architecture_from_json({"name": name})
 
 
 @pytest.mark.parametrize("name", ["convolution", "patches"])

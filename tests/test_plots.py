@@ -29,13 +29,16 @@ HISTORY = {
 
 FIGURES = {
     "corner": lambda: plots.corner(SETS, truth={"v": [0.0, 1.0], "else": 3.0}),
+    "corner of plain draws": lambda: plots.corner(SETS["model"], names=["a", "v[0]"], truth={"a": 0.5}),
+    "corner of one element": lambda: plots.corner({"a": SETS["model"]["a"]}),
     "corner of one": lambda: plots.corner({"model": SETS["model"]}, names=["a"]),
     "corner of a constant": lambda: plots.corner({"model": {"a": np.ones(50), "b": SETS["model"]["a"][:50]}}),
     "corner with holes": lambda: plots.corner({"m": {"a": [1.0, np.nan, 2.0, 3.0], "b": [1.0, 2.0, np.inf, 0.0]}}),
-    "forecast": lambda: plots.forecast(YEARS, OBSERVED, DRAWS, 1904),
-    "forecast, logarithmic": lambda: plots.forecast(YEARS, OBSERVED, DRAWS, 1904, log=True),
-    "missing": lambda: plots.missing({"hare": [1.0, 2.0]}, {"hare": DRAWS["hare"][:, :2]}, labels={"hare": ["a", "b"]}),
+    "forecast": lambda: plots.forecast(YEARS, DRAWS, OBSERVED, 1904),
+    "forecast, logarithmic": lambda: plots.forecast(YEARS, DRAWS, OBSERVED, 1904, log=True),
+    "missing": lambda: plots.missing({"hare": DRAWS["hare"][:, :2]}, {"hare": [1.0, 2.0]}, labels={"hare": ["a", "b"]}),
     "overlay": lambda: plots.overlay(YEARS, {"simulator": DRAWS, "model": DRAWS}, observed=OBSERVED, xlabel="year"),
+    "overlay of plain draws": lambda: plots.overlay(YEARS, DRAWS),
     "losses": lambda: plots.losses(HISTORY),
     "scattered": lambda: plots.scattered(YEARS, {"hare": DRAWS["hare"], "lynx": None}, {"lynx": ([1902.5], [3.0])}),
     "traces": lambda: plots.traces(YEARS, {"model": DRAWS["hare"][:5]}, xlabel="year", ylabel="hares"),
@@ -126,6 +129,18 @@ def test_corner_shows_what_all_sets_share_or_what_is_named():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "mcmc"]
 
 
+def test_plain_draws_are_one_set_without_a_label():
+    """A mapping of arrays is one set of draws; a mapping of mappings is several."""
+    figure = plots.corner(SETS["model"], truth={"a": 0.5})
+    assert [ax.get_xlabel() for ax in figure.axes[3:]] == ["a", "v[0]", "v[1]"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["truth"]
+    assert not plots.corner({"a": SETS["model"]["a"]}).legends
+    single, labeled = plots.overlay(YEARS, DRAWS, observed=OBSERVED), plots.overlay(YEARS, {"model": DRAWS})
+    assert [text.get_text() for text in single.legends[0].get_texts()] == ["observed"]
+    for ax, other in zip(single.axes, labeled.axes, strict=True):
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), other.lines[0].get_ydata())
+
+
 def test_contours_hold_half_and_nine_tenths_of_the_draws():
     rows = np.random.default_rng(4).normal(size=(4000, 2)) @ np.array([[1.0, 0.7], [0.0, 0.5]])
     ax = plots.corner({"model": {"v": rows}}).axes[1]
@@ -144,7 +159,7 @@ def test_histograms_on_the_diagonal_are_densities():
 
 
 def test_forecast_fills_what_was_given_and_leaves_the_rest_hollow():
-    figure = plots.forecast(YEARS, OBSERVED, DRAWS, 1904)
+    figure = plots.forecast(YEARS, DRAWS, OBSERVED, 1904)
     for ax, (name, values) in zip(figure.axes, OBSERVED.items(), strict=True):
         given, held_out = line(ax, "given"), line(ax, "held out")
         assert ax.get_ylabel() == name
@@ -152,7 +167,7 @@ def test_forecast_fills_what_was_given_and_leaves_the_rest_hollow():
         np.testing.assert_array_equal(given.get_ydata(), values[:5])
         np.testing.assert_array_equal(held_out.get_ydata(), values[5:])
         assert to_rgba(held_out.get_markerfacecolor()) == to_rgba("white") != to_rgba(given.get_markerfacecolor())
-    assert [ax.get_yscale() for ax in plots.forecast(YEARS, OBSERVED, DRAWS, 1904, log=True).axes] == ["log"] * 2
+    assert [ax.get_yscale() for ax in plots.forecast(YEARS, DRAWS, OBSERVED, 1904, log=True).axes] == ["log"] * 2
 
 
 def test_scattered_points_lie_where_they_were_seen():
@@ -180,7 +195,7 @@ def test_traces_are_single_draws():
 def test_missing_shows_true_values_over_the_bars():
     truth = {"hare": np.array([1.0, np.nan, 3.0])}
     draws = {"hare": np.random.default_rng(6).normal(size=(400, 3)) + [1, 2, 3]}
-    (ax,) = plots.missing(truth, draws, labels={"hare": [1901, 1905, 1909]}).axes
+    (ax,) = plots.missing(draws, truth, labels={"hare": [1901, 1905, 1909]}).axes
     np.testing.assert_array_equal(line(ax, "true value").get_ydata(), truth["hare"])
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1901", "1905", "1909"]
     ends = np.quantile(draws["hare"], [0.05, 0.95], axis=0)
@@ -215,14 +230,18 @@ def test_losses_skip_what_was_not_measured_and_mark_the_lowest():
         (lambda: plots.corner({"m": {"v": np.ones((9, 13))}}), "1 to 12 elements, got 13"),
         (lambda: plots.corner({"m": {"a": np.ones(3)}, "n": {"b": np.ones(3)}}), "got 0 that all sets have"),
         (lambda: plots.corner({"m": {"a": 1.0}}), "'a' is a single number"),
+        (lambda: plots.corner(np.ones((9, 2))), "one set {name: draws} or several {label: {name: draws}}, got ndarray"),
+        (lambda: plots.corner({"a": np.ones(9), "m": {"a": np.ones(9)}}), "got a mixture of arrays and mappings"),
+        (lambda: plots.corner({"a": ["x", "y"]}), "'a' must be an array of numbers (n,) or (n, *shape)"),
+        (lambda: plots.corner({"a": np.ones(9), "b": np.ones(8)}), "one number of draws, got {'a': 9, 'b': 8}"),
         (lambda: plots.corner({"m": {"a": np.full(3, np.nan)}}), "'a' has no finite draw"),
         (lambda: plots.bands(Figure().subplots(), YEARS, np.ones((5, 3))), "got the shapes (5, 3) and (8,)"),
         (lambda: plots.bands(Figure().subplots(), YEARS, np.ones((0, 8))), "at least one draw, got (0, 8)"),
-        (lambda: plots.forecast(YEARS, OBSERVED, {"hare": 1.0}, 1904), "got 'hare', 'lynx' and 'hare'"),
-        (lambda: plots.forecast(YEARS[1:], OBSERVED, DRAWS, 1904), "'hare' has the shape (8,), where one value"),
+        (lambda: plots.forecast(YEARS, {"hare": 1.0}, OBSERVED, 1904), "got 'hare', 'lynx' and 'hare'"),
+        (lambda: plots.forecast(YEARS[1:], DRAWS, OBSERVED, 1904), "'hare' has the shape (8,), where one value"),
         (lambda: plots.forecast(YEARS, {}, {}, 1904), "the mapping is empty"),
-        (lambda: plots.missing({"a": [1.0]}, {"a": np.ones((9, 2))}), "true values of shape (1,) and draws of shape"),
-        (lambda: plots.overlay(YEARS, {}), "at least one source"),
+        (lambda: plots.missing({"a": np.ones((9, 2))}, {"a": [1.0]}), "true values of shape (1,) and draws of shape"),
+        (lambda: plots.overlay(YEARS, {}), "at least one set of draws"),
         (lambda: plots.overlay(YEARS, {"m": DRAWS, "s": {}}), "must name the same variables"),
         (lambda: plots.overlay(YEARS, {"m": DRAWS}, observed={"hare": [1.0]}), "'hare' has the shape (1,)"),
     ],

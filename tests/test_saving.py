@@ -65,7 +65,7 @@ def test_the_manifest_is_plain_json(file):
 
     with safe_open(file, framework="numpy") as handle:
         manifest = json.loads(handle.metadata()["retrodict"])
-    assert manifest["schema"] == 2
+    assert manifest["schema"] == 3
     assert {"layout", "net", "path", "roles", "record", "versions"} <= set(manifest)
 
 
@@ -92,8 +92,8 @@ class Bomb:
         (lambda f: f.write_text("hello " * 100), "is truncated or no model file"),
         (lambda f: f.write_bytes(pickle.dumps(Bomb())), "is truncated or no model file"),
         (lambda f: f.write_bytes(to_bytes({"a": np.zeros(2)})), "but not one that retrodict wrote"),
-        (lambda f: rewrite(f, lambda m: m.update(schema=3)), "schema 3.*reads 2: update it"),
-        (lambda f: rewrite(f, lambda m: m.update(schema=1)), "schema 1.*reads 2: train the model anew"),
+        (lambda f: rewrite(f, lambda m: m.update(schema=4)), "schema 4.*reads 2 to 3: update it"),
+        (lambda f: rewrite(f, lambda m: m.update(schema=1)), "schema 1.*reads 2 to 3: train the model anew"),
         (lambda f: rewrite(f, lambda m: m.pop("schema")), "manifest that cannot be read"),
         (lambda f: rewrite(f, lambda m: m.pop("layout")), "does not describe a model"),
         (lambda f: rewrite(f, lambda m: m["net"].update(name="Oracle")), "names the network 'Oracle'"),

@@ -41,7 +41,7 @@ def test_scaled_columns_have_mean_zero_and_unit_variance(scaling, rows):
 
 
 def test_heavy_tails_are_folded_and_light_ones_are_not(scaling, rows):
-    assert scaling.tails.heavy.tolist() == [False, False, False, False, True]
+    assert scaling.robust.heavy.tolist() == [False, False, False, False, True]
     z = np.asarray(scaling.forward(rows))
     # a Cauchy standardized as it is would put half of its rows within .01 of zero
     assert np.quantile(np.abs(z[:, 4]), 0.5) > 0.3
@@ -95,5 +95,5 @@ def test_rows_are_scaled_alike_however_they_are_cut(monkeypatch):
     fitted = Scaling.fit(layout, rows)
     whole = np.asarray(fitted.forward(rows))
     for numbers in (2**21, 35, 1):  # all at once, seven rows, one
-        monkeypatch.setattr("retrodict.transforms.scaling.NUMBERS", numbers)
+        monkeypatch.setattr("retrodict.transforms.scaling.MAX_NUMBERS_PER_BLOCK", numbers)
         np.testing.assert_allclose(fitted.of_rows(rows), whole, atol=1e-6)

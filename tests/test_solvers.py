@@ -20,7 +20,7 @@ from retrodict.solvers import (
     Power,
     Straightened,
     Tsit5,
-    told,
+    with_explicit_grid,
 )
 
 
@@ -123,14 +123,14 @@ def test_told_times_change_nothing(kind, path):
     x = path.begin(X0)
     for steps in (2, 7):
         solver = Straightened(kind(steps, LogSNR()))
-        found = told(solver, path, 16)
+        found = with_explicit_grid(solver, path, 16)
         assert found.solver.steps == 16
         np.testing.assert_allclose(found(flow, x, *path.span), solver(flow, x, *path.span), rtol=1e-10)
 
 
 def test_told_times_run_backwards_too():
     for solver in (AdamsBashforth(6, Power(3.0)), RK4(3)):
-        found = told(solver, paths.flow_matching(), 16, back=True)(slope, X0, 1.0, 0.0)
+        found = with_explicit_grid(solver, paths.flow_matching(), 16, reverse=True)(slope, X0, 1.0, 0.0)
         np.testing.assert_allclose(found, solver(slope, X0, 1.0, 0.0), rtol=1e-10)
 
 

@@ -27,8 +27,8 @@ PROBLEM = rd.Problem({"rate": dist.Normal(0.0, 1.0)}, simulate)
 @pytest.fixture
 def small(monkeypatch):
     """Nothing fits in memory, chunks of ten steps, and looks for new rows all the time."""
-    monkeypatch.setattr(table, "RESIDENT", 0)
-    monkeypatch.setattr(table, "AGAIN", 0.0)
+    monkeypatch.setattr(table, "MAX_RESIDENT_BYTES", 0)
+    monkeypatch.setattr(table, "REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(loop, "CHUNK", 10)
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
 
@@ -59,7 +59,7 @@ def test_a_part_of_a_store_is_that_part(tmp_path):
 
 def test_a_stream_gives_every_row_once_before_any_twice():
     rows = np.arange(1000, dtype=np.float32)[:, None]
-    stream = source.Stream(lambda a, b: rows[a:b], lambda r: r, lambda: 1000, 4, held=40, block=96)
+    stream = source.Stream(lambda a, b: rows[a:b], lambda r: r, lambda: 1000, 4, held_out=40, block=96)
     assert stream.count == 960
     seen = [piece.rows.ravel() for done in (0, 20, 40) for piece in stream.pieces((1, 2), done, done + 20, 32)]
     flat = np.concatenate(seen)  # 640 rows at a time: pieces begin and end within blocks
@@ -71,14 +71,14 @@ def test_a_stream_gives_every_row_once_before_any_twice():
 
 
 def test_large_rows_come_a_few_steps_at_a_time(monkeypatch):
-    monkeypatch.setattr(source, "GATHERED", 4 * 10 * 32 * 7)
+    monkeypatch.setattr(source, "MAX_GATHERED_BYTES", 4 * 10 * 32 * 7)
     rows, read = np.zeros((500, 10), np.float32), []
 
     def noted(start, stop):
         read.append(stop - start)
         return rows[start:stop]
 
-    stream = source.Stream(noted, lambda r: r, lambda: 500, 40, held=0, block=500)
+    stream = source.Stream(noted, lambda r: r, lambda: 500, 40, held_out=0, block=500)
     assert [piece.steps for piece in stream.pieces((0,), 0, 20, 32)] == [7, 7, 6]
     assert sum(read) == 20 * 32  # not a block for each piece
 
@@ -89,10 +89,10 @@ def test_a_model_learns_as_well_from_a_stream(small, tmp_path, monkeypatch):
     and the two runs see other batches; 6 of these."""
     store = stored(tmp_path / "s")
     streamed, history = fit(store.sims(), steps=400, batch_size=64)
-    monkeypatch.setattr(table, "RESIDENT", 2**30)
+    monkeypatch.setattr(table, "MAX_RESIDENT_BYTES", 2**30)
     held = rd.simulate(PROBLEM, 400, key=5)
     _, other = fit(store.sims(), steps=400, batch_size=64, validation=held)
-    monkeypatch.setattr(table, "RESIDENT", 0)
+    monkeypatch.setattr(table, "MAX_RESIDENT_BYTES", 0)
     _, same = fit(store.sims(), steps=400, batch_size=64, validation=held)
     assert abs(same.best - other.best) < 0.06
     assert history.validation[-1] < history.validation[0]
@@ -146,7 +146,7 @@ def test_arrays_that_are_files_are_streamed(small, tmp_path):
 def test_what_is_streamed_is_weighted_as_what_is_not(small, tmp_path):
     sims = stored(tmp_path / "s").sims()
     found = rd.failures(sims)
-    rows = table.Table.of(PROBLEM.layout, sims, found)
+    rows = table.SimulationTable.of(PROBLEM.layout, sims, found)
     scaling = fit(sims, steps=1)[0].scaling
     (piece,) = rows.stream(scaling, 0).pieces((0,), 0, 2, 64)
     rate = np.asarray(scaling.inverse(piece.rows[..., :-1]))[..., 0].ravel()

@@ -87,11 +87,11 @@ def test_counts_of_parts_that_are_alike_are_looked_at_alike():
     """One of them was never zero, and another never as high: they share a network, and so a scale."""
     rows = np.array([[0.5, 3, 0, 0.5], [0.7, 9, 4, 1.0], [0.2, 5, 7, 2.0]])
     whole = IntegerElements.of(rows, [np.array([1, 2]), np.array([3])])
-    assert whole.which.tolist() == [False, True, True, False]
-    assert whole.least[1:3].tolist() == [0, 0]
-    assert whole.most[1:3].tolist() == [9, 9]
-    np.testing.assert_allclose(whole.counted(whole.evened(rows)), rows)
-    assert (np.diff(whole.evened(rows + np.array([-0.5, 0.0, 0.5])[:, None, None]), axis=0)[:, :, 1:3] > 0).all()
+    assert whole.is_integer.tolist() == [False, True, True, False]
+    assert whole.smallest[1:3].tolist() == [0, 0]
+    assert whole.largest[1:3].tolist() == [9, 9]
+    np.testing.assert_allclose(whole.to_integers(whole.to_roots(rows)), rows)
+    assert (np.diff(whole.to_roots(rows + np.array([-0.5, 0.0, 0.5])[:, None, None]), axis=0)[:, :, 1:3] > 0).all()
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_without_structure_all_data_are_one_part():
     problem = rd.Problem({"level": dist.Normal(0.0, 1.0)}, simulate, supports={"size": constraints.positive})
     sims = rd.simulate(problem, 2000, key=0)
     learned, _ = synthesis.surrogate(sims, key=2, width=32, depth=2, steps=600, progress=False)
-    assert learned.parts.tokens.tolist() == [[1, 2, 3]]
+    assert learned.factors.tokens.tolist() == [[1, 2, 3]]
     made = synthesis.synthesize(problem, learned, 5000, key=3)
     level, (x, y), size = made["level"], made["x"].T, made["size"]
     assert (size > 0).all()
@@ -148,7 +148,7 @@ def test_every_mixture_makes_its_share(monkeypatch):
     sims = rd.simulate(problem(), 200, key=0)
     learned, _ = synthesis.surrogate(sims, ALIKE, key=2, width=8, depth=1, steps=2, progress=False)
     said = iter((0.0, 100.0))
-    monkeypatch.setattr(MixtureDensity, "sample", lambda self, known, kind, key: known + np.float32(next(said)))
+    monkeypatch.setattr(MixtureDensity, "sample", lambda self, inputs, kind, key: inputs + np.float32(next(said)))
     learned = dataclasses.replace(learned, shares=(0.4, 0.6))
     made = synthesis.synthesize(problem(), learned, 10, key=0)
     told = learned.scaling.of_rows(np.asarray(made["level"], np.float32)[:, None])

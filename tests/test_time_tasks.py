@@ -44,7 +44,7 @@ SEVEN = jax.random.key(7)
 def test_a_function_is_read_on_its_grid_between_its_points_and_nowhere_else():
     grid = np.array([0.0, 1.0, 3.0])
     times = jnp.array([0.0, 0.5, 1.0, 2.5, 3.0, -0.1, 3.1])
-    found = _functions.at(times, grid, jnp.array([1.0, 3.0, -1.0]))
+    found = _functions.interpolate(times, grid, jnp.array([1.0, 3.0, -1.0]))
     np.testing.assert_allclose(found, [1.0, 2.0, 3.0, 0.0, -1.0, np.nan, np.nan], rtol=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_an_epidemic_solves_its_equations_and_loses_nobody(seed):
     found = sird_curves(contact, jnp.float32(first), jnp.float32(gamma), jnp.float32(delta))
     # no longer step than the grid's, or the solver would step over a kink of beta
     truth = solved(slope, [1.0, first, 0.0, 0.0], sird.GRID, max_step=0.5)
-    for name, curve in zip(("susceptible", *sird.SEEN), truth, strict=True):
+    for name, curve in zip(("susceptible", *sird.OBSERVED), truth, strict=True):
         np.testing.assert_allclose(found[name], curve, rtol=1e-4, atol=1e-8)
     np.testing.assert_allclose(sum(found.values()), 1 + first, rtol=1e-5)
 
@@ -136,10 +136,10 @@ def test_epidemics_are_seen_with_log_normal_noise(monkeypatch):
     monkeypatch.setattr(sird, "draw_start", lambda key: jnp.float32(0.1))
     contact, gamma, delta = contact_of(jax.random.key(0)), jnp.float32(0.1), jnp.float32(0.05)
     rng = np.random.default_rng(2)
-    times = {name: jnp.asarray(rng.uniform(0, 50, 3000), jnp.float32).at[0].set(0.0) for name in sird.SEEN}
+    times = {name: jnp.asarray(rng.uniform(0, 50, 3000), jnp.float32).at[0].set(0.0) for name in sird.OBSERVED}
     found = jax.jit(lambda times: sird.observed(SEVEN, times, contact, gamma, delta))(times)
     truth = sird_curves(contact, jnp.float32(0.1), gamma, delta)
-    z = [np.log(found[k] / (np.interp(times[k], sird.GRID, truth[k]) + 1e-8)) / sird.NOISE for k in sird.SEEN]
+    z = [np.log(found[k] / (np.interp(times[k], sird.GRID, truth[k]) + 1e-8)) / sird.NOISE for k in sird.OBSERVED]
     for one in z:
         assert stats.kstest(one, "norm").pvalue > 1e-6
     assert np.abs(np.corrcoef(z) - np.eye(3)).max() < 5.5 / np.sqrt(3000)  # thrice 4e-8
@@ -542,7 +542,7 @@ def test_a_school_is_finite_on_the_grid(monkeypatch):
     assert all(np.isfinite(x).all() for x in found.values())
 
 
-@pytest.mark.parametrize(("module", "functions"), [(lv, {"prey", "predators"}), (sird, {"contact", *sird.SEEN})])
+@pytest.mark.parametrize(("module", "functions"), [(lv, {"prey", "predators"}), (sird, {"contact", *sird.OBSERVED})])
 def test_a_task_of_functions_is_seen_at_times_of_its_own(module, functions):
     task = module.task()
     layout = task.problem.layout

@@ -11,10 +11,10 @@ import pytest
 import retrodict as rd
 from retrodict import synthesis
 from retrodict._errors import QueryError
-from retrodict.models import IntegerElements, Sizes, told
+from retrodict.models import IntegerElements, Sizes
 from retrodict.models._importance import ImportanceSampledPosterior, WeightingWarning
 from retrodict.query.tokens import flatten
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms.scaling import Scaling, network_input_layout
 
 
 NOISE = 0.5
@@ -42,12 +42,12 @@ def weighing(problem, n, steps):
     flow = rd.fit(start, sims, **how)[0] if steps else start
     rows, own = flatten(layout, sims, layout.names, where="rows"), layout.is_parameter
     blank = synthesis.FactorizedLikelihood.blank(layout, None, [Sizes(1, int(own.sum()), int((~own).sum()))])
-    scaling = Scaling.fit(told(layout), rows[:, own])
-    whole = IntegerElements.of(rows, blank.parts.tokens.T)
-    pairs = synthesis._pairs(layout, blank.parts, scaling, whole, rows)
-    line = blank.mixtures[0].beside(pairs).alone()
+    scaling = Scaling.fit(network_input_layout(layout), rows[:, own])
+    whole = IntegerElements.of(rows, blank.factors.tokens.T)
+    pairs = synthesis.factor_rows(layout, blank.factors, scaling, whole, rows)
+    line = blank.mixtures[0].with_baseline(pairs).baseline_only()
     learned = dataclasses.replace(
-        blank, scaling=scaling, mixtures=(line,), shares=jnp.ones(1), whole=IntegerElements(*map(jnp.asarray, whole))
+        blank, scaling=scaling, mixtures=(line,), shares=jnp.ones(1), integers=IntegerElements(*map(jnp.asarray, whole))
     )
     return ImportanceSampledPosterior(flow, learned, problem.prior)
 

@@ -1,11 +1,11 @@
-"""Campaigns that are killed (SIGKILL) at random moments and resumed until done, compared with ones never killed.
+"""Compares campaigns that are killed (SIGKILL) at random moments and resumed with campaigns never killed.
 
     python tools/killed_campaigns.py --rounds 100
 
-Every round is a campaign of 2,000 rows in 40 batches, by turns in JAX, in Python, and in Python on two workers. It is
-killed up to so many times (`--kills`), at a random moment of its whole run or shortly after a random batch, so that
-creation, compilation, runs and writes are all hit. Afterwards every row must equal that of the store that was never
-killed. Exits with 1 if one does not.
+Every round is a campaign of 2,000 rows in 40 batches, in turn in JAX, in Python, and in Python on two workers. It is
+killed up to `--kills` times, at a random moment of its run or shortly after a random batch, so that creation,
+compilation, runs and writes are all hit. Then every row must equal that of the store that was never killed. The exit
+status is 1 if a row does not.
 """
 
 import argparse
@@ -30,7 +30,7 @@ KINDS = {"jax": None, "python": None, "workers": 2}
 
 
 def problem(kind: str) -> rd.Problem:
-    """Four numbers a row; some rows are not finite, and in Python some fail."""
+    """Returns a problem of four numbers a row; some rows are not finite, and in Python some fail."""
 
     def in_jax(key: jax.Array, a: jax.Array) -> dict[str, jax.Array]:
         return {"y": jax.numpy.where(a > 0.9, jax.numpy.nan, a + jax.random.uniform(key, (3,)))}
@@ -44,7 +44,7 @@ def problem(kind: str) -> rd.Problem:
 
 
 def forked(work: object) -> int:
-    """A child that does `work` and ends; made before JAX computes anything here, so that it may be made by a fork."""
+    """Forks a child process that does `work` and ends. Call it before JAX computes anything in this process."""
     sys.stdout.flush()
     if child := os.fork():
         return child
@@ -56,98 +56,99 @@ def forked(work: object) -> int:
         os._exit(code)
 
 
-def campaign(kind: str, where: Path) -> int:
-    """The process of a campaign."""
+def campaign(kind: str, store: Path) -> int:
+    """Starts the process of a campaign and returns its id."""
 
     def work() -> None:
-        rd.simulate(problem(kind), ROWS, key=5, store=where, batch=BATCH, executor=KINDS[kind], progress=False)
+        rd.simulate(problem(kind), ROWS, key=5, store=store, batch=BATCH, executor=KINDS[kind], progress=False)
 
     return forked(work)
 
 
-def ended(child: int, seconds: float) -> bool:
-    """Whether a process ends within some seconds."""
-    last = time.monotonic() + seconds
+def ends_within(child: int, seconds: float) -> bool:
+    """Whether a process ends within so many seconds."""
+    deadline = time.monotonic() + seconds
     while True:
-        found, status = os.waitpid(child, os.WNOHANG)
-        if found:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
             assert os.WIFEXITED(status), status
             assert os.WEXITSTATUS(status) == 0, status
             return True
-        if time.monotonic() > last:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.001)
 
 
-def written(where: Path) -> int:
-    """How many batches are there."""
-    chunks = where / "status" / "c"
+def n_batches(store: Path) -> int:
+    """Returns the number of batches in a store."""
+    chunks = store / "status" / "c"
     return sum(file.suffix == "" for file in chunks.iterdir()) if chunks.is_dir() else 0
 
 
-def killed(kind: str, where: Path, rng: random.Random, usual: float, most: int) -> int:
-    """Runs one campaign to its end and returns how often it was killed on the way."""
-    for kills in range(most):
-        child = campaign(kind, where)
+def run_with_kills(kind: str, store: Path, rng: random.Random, usual_seconds: float, max_kills: int) -> int:
+    """Runs one campaign to its end and returns the number of times that it was killed."""
+    for kills in range(max_kills):
+        child = campaign(kind, store)
         if rng.random() < 0.3:
-            done = ended(child, rng.uniform(0.0, usual))
+            finished = ends_within(child, rng.uniform(0.0, usual_seconds))
         else:
-            target, done = rng.randint(min(written(where), ROWS // BATCH - 1), ROWS // BATCH - 1), False
-            while not done and written(where) < target:
-                done = ended(child, 0.0)
-            done = done or ended(child, rng.uniform(0.0, 0.01))
-        if done:
+            target = rng.randint(min(n_batches(store), ROWS // BATCH - 1), ROWS // BATCH - 1)
+            finished = False
+            while not finished and n_batches(store) < target:
+                finished = ends_within(child, 0.0)
+            finished = finished or ends_within(child, rng.uniform(0.0, 0.01))
+        if finished:
             return kills
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    assert ended(campaign(kind, where), 600.0)
-    return most
+    assert ends_within(campaign(kind, store), 600.0)
+    return max_kills
 
 
-def differing(truth: Path, where: Path) -> int:
-    """How many rows of two stores differ."""
-    stores = [rd.open_store(truth), rd.open_store(where)]
+def n_differences(truth: Path, path: Path) -> int:
+    """Returns the number of rows in which two stores differ."""
+    stores = [rd.open_store(truth), rd.open_store(path)]
     assert [store.rows for store in stores] == [ROWS, ROWS]
-    every = np.arange(ROWS)
+    rows = np.arange(ROWS)
     differ = stores[0].codes != stores[1].codes
     for name in ("a", "y", "seed"):
-        one, two = (store.read(name, every).reshape(ROWS, -1) for store in stores)
-        differ |= ~((one == two) | (np.isnan(one) & np.isnan(two))).all(axis=1)
+        a, b = (store.read(name, rows).reshape(ROWS, -1) for store in stores)
+        differ |= ~((a == b) | (np.isnan(a) & np.isnan(b))).all(axis=1)
     texts = [store.failed["error"].tolist() for store in stores]
     return int(differ.sum()) + (texts[0] != texts[1]) + len(stores[1].check())
 
 
-def compare(truth: Path, where: Path) -> int:
-    """The number of rows that differ, found out by a child."""
-    _, status = os.waitpid(forked(lambda: min(differing(truth, where), 255)), 0)
+def compare(truth: Path, store: Path) -> int:
+    """Returns the number of rows that differ, at most 255, counted by a child process."""
+    _, status = os.waitpid(forked(lambda: min(n_differences(truth, store), 255)), 0)
     return os.waitstatus_to_exitcode(status)
 
 
 def main() -> int:
-    """Runs the rounds and tells of each."""
+    """Runs the rounds and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    # programs this small are compiled longer than they run; read when JAX first computes, in the children
+    options = parser.parse_args()
+    # these small programs take longer to compile than to run; JAX reads this at its first computation, in the children
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    rng, bad, times = random.Random(chosen.seed), 0, {}
+    rng, n_bad, times = random.Random(options.seed), 0, {}
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(chosen.rounds):
-            kind, where = list(KINDS)[i % len(KINDS)], Path(folder) / "campaign"
+        for i in range(options.rounds):
+            kind, store = list(KINDS)[i % len(KINDS)], Path(folder) / "campaign"
             truth = Path(folder) / kind
             if kind not in times:
-                begun = time.monotonic()
-                assert ended(campaign(kind, truth), 600.0)
-                times[kind] = time.monotonic() - begun
-            kills = killed(kind, where, rng, times[kind], chosen.kills)
-            differ = compare(truth, where)
-            bad += differ != 0
+                start = time.monotonic()
+                assert ends_within(campaign(kind, truth), 600.0)
+                times[kind] = time.monotonic() - start
+            kills = run_with_kills(kind, store, rng, times[kind], options.kills)
+            differ = compare(truth, store)
+            n_bad += differ != 0
             print(f"round {i}: {kind}, killed {kills} times, {differ} of {ROWS} rows differ", flush=True)
-            shutil.rmtree(where)
-    print(f"{chosen.rounds} campaigns, {bad} differ from the one never killed")
-    return int(bad > 0)
+            shutil.rmtree(store)
+    print(f"{options.rounds} campaigns, {n_bad} differ from the one never killed")
+    return int(n_bad > 0)
 
 
 if __name__ == "__main__":

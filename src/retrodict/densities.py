@@ -1,18 +1,18 @@
-"""Densities: how volume changes along a flow.
+"""Log densities along a flow, from the change of volume.
 
 If dx/dt = v(x, t) carries noise x(0) ~ p0 to data x(1), the density moves by the divergence of v (Chen et al., 2018):
 
     log p1(x(1)) = log p0(x(0)) - integral over t from 0 to 1 of div v(x(t), t) dt
 
-The divergence is the trace of A = dv/dx within the k directions that can move. A *trace* says how it is found:
+The divergence is the trace of A = dv/dx within the k directions that can move. There are three estimators of it:
 
     Exact            k forward-mode derivatives that share one evaluation of v
     Hutchinson       E[e^T A e] = tr A for independent e_i of mean 0 and variance 1 (Hutchinson, 1990)
-    HutchPlusPlus    tr A = tr(Q^T A Q) + tr((I - QQ^T) A (I - QQ^T)): the first part exactly, with Q a basis of
-                     A S for random S, which holds most of A; the second by probes (Meyer et al., 2021)
+    HutchPlusPlus    tr A = tr(Q^T A Q) + tr((I - QQ^T) A (I - QQ^T)): the first term exactly, with Q a basis of
+                     A S for random S, which spans most of A; the second by probes (Meyer et al., 2021)
 
-Probes are drawn once and kept along the whole flow, so that every probe gives an unbiased log density of its own along
-the exact flow, and their spread a standard error.
+Probes are drawn once and stay the same along the whole flow. Along the exact flow every probe then gives an unbiased
+estimate of the log density, and the spread of the estimates gives a standard error.
 """
 
 import abc
@@ -36,40 +36,40 @@ Law: TypeAlias = Callable[[PRNGKeyArray, tuple[int, ...]], Array]
 
 
 def rademacher(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    """Signs, +1 or -1: the diagonal of A adds no variance."""
+    """Draws random signs, +1 or -1. With signs the diagonal of A adds no variance."""
     return jr.rademacher(key, shape, float)
 
 
 def gaussian(key: PRNGKeyArray, shape: tuple[int, ...]) -> Array:
-    """Standard normal probes."""
+    """Draws standard normal probes."""
     return jr.normal(key, shape)
 
 
 class AbstractTrace(eqx.Module):
-    """How the trace of a linear map is found."""
+    """An estimator of the trace of a linear map."""
 
     @abc.abstractmethod
     def __call__(self, multiply: Linear, k: int, key: PRNGKeyArray) -> Float[Array, " m"]:
-        """Estimates `(m,)` of the trace of a `(k, k)` matrix, whose mean is the answer."""
+        """Returns m estimates `(m,)` of the trace of a `(k, k)` matrix; their mean is the result."""
 
     def estimates(self, k: int) -> int:
-        """How many estimates come back."""
+        """Returns the number m of estimates."""
         return 1
 
-    def error(self, found: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
-        """The standard error of the mean of estimates (or of what was integrated of them)."""
-        return jnp.zeros(jnp.shape(found)[0])
+    def error(self, values: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
+        """Returns the standard error of the mean of m estimates, or of m integrals of them along a flow."""
+        return jnp.zeros(jnp.shape(values)[0])
 
 
 class Exact(AbstractTrace):
-    """All k directions, no error."""
+    """The exact trace, from all k directions."""
 
     def __call__(self, multiply: Linear, k: int, key: PRNGKeyArray) -> Float[Array, " m"]:
         return jnp.trace(jax.vmap(multiply)(jnp.eye(k)))[None]
 
 
 class Hutchinson(AbstractTrace):
-    """`probes` random directions of independent elements."""
+    """The estimator of Hutchinson (1990), from `probes` random directions with independent elements."""
 
     probes: int = eqx.field(static=True, default=16)
     law: Law = eqx.field(static=True, default=rademacher)
@@ -84,14 +84,14 @@ class Hutchinson(AbstractTrace):
     def estimates(self, k: int) -> int:
         return self.probes
 
-    def error(self, found: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
-        return jnp.std(found, axis=1, ddof=1) / jnp.sqrt(self.probes)
+    def error(self, values: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
+        return jnp.std(values, axis=1, ddof=1) / jnp.sqrt(self.probes)
 
 
 class HutchPlusPlus(AbstractTrace):
-    """`rank` directions that hold most of the trace, exactly, and `probes` orthonormal ones for the rest.
+    """The estimator of Meyer et al. (2021): exact in `rank` directions, `probes` orthonormal ones for the remainder.
 
-    Where `rank + probes` reaches k, all k directions are taken and nothing is left to chance.
+    The `rank` directions hold most of the trace. If `rank + probes >= k`, all k directions are taken: the exact trace.
     """
 
     rank: int = eqx.field(static=True, default=8)
@@ -101,26 +101,26 @@ class HutchPlusPlus(AbstractTrace):
         _at_least_two(self.probes)
 
     def __call__(self, multiply: Linear, k: int, key: PRNGKeyArray) -> Float[Array, " m"]:
-        if self._all(k):
+        if self._is_exact(k):
             return Exact()(multiply, k, key)
         key_sketch, key_probes = jr.split(key)
         sketch = jax.vmap(multiply)(jr.normal(key_sketch, (self.rank, k)))
         basis, _ = jnp.linalg.qr(jnp.concatenate([sketch, jr.normal(key_probes, (self.probes, k))]).T)
-        found = jnp.sum(basis * jax.vmap(multiply, in_axes=1, out_axes=1)(basis), axis=0)
-        # a unit vector drawn in the k - rank directions that are left has the mean of their trace
-        return jnp.sum(found[: self.rank]) + (k - self.rank) * found[self.rank :]
+        terms = jnp.sum(basis * jax.vmap(multiply, in_axes=1, out_axes=1)(basis), axis=0)
+        # e^T A e of a random unit vector in the other k - rank directions has the mean trace / (k - rank)
+        return jnp.sum(terms[: self.rank]) + (k - self.rank) * terms[self.rank :]
 
     def estimates(self, k: int) -> int:
-        return 1 if self._all(k) else self.probes
+        return 1 if self._is_exact(k) else self.probes
 
-    def error(self, found: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
-        if self._all(k):
-            return jnp.zeros(jnp.shape(found)[0])
+    def error(self, values: Float[ArrayLike, "n m"], k: int) -> Float[Array, " n"]:
+        if self._is_exact(k):
+            return jnp.zeros(jnp.shape(values)[0])
         # orthonormal probes are drawn without replacement: all k - rank of them would leave no error
-        left = 1.0 - self.probes / (k - self.rank)
-        return jnp.std(found, axis=1, ddof=1) * jnp.sqrt(left / self.probes)
+        correction = 1.0 - self.probes / (k - self.rank)
+        return jnp.std(values, axis=1, ddof=1) * jnp.sqrt(correction / self.probes)
 
-    def _all(self, k: int) -> bool:
+    def _is_exact(self, k: int) -> bool:
         return self.rank + self.probes >= k
 
 
@@ -131,13 +131,13 @@ def divergence(
     trace: AbstractTrace,
     key: PRNGKeyArray,
 ) -> tuple[Vector, Float[Array, " m"]]:
-    """The field at `x` and estimates of its divergence within the span of `directions`, unit vectors `(k, d)`."""
-    value, push = jax.linearize(field, x)
-    return value, trace(lambda e: directions @ push(e @ directions), len(directions), key)
+    """Returns the field at `x` and estimates of its divergence within the span of k unit vectors `directions`."""
+    value, derivative = jax.linearize(field, x)
+    return value, trace(lambda e: directions @ derivative(e @ directions), len(directions), key)
 
 
 class _WithDivergence(eqx.Module):
-    """A flow that collects its own divergence; it stands on the path that it came from."""
+    """A flow with a second component whose velocity is the divergence of the flow."""
 
     flow: Flow
     directions: Float[Array, "k d"]
@@ -160,29 +160,31 @@ def pull_back(
     trace: AbstractTrace,
     key: PRNGKeyArray,
 ) -> tuple[Vector, Float[Array, " m"]]:
-    """Carries data `x1` back to the path's beginning; returns where it came from, there, and estimates of
-    `log p1(x1) - log p0(there)`.
+    """Integrates data `x1` back to the start of the path.
 
-    The density does not depend on the schedule, so that every path is followed along straight lines.
+    The density does not depend on the schedule, so that every path is integrated along straight lines.
+
+    Returns:
+        The point x at the start, and m estimates `(m,)` of `log p1(x1) - log p0(x)`.
     """
     straight = flow.straightened()
     at_start, at_end = flow.path.times_larger(straight.path)
     start, end = straight.path.span
     gain = jnp.zeros(trace.estimates(len(directions)))
-    # run from the data's end, the second component collects minus the integral
-    there, gain = solver(_WithDivergence(straight, directions, trace, key), (x1 / at_end, gain), end, start)
-    return at_start * there, gain + len(directions) * jnp.log(at_start / at_end)
+    # backwards in time the second component becomes minus the integral
+    x0, gain = solver(_WithDivergence(straight, directions, trace, key), (x1 / at_end, gain), end, start)
+    return at_start * x0, gain + len(directions) * jnp.log(at_start / at_end)
 
 
 def check(solver: AbstractSolver) -> None:
-    """Refuses a solver that cannot carry a density.
+    """Checks that a solver can integrate a log density.
 
     Raises:
-        QueryError: the solver draws noise, or follows more than a velocity.
+        QueryError: the solver draws noise, or needs more than a velocity.
     """
     if not solver.follows_velocity:
         raise QueryError(
-            f"{type(solver).__name__} does not follow the velocity alone, so no density can ride along; "
+            f"{type(solver).__name__} does not follow the velocity alone, so it has no density; "
             "take the density with Midpoint, Heun, RK4, AdamsBashforth, Euler, Dopri5 or Tsit5"
         )
 

@@ -13,8 +13,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from retrodict._errors import DataError, FileError, RetrodictError
-from retrodict.cli.arguments import asked_in, chosen_of, executor_in, given_in, held_out, numbers_in, problem_of
+from retrodict._errors import DataError, RetrodictError
+from retrodict.cli.arguments import (
+    asked_in,
+    executor_in,
+    given_in,
+    held_out,
+    module_in,
+    problem_of,
+)
 
 
 app = typer.Typer(
@@ -44,7 +51,7 @@ def run(arguments: list[str]) -> int:
     """Runs one command and returns its exit code: 0, or 2 for a wrong argument or file, or 130 for Ctrl-C."""
     try:
         # without arguments the most useful thing to say is which commands there are
-        found = app(arguments or ["--help"], standalone_mode=False, prog_name="retrodict")
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="retrodict")
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except UsageError as error:
@@ -52,12 +59,24 @@ def run(arguments: list[str]) -> int:
         return _refuse(f"{error.format_message().rstrip('.')}; see `{command} --help`")
     except RetrodictError as error:
         return _refuse(str(error))
-    return found if isinstance(found, int) else 0
+    return code if isinstance(code, int) else 0
 
 
 def _refuse(sentence: str) -> int:
     print(f"retrodict: {' '.join(sentence.split())}", file=sys.stderr)
     return 2
+
+
+@app.callback()
+def options(
+    modules: Annotated[
+        list[Path] | None,
+        typer.Option("--import", help="A Python file that defines a kind of model of your own; may be repeated."),
+    ] = None,
+) -> None:
+    """Turn a simulator round: one generative model, any question."""
+    for module in modules or ():
+        module_in(module)
 
 
 @app.command()
@@ -71,7 +90,7 @@ def demo(
     from retrodict_bench import demo as job
 
     summary = job.run(out, thorough=thorough, seed=seed, progress=not as_json)
-    print(json.dumps(summary) if as_json else job.tell(summary, out))
+    print(json.dumps(summary) if as_json else job.summary_text(summary, out))
 
 
 @app.command()
@@ -99,20 +118,20 @@ def simulate(
     chosen = problem_of("simulate", task, problem)
     if store is None and out is None:
         raise DataError("simulate needs a place for the rows: --store DIR, --out FILE.npz, or both")
-    if store is None and any(one is not None for one in (workers, timeout, executor)):
+    if store is None and any(option is not None for option in (workers, timeout, executor)):
         raise DataError("--workers, --timeout and --executor write rows as they come: add --store DIR")
-    with executor_in(executor, workers) as who:
-        how: dict[str, Any] = {"executor": who, "timeout": timeout, "accept_changed": accept_changed}
-        sims = _simulated(chosen, simulations, key=seed, store=store, progress=not as_json, **how)
+    with executor_in(executor, workers) as runner:
+        settings: dict[str, Any] = {"executor": runner, "timeout": timeout, "accept_changed": accept_changed}
+        sims = _simulated(chosen, simulations, key=seed, store=store, progress=not as_json, **settings)
     if out is not None:
         write_npz(out, sims)
-    where = [str(place) for place in (store, out) if place is not None]
+    written = [str(place) for place in (store, out) if place is not None]
     if as_json:
         status = None if store is None else rd.open_store(store).status
         places = {"store": store and str(store), "out": out and str(out)}
         print(json.dumps({"simulations": sims.counts, "status": status, **places}))
         return
-    print(f"{sims.drawn} simulations ({sims.n_failed} failed); wrote {' and '.join(where)}")
+    print(f"{sims.drawn} simulations ({sims.n_failed} failed); wrote {' and '.join(written)}")
 
 
 def _simulated(problem: Any, n: int, **how: Any) -> Any:
@@ -139,9 +158,12 @@ def train(
     ] = "joint",
     store: Annotated[Path | None, typer.Option(help="A directory to keep rows in; those it has stay.")] = None,
     failed: Annotated[
-        Literal["given", "corrected"],
-        typer.Option(help="What runs that failed mean: nothing once data are finite, or a fault to correct for."),
-    ] = "given",
+        Literal["ignore", "reweight", "given", "corrected"],
+        typer.Option(
+            help="What runs that failed mean: nothing once data are finite (ignore; earlier: given), or a fault to "
+            "correct for (reweight; earlier: corrected)."
+        ),
+    ] = "ignore",
     checkpoint: Annotated[Path | None, typer.Option(help="A folder; after a kill the same command goes on.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -152,10 +174,10 @@ def train(
     chosen = problem_of("train", task, problem)
     sims = _simulated(chosen, simulations, key=seed, store=store, progress=not as_json)
     model = getattr(rd, query)(sims.layout, key=seed)
-    how: dict[str, Any] = {"checkpoint": checkpoint, "failed": failed, "progress": not as_json}
-    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, **how)
+    settings: dict[str, Any] = {"checkpoint": checkpoint, "failed": failed, "progress": not as_json}
+    model, history = rd.fit(model, sims, key=seed + 1, steps=steps, **settings)
     rd.save(model, out)
-    told = {
+    outcome = {
         "model": str(out),
         "simulations": sims.counts,
         "steps": int(history.step[-1]),
@@ -164,10 +186,10 @@ def train(
         "ended": history.ended,
     }
     text = (
-        f"{sims.drawn} simulations ({sims.n_failed} failed), {told['steps']} steps in {history.seconds:.0f} s "
+        f"{sims.drawn} simulations ({sims.n_failed} failed), {outcome['steps']} steps in {history.seconds:.0f} s "
         f"({history.ended}), validation loss {history.best:.4f}; wrote {out}"
     )
-    print(json.dumps(told) if as_json else text)
+    print(json.dumps(outcome) if as_json else text)
 
 
 @app.command()
@@ -197,17 +219,17 @@ def sample(
     from retrodict._runtime.atomic_files import write_npz
     from retrodict.diagnostics.summary import summarize
 
-    known, asked = given_in(given), asked_in(of)
-    with warnings.catch_warnings(record=True) as told:
+    observed, requests = given_in(given), asked_in(of)
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always", UserWarning)
-        draws = rd.load(model).sample(n, given=known, of=asked, key=seed)
-    doubts = [str(one.message) for one in told if issubclass(one.category, UserWarning)]
+        draws = rd.load(model).sample(n, given=observed, of=requests, key=seed)
+    doubts = [str(warning.message) for warning in messages if issubclass(warning.category, UserWarning)]
     if out is not None:
         write_npz(out, draws)
     summary = summarize(draws)
     if as_json:
-        found = {"n": n, "summary": summary, "draws": None if out is None else str(out), "warnings": doubts}
-        print(json.dumps(found))
+        outcome = {"n": n, "summary": summary, "draws": None if out is None else str(out), "warnings": doubts}
+        print(json.dumps(outcome))
         return
     for doubt in doubts:
         print(f"retrodict: warning: {doubt}", file=sys.stderr)
@@ -233,22 +255,33 @@ def check(
 
     loaded = rd.load(model)
     names = [v.name for v in loaded.layout.variables if v.kind == "data"]
-    known = names if given is None else [name.strip() for name in given.split(",") if name.strip()]
+    names_given = names if given is None else [name.strip() for name in given.split(",") if name.strip()]
     rows = held_out(sims, task, problem, 2 * observations, seed)
-    loaded, found = rd.check(loaded, rows, given=known, observations=observations, draws=draws, key=seed)
+    loaded, result = rd.check(loaded, rows, given=names_given, observations=observations, draws=draws, key=seed)
     out = rd.save(loaded, out or model)
-    own = found.calibration
+    calibration = result.calibration
     if as_json:
-        told = {"question": own.question, "ok": own.ok, "p_value": own.p_value, "p_values": dict(own.p_values)}
+        outcome = {
+            "question": calibration.question,
+            "ok": calibration.ok,
+            "p_value": calibration.p_value,
+            "p_values": dict(calibration.p_values),
+        }
         print(
             json.dumps(
-                {**told, "excess": dict(own.excess), "score": own.score, "seconds": found.seconds, "model": str(out)}
+                {
+                    **outcome,
+                    "excess": dict(calibration.excess),
+                    "score": calibration.score,
+                    "seconds": result.seconds,
+                    "model": str(out),
+                }
             )
         )
         return
-    print(f"{own.question}: {found.tell()}")
-    for label, more in own.excess:
-        print(f"  {label}: regions hold the truth {abs(more):.1%} {'more' if more > 0 else 'less'} often than they say")
+    print(f"{calibration.question}: {result.summary()}")
+    for label, gap in calibration.excess:
+        print(f"  {label}: regions hold the truth {abs(gap):.1%} {'more' if gap > 0 else 'less'} often than they say")
     print(f"wrote {out}")
 
 
@@ -266,16 +299,17 @@ def report(
 ) -> None:
     """Write one page for a referee: data checks, posterior, predictive checks, calibration."""
     import retrodict as rd
-    from retrodict.report import posterior_report as referee
+    from retrodict.report import posterior_report
 
     loaded, observed = rd.load(model), given_in(observation, "--observation")
     rows = held_out(sims, task, problem, 600, seed)
-    found = referee.examine(loaded, rows, observed, seed=seed)
-    written = referee.write(out, loaded, found, title=title)
+    findings = posterior_report.examine(loaded, rows, observed, seed=seed)
+    written = posterior_report.write(out, loaded, findings, title=title)
     if as_json:
-        print(json.dumps({**found.to_json(), "report": str(written)}))
+        print(json.dumps({**findings.to_json(), "report": str(written)}))
         return
-    print(f"{'all checks passed' if found.ok else 'NOT ALL CHECKS PASSED'}; {found.likeness.tell()}; wrote {written}")
+    verdict = "all checks passed" if findings.ok else "NOT ALL CHECKS PASSED"
+    print(f"{verdict}; {findings.likeness.summary()}; wrote {written}")
 
 
 @app.command()
@@ -289,11 +323,11 @@ def gallery(
     from retrodict_bench import gallery as exhibits
 
     names = None if only is None else [name.strip() for name in only.split(",")]
-    found = exhibits.run(out, only=names, seed=seed, progress=not as_json)
+    results = exhibits.run(out, only=names, seed=seed, progress=not as_json)
     if as_json:
-        print(json.dumps({"out": str(out), "exhibits": found}))
+        print(json.dumps({"out": str(out), "exhibits": results}))
         return
-    print(exhibits.tell(found))
+    print(exhibits.summary_text(results))
     print(f"page: {out / 'gallery.html'}; figures and gallery.json beside it")
 
 
@@ -322,57 +356,15 @@ def bench(
     page: Annotated[Path | None, typer.Option(help="With --table: write it as an HTML page, too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How far posteriors are from the references: those of one rule, or of the joint model by path and solver."""
-    import retrodict as rd
-    from retrodict._runtime.atomic_files import make_folder
-    from retrodict_bench import benchmark
+    """Measure the distance of posteriors from references: of one rule, or of the joint model by path and solver."""
+    from retrodict.cli import _bench
 
     if table or page:
-        _league(out, page, as_json=as_json)
+        _bench.show_leaderboard(out, page, as_json=as_json)
         return
-    methods: Mapping[str, Any] = rd.paths.METHODS
-    known: Mapping[str, Any] = {**rd.solvers.SOLVERS, "default": lambda: benchmark.SAMPLER, "auto": rd.solvers.Auto}
-    rule = benchmark.BY_RULE
-    routes = {p: None if p == rule else methods[p]() for p in chosen_of("--paths", paths, methods, besides=[rule])}
-    named = chosen_of("--solvers", solvers, rd.solvers.SOLVERS, besides=["default", "auto"])
-    movers = {name: known[name]() for name in named}
-    if evaluations is not None:
-        movers = {name: rd.solvers.at_cost(solver, evaluations) for name, solver in movers.items()}
-    which, judged = numbers_in(observations), [] if out is None else benchmark.read(out)
-    others = [name for name in rd.tasks.names() if name not in benchmark.TASKS]
-    # all that is wrong is told before anything is trained
-    exams = [
-        benchmark.Exam.of(name, simulations=budget, observations=which, draws=draws, seed=one)
-        for name in chosen_of("--tasks", tasks, benchmark.TASKS, besides=others)
-        for budget in numbers_in(simulations, "--simulations")
-        for one in numbers_in(seed, "--seed")
-    ]
-    if out is not None:
-        make_folder(out.parent)
-    for exam in exams:
-        rows, done = [], benchmark.done(judged, exam, routes, movers)
-        for row in benchmark.matrix(exam, routes, movers, done=done, progress=not as_json):
-            print(json.dumps(row.to_json()) if as_json else benchmark.line(row), flush=True)
-            rows.append(row)
-            if out is not None:
-                benchmark.append(out, row)
-        if len(rows) > 1 and not as_json:
-            print(f"\n{benchmark.across(rows)}\n", flush=True)
-
-
-def _league(out: Path | None, page: Path | None, *, as_json: bool) -> None:
-    """The table of a benchmark's file, as Markdown and as a page."""
-    from retrodict import report
-    from retrodict_bench import benchmark
-
-    rows = [] if out is None else benchmark.read(out)
-    if not rows:
-        raise FileError("a table needs rows: retrodict bench --out FILE, and then with --table")
-    league = benchmark.league(rows)
-    found = report.Table(*league)
-    print(json.dumps(league._asdict()) if as_json else f"{found.to_markdown()}\n\n{found.caption}")
-    if page is not None:
-        report.write_report(page, "Benchmark", [report.Section("C2ST against the reference", [found])])
+    cells = _bench.cells_of(tasks, simulations, seed, observations, draws)
+    routes, movers = _bench.routes_of(paths), _bench.movers_of(solvers, evaluations)
+    _bench.run_cells(cells, routes, movers, out, as_json=as_json)
 
 
 def table(summary: Mapping[str, Mapping[str, float]]) -> str:

@@ -24,7 +24,7 @@ def chosen_of(option: str, text: str, known: Iterable[str], *, besides: Sequence
     for name in names:
         if name not in offered:
             raise DataError(unknown(f"`{option}`", name, offered, owner="it takes"))
-    return list(dict.fromkeys(one for name in names for one in (known if name == "all" else [name])))
+    return list(dict.fromkeys(choice for name in names for choice in (known if name == "all" else [name])))
 
 
 def problem_of(command: str, task: str | None, problem: str | None) -> Any:
@@ -45,20 +45,32 @@ def problem_in(where: str) -> Any:
         raise DataError(f"--problem takes FILE.py:NAME, got '{where}'")
     if not Path(file).is_file():
         raise FileError(f"there is no file '{file}' to take the problem '{name}' from")
-    spec = importlib.util.spec_from_file_location("_retrodict_problem", file)
+    module = module_in(Path(file))
+    problems = [key for key, value in vars(module).items() if isinstance(value, Problem)]
+    if name not in problems:
+        raise DataError(f"'{file}' has no problem '{name}'; it has {listed(problems) or 'none'}")
+    return vars(module)[name]
+
+
+def module_in(file: Path) -> Any:
+    """Returns a Python file as a module, by whose name code in it is found again.
+
+    Raises:
+        FileError: there is no such file, or it is no Python file.
+    """
+    if not file.is_file():
+        raise FileError(f"there is no file '{file}' to import")
+    spec = importlib.util.spec_from_file_location(f"_retrodict_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise FileError(f"'{file}' is no Python file")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    found = [key for key, value in vars(module).items() if isinstance(value, Problem)]
-    if name not in found:
-        raise DataError(f"'{file}' has no problem '{name}'; it has {listed(found) or 'none'}")
-    return vars(module)[name]
+    return module
 
 
 def held_out(sims: Path | None, task: str | None, problem: str | None, n: int, seed: int) -> Mapping[str, Any]:
     """Simulations that a model was not trained on: read, or made."""
-    if sum(one is not None for one in (sims, task, problem)) != 1:
+    if sum(source is not None for source in (sims, task, problem)) != 1:
         raise DataError("this needs one of --sims FILE.npz, --task NAME and --problem FILE.py:NAME")
     if sims is not None:
         return _rows(sims)
@@ -105,14 +117,14 @@ def _rows(where: Path) -> dict[str, np.ndarray]:
     if not files or not all(file.is_file() for file in files):
         raise FileError(f"--sims takes a .npz file or a folder of them, and there is none at '{where}'")
     parts = [_arrays(file) for file in files]
-    for part, file in zip(parts, files, strict=True):
-        if part.keys() != parts[0].keys():
-            raise DataError(f"'{file}' has {listed(part)}, and '{files[0]}' {listed(parts[0])}: they must be alike")
-    shapes = [{name: array.shape[1:] for name, array in part.items()} for part in parts]
+    for rows, file in zip(parts, files, strict=True):
+        if rows.keys() != parts[0].keys():
+            raise DataError(f"'{file}' has {listed(rows)}, and '{files[0]}' {listed(parts[0])}: they must be alike")
+    shapes = [{name: array.shape[1:] for name, array in rows.items()} for rows in parts]
     for shape, file in zip(shapes, files, strict=True):
         if shape != shapes[0]:
             raise DataError(f"'{file}' has rows of {shape}, and '{files[0]}' of {shapes[0]}: they must be alike")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([rows[name] for rows in parts]) for name in parts[0]}
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
@@ -129,17 +141,17 @@ def asked_in(text: str | None) -> Any:
         return None if text is None else [name.strip() for name in text.split(",")]
     from retrodict import At
 
-    found = {name: None if value is None else _value(name, value) for name, value in _object("--of", text).items()}
-    for name, value in found.items():
+    requests = {name: None if value is None else _value(name, value) for name, value in _object("--of", text).items()}
+    for name, value in requests.items():
         if value is not None and not isinstance(value, At):
             raise DataError(
                 f"--of takes {{\"points\": [...]}} where a function is asked and null for others; see '{name}'"
             )
-    return found
+    return requests
 
 
 def given_in(text: str, option: str = "--given") -> dict[str, Any]:
-    """What is known: JSON, or a file with it."""
+    """Returns what is known: JSON, or a file with it."""
     file = Path(text)
     if text.lstrip()[:1] in ("{", "["):
         source, content = option, text
@@ -154,12 +166,12 @@ def given_in(text: str, option: str = "--given") -> dict[str, Any]:
 
 def _object(source: str, text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{source} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{source} must be a JSON object from name to values, got {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise DataError(f"{source} must be a JSON object from name to values, got {type(value).__name__}")
+    return value
 
 
 def _value(name: str, value: Any) -> Any:
@@ -168,7 +180,7 @@ def _value(name: str, value: Any) -> Any:
 
     if not isinstance(value, dict):
         return _numbers(name, value)
-    parts = {key: None if part is None else _numbers(name, part) for key, part in value.items()}
+    parts = {key: None if number is None else _numbers(name, number) for key, number in value.items()}
     if "points" in parts and set(parts) <= {"points", "values"}:
         return At(**parts)
     points = parts.pop("points", None)
@@ -182,7 +194,7 @@ def _value(name: str, value: Any) -> Any:
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     """Numbers as JSON has them, which knows no NaN: null says that an element was not observed."""
-    from retrodict.query.tokens import as_numbers
+    from retrodict.query import as_numbers
 
     def plain(value: Any) -> Any:
         if isinstance(value, list):
@@ -199,10 +211,10 @@ def _numbers(name: str, value: Any) -> np.ndarray:
 def numbers_in(text: str, option: str = "--observations") -> list[int]:
     """Whole numbers, such as 1-10 or 1,3,5."""
     try:
-        parts = [part.split("-") for part in text.split(",")]
-        found = list(dict.fromkeys(k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)))
+        parts = [span.split("-") for span in text.split(",")]
+        numbers = list(dict.fromkeys(k for span in parts for k in range(int(span[0]), int(span[-1]) + 1)))
     except ValueError:
-        found = []
-    if not found:
+        numbers = []
+    if not numbers:
         raise DataError(f"{option} takes numbers such as 1-10 or 1,3,5, got '{text}'")
-    return found
+    return numbers

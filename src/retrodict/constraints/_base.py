@@ -1,4 +1,4 @@
-"""What every constraint promises, and what it is told of a question."""
+"""The protocol of constraints, and the view of a query that a constraint gets."""
 
 import abc
 from dataclasses import dataclass
@@ -16,7 +16,12 @@ from retrodict.variables import Layout
 
 
 class Units(eqx.Module):
-    """All tokens in the user's units, from the latent ones in the model's coordinates."""
+    """A map from latent tokens in the model's coordinates to all tokens in the user's units.
+
+    Attributes:
+        z: all tokens in the model's coordinates; those that are not latent stay at these values.
+        latent: mask of the latent tokens.
+    """
 
     scaling: Scaling
     z: Tokens
@@ -27,7 +32,7 @@ class Units(eqx.Module):
         return self.scaling.layout
 
     def full(self, data: Tokens) -> Tokens:
-        """Latent tokens as in `data`, the others as they are given."""
+        """Returns `data` for latent tokens, and `z` for the others."""
         return jnp.where(self.latent, data, self.z)
 
     def __call__(self, data: Tokens) -> Tokens:
@@ -36,7 +41,7 @@ class Units(eqx.Module):
 
 @dataclass(frozen=True)
 class View:
-    """What a constraint needs to know of a question: its units, and draws of the answer without any constraint."""
+    """The view of a query that a constraint needs: units, and pilot draws `(n, d)` without any constraint."""
 
     units: Units
     pilot: Float[Array, "n d"]
@@ -47,11 +52,11 @@ class View:
 
 
 class AbstractConstraint(abc.ABC):
-    """Something that must hold; the elements it speaks of are drawn unless they are given."""
+    """A constraint on the values of some elements. These elements are drawn unless they are given."""
 
     @abc.abstractmethod
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
-        """Which elements it speaks of: booleans `shape` by name.
+        """Returns the elements under the constraint: booleans of the shape of each variable, by name.
 
         Raises:
             QueryError: a name that the model does not have.
@@ -60,15 +65,25 @@ class AbstractConstraint(abc.ABC):
 
     @abc.abstractmethod
     def guide(self, view: View) -> AbstractGuide:
-        """The same in tokens."""
+        """Returns the constraint as a guide: a function of tokens."""
 
 
-def known(layout: Layout, name: str, where: str) -> tuple[int, ...]:
+def shape_of(layout: Layout, name: str, owner: str) -> tuple[int, ...]:
+    """Returns the shape of a variable.
+
+    Raises:
+        QueryError: `owner`, a constraint in words, has a name that the layout lacks.
+    """
     if name not in layout.names:
-        raise QueryError(unknown(where, name, layout.names))
+        raise QueryError(unknown(owner, name, layout.names))
     return layout[name].shape
 
 
-def positive(sd: float | None, where: str) -> None:
+def check_positive(sd: float | None, owner: str) -> None:
+    """Checks that an `sd` is above zero, or None.
+
+    Raises:
+        DataError: it is not.
+    """
     if sd is not None and not sd > 0:
-        raise DataError(f"{where} needs an `sd` above zero, got {sd}")
+        raise DataError(f"{owner} needs an `sd` above zero, got {sd}")

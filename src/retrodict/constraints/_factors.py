@@ -1,4 +1,4 @@
-"""Log factors: soft observations, any function that a user writes, another prior."""
+"""Constraints as log factors: soft observations, any function that a user writes, a prior in place of another."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from retrodict._errors import DataError, QueryError, unknown
 from retrodict._types import Scalar, Tokens
-from retrodict.constraints._base import AbstractConstraint, Units, View, known
+from retrodict.constraints._base import AbstractConstraint, Units, View, shape_of
 from retrodict.guidance import AbstractGuide, Near, Tilt
 from retrodict.problem import Prior as Distributions
 from retrodict.problem import Problem
@@ -20,73 +20,77 @@ from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout
 
 
-class _Some(eqx.Module):
-    """Some tokens in the user's units."""
+class _Selected(eqx.Module):
+    """The tokens with the numbers `index`, in the user's units."""
 
     units: Units
-    which: Int[Array, " j"]
+    index: Int[Array, " j"]
 
     def __call__(self, data: Tokens) -> Float[Array, " j"]:
-        return self.units(data)[self.which]
+        return self.units(data)[self.index]
 
 
 @dataclass(frozen=True)
 class Soft(AbstractConstraint):
-    """Values that were seen with a normal error `sd` (one number, or by name); NaN elements were not seen."""
+    """Values that were observed with a normal error `sd` (one number, or by name); NaN elements were not observed."""
 
     values: Mapping[str, Any]
     sd: Any
 
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
-        found = {}
+        masks = {}
         for name, value in self.values.items():
-            shape, array = known(layout, name, "Soft"), as_numbers(value, f"'{name}' in Soft")
+            shape, array = shape_of(layout, name, "Soft"), as_numbers(value, f"'{name}' in Soft")
             if array.shape != shape:
                 raise DataError(f"'{name}' in Soft must have the shape {shape}, got {array.shape}")
-            found[name] = ~np.isnan(array)
+            masks[name] = ~np.isnan(array)
             if not np.all(self._sd(name) > 0):
                 raise DataError(f"Soft needs an `sd` above zero for '{name}', got {self._sd(name)}")
-        return found
+        return masks
 
     def _sd(self, name: str) -> np.ndarray:
+        """Returns the sd of a variable."""
         return as_numbers(self.sd[name] if isinstance(self.sd, Mapping) else self.sd, f"`sd` of '{name}' in Soft")
 
     def guide(self, view: View) -> AbstractGuide:
-        layout, seen = view.layout, np.full(view.layout.size, np.nan)
+        layout, observed = view.layout, np.full(view.layout.size, np.nan)
         sd = np.ones(layout.size)
         for name, value in self.values.items():
             block, shape = layout.slices[name], layout[name].shape
-            seen[block] = np.asarray(value, float).ravel()
+            observed[block] = np.asarray(value, float).ravel()
             sd[block] = np.broadcast_to(self._sd(name), shape).ravel()
-        which = np.flatnonzero(~np.isnan(seen))
-        return Near(
-            _Some(view.units, jnp.asarray(which)), jnp.asarray(seen[which], float), jnp.asarray(sd[which], float)
-        )
+        index = np.flatnonzero(~np.isnan(observed))
+        functional = _Selected(view.units, jnp.asarray(index))
+        return Near(functional, jnp.asarray(observed[index], float), jnp.asarray(sd[index], float))
 
 
 class _Smooth(eqx.Module):
-    """Some tokens in coordinates whose way to the user's units has no kink: bounded ones in these units themselves."""
+    """The tokens with the numbers `index`, in coordinates from which the map to the user's units is smooth.
+
+    Bounded tokens are in the user's units, others in the model's coordinates.
+    """
 
     units: Units
-    which: Int[Array, " j"]
+    index: Int[Array, " j"]
 
     @property
     def bounded(self) -> np.ndarray:
+        """Mask of the tokens with two finite ends."""
         low, high = self.units.layout.ends
         return np.isfinite(low) & np.isfinite(high)
 
     def __call__(self, data: Tokens) -> Float[Array, " j"]:
-        return jnp.where(self.bounded, self.units(data), data)[self.which]
+        return jnp.where(self.bounded, self.units(data), data)[self.index]
 
     def inverse(self, u: Float[Array, " j"]) -> Tokens:
-        """All tokens in the user's units."""
-        found = jnp.zeros(self.units.layout.size).at[self.which].set(u)
-        chosen = jnp.zeros(self.units.layout.size, bool).at[self.which].set(True)
-        return jnp.where(chosen & self.bounded, found, self.units(jnp.where(self.bounded, 0.0, found)))
+        """Returns all tokens in the user's units."""
+        tokens = jnp.zeros(self.units.layout.size).at[self.index].set(u)
+        selected = jnp.zeros(self.units.layout.size, bool).at[self.index].set(True)
+        return jnp.where(selected & self.bounded, tokens, self.units(jnp.where(self.bounded, 0.0, tokens)))
 
 
 class _Factor(eqx.Module):
-    """A function of named values as one of some smooth tokens."""
+    """A log factor of named values as a function of smooth tokens."""
 
     smooth: _Smooth
     function: Callable[[dict[str, Array]], Scalar] = eqx.field(static=True)
@@ -94,24 +98,25 @@ class _Factor(eqx.Module):
 
     def __call__(self, u: Float[Array, " j"]) -> Scalar:
         layout, x = self.smooth.units.layout, self.smooth.inverse(u)
-        found = self.function({name: x[layout.slices[name]].reshape(layout[name].shape) for name in self.names})
-        if jnp.shape(found) != ():
-            raise DataError(f"a log factor must return one number, got an array of the shape {jnp.shape(found)}")
-        return found
+        log_factor = self.function({name: x[layout.slices[name]].reshape(layout[name].shape) for name in self.names})
+        if jnp.shape(log_factor) != ():
+            raise DataError(f"a log factor must return one number, got an array of the shape {jnp.shape(log_factor)}")
+        return log_factor
 
 
-def _factor(function: Callable[[dict[str, Array]], Scalar], names: tuple[str, ...], view: View) -> Tilt:
-    which = view.layout.tokens_of(names)
-    which = which[np.asarray(view.units.latent)[which]]
-    smooth = _Smooth(view.units, jnp.asarray(which))
-    return Tilt(smooth, _Factor(smooth, function, names), len(which))
+def _tilt(function: Callable[[dict[str, Array]], Scalar], names: tuple[str, ...], view: View) -> Tilt:
+    """Returns the guide of a log factor of the variables `names`."""
+    index = view.layout.tokens_of(names)
+    index = index[np.asarray(view.units.latent)[index]]
+    smooth = _Smooth(view.units, jnp.asarray(index))
+    return Tilt(smooth, _Factor(smooth, function, names), len(index))
 
 
 @dataclass(frozen=True)
 class LogConstraint(AbstractConstraint):
     """A log factor `function({name: value, ...})` of the variables `of`, written in JAX and differentiable.
 
-    Minus infinity forbids; where the gradient does not say where to go, an interval or inequality serves better.
+    Minus infinity forbids a value. A factor without a gradient does not guide: use an interval or an inequality then.
     """
 
     function: Callable[[dict[str, Array]], Scalar]
@@ -121,53 +126,57 @@ class LogConstraint(AbstractConstraint):
         object.__setattr__(self, "of", (self.of,) if isinstance(self.of, str) else tuple(self.of))
 
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
-        return {name: np.ones(known(layout, name, "a LogConstraint"), bool) for name in self.of}
+        return {name: np.ones(shape_of(layout, name, "a LogConstraint"), bool) for name in self.of}
 
     def guide(self, view: View) -> AbstractGuide:
-        return _factor(self.function, tuple(self.of), view)
+        return _tilt(self.function, tuple(self.of), view)
 
 
-class Prior(AbstractConstraint):
-    """Another prior: parameters by name, each a numpyro distribution or a function of others that returns one.
+class ReplacedPrior(AbstractConstraint):
+    """A prior in place of the one that the model was trained under; its public name is `Prior`.
 
     Args:
-        old: what the model was trained under, a `Problem` or its prior by name; those not named in `new` stay.
+        new: the new prior of some parameters by name. Each entry is a numpyro distribution, or a function of other
+            parameters that returns one. Parameters that are not named keep their prior.
+        old: the prior that the model was trained under: a `Problem`, or distributions by name.
 
     Raises:
-        QueryError: a name that the old prior does not have.
+        QueryError: `new` has a name that `old` lacks, or the old prior has no named parts.
     """
 
     def __init__(self, new: Mapping[str, Any], *, old: Problem | Mapping[str, Any]) -> None:
-        before = old.prior if isinstance(old, Problem) else Distributions(old)
-        if not isinstance(before, Distributions):
+        prior = old.prior if isinstance(old, Problem) else Distributions(old)
+        if not isinstance(prior, Distributions):
             raise QueryError(
-                f"the old prior is a {type(before).__name__}, whose parts have no names; "
+                f"the old prior is a {type(prior).__name__}, whose parts have no names; "
                 "write the ratio as a LogConstraint"
             )
         for name in new:
-            if name not in before.distributions:
-                raise QueryError(unknown("the new prior", name, before.distributions, owner="the old one has"))
-        self.new, self.old = dict(new), {name: before.distributions[name] for name in new}
+            if name not in prior.distributions:
+                raise QueryError(unknown("the new prior", name, prior.distributions, owner="the old one has"))
+        self.new, self.old = dict(new), {name: prior.distributions[name] for name in new}
         parents = {p for entry in (*self.new.values(), *self.old.values()) for p in _parents(entry)}
-        self.names = tuple(name for name in before.distributions if name in parents | set(new))
+        self.names = tuple(name for name in prior.distributions if name in parents | set(new))
 
     def log_ratio(self, values: Mapping[str, Array]) -> Scalar:
-        """Log density of the new over the old prior."""
-        new, old = (sum(_log_prob(e, name, values) for name, e in part.items()) for part in (self.new, self.old))
+        """Returns the log density of the new prior minus that of the old prior."""
+        new, old = (sum(_log_prob(e, name, values) for name, e in prior.items()) for prior in (self.new, self.old))
         return jnp.asarray(new - old)
 
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
-        return {name: np.ones(known(layout, name, "the new prior"), bool) for name in self.names}
+        return {name: np.ones(shape_of(layout, name, "the new prior"), bool) for name in self.names}
 
     def guide(self, view: View) -> AbstractGuide:
-        return _factor(self.log_ratio, self.names, view)
+        return _tilt(self.log_ratio, self.names, view)
 
 
 def _parents(entry: Any) -> list[str]:
+    """Returns the names of the parameters that an entry of a prior depends on."""
     return [] if hasattr(entry, "log_prob") else list(inspect.signature(entry).parameters)
 
 
 def _log_prob(entry: Any, name: str, values: Mapping[str, Array]) -> Scalar:
-    law = entry if hasattr(entry, "log_prob") else entry(**{p: values[p] for p in _parents(entry)})
-    # numpyro does not look whether a value lies in the support
-    return jnp.sum(jnp.where(jnp.all(law.support(values[name])), law.log_prob(values[name]), -jnp.inf))
+    """Returns the log density of a parameter under its entry of a prior; minus infinity outside the support."""
+    distribution = entry if hasattr(entry, "log_prob") else entry(**{p: values[p] for p in _parents(entry)})
+    in_support = jnp.all(distribution.support(values[name]))  # `log_prob` does not check it
+    return jnp.sum(jnp.where(in_support, distribution.log_prob(values[name]), -jnp.inf))

@@ -1,4 +1,4 @@
-"""Intervals: values that lie between two ends; scaling is monotone per element, so that an interval stays one."""
+"""Intervals: values that lie between two ends. Scaling is monotone per element, so an interval stays an interval."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from retrodict.variables import Layout
 
 @dataclass(frozen=True)
 class Between(AbstractConstraint):
-    """Variables by name in their intervals: what `Interval`s in `given` become."""
+    """The constraint that variables lie in their intervals, from the `Interval`s in `given`."""
 
     intervals: Mapping[str, Interval]
 
@@ -23,15 +23,15 @@ class Between(AbstractConstraint):
 
     def guide(self, view: View) -> AbstractGuide:
         layout, masks = view.layout, self.masks(view.layout)
-        low, high, asked = np.full(layout.size, -np.inf), np.full(layout.size, np.inf), np.zeros(layout.size, bool)
+        low, high, mask = np.full(layout.size, -np.inf), np.full(layout.size, np.inf), np.zeros(layout.size, bool)
         for name, interval in self.intervals.items():
             block = layout.slices[name]
             low[block], high[block] = (end.ravel() for end in interval.ends(layout[name].shape, name))
-            asked[block] = masks[name].ravel()
-        middle = view.units.scaling.inverse(jnp.zeros(layout.size))  # stands in where there is no end to scale
-        inside = [np.isfinite(end) & (end > layout.ends[0]) & (end < layout.ends[1]) for end in (low, high)]
+            mask[block] = masks[name].ravel()
+        center = view.units.scaling.inverse(jnp.zeros(layout.size))  # a value to scale for elements without an end
+        in_support = [np.isfinite(end) & (end > layout.ends[0]) & (end < layout.ends[1]) for end in (low, high)]
         ends = [
-            jnp.where(ok, view.units.scaling.forward(jnp.where(ok, end, middle)), open_)[asked]
-            for end, ok, open_ in zip((low, high), inside, (-jnp.inf, jnp.inf), strict=True)
+            jnp.where(ok, view.units.scaling.forward(jnp.where(ok, end, center)), open_)[mask]
+            for end, ok, open_ in zip((low, high), in_support, (-jnp.inf, jnp.inf), strict=True)
         ]
-        return Within(Linear(jnp.eye(layout.size)[asked]), *ends)
+        return Within(Linear(jnp.eye(layout.size)[mask]), *ends)

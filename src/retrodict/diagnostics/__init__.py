@@ -1,8 +1,8 @@
-"""Checks of an answer: arrays in, a small result out; nothing here knows a model or draws a picture.
+"""Checks of draws: arrays in, a small result out. Nothing here knows a model or draws a picture.
 
-Each result holds a statistic, what it would be if all were well (a null distribution or a band), a p-value and `.ok`,
-which is false with the probability `level` although all is well. Several variables by name are tested together:
-`level` is the rate of false alarms of the whole result, not of each variable.
+Each result holds a statistic, its null distribution or a band, a p-value and `.ok`. Under the null `.ok` is false with
+the probability `level`. Several variables by name are tested together, and `level` is the rate of false alarms of the
+whole result, not of each variable. `.summary()` is the outcome in one line.
 """
 
 from retrodict.diagnostics._c2st import C2ST as C2ST
@@ -23,8 +23,9 @@ from retrodict.diagnostics._score import expected_log_prob as expected_log_prob
 from retrodict.diagnostics._tarp import TARP as TARP
 from retrodict.diagnostics._tarp import Bootstrap as Bootstrap
 from retrodict.diagnostics._tarp import Box as Box
-from retrodict.diagnostics._tarp import Drawn as Drawn
 from retrodict.diagnostics._tarp import Jeffreys as Jeffreys
+from retrodict.diagnostics._tarp import LastDraw as Drawn  # noqa: F401 - its name in earlier versions
+from retrodict.diagnostics._tarp import LastDraw as LastDraw
 from retrodict.diagnostics._tarp import Others as Others
 from retrodict.diagnostics._tarp import tarp as tarp
-from retrodict.diagnostics._uniform import Verdict as Verdict
+from retrodict.diagnostics._verdict import Verdict as Verdict

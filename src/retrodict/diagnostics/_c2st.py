@@ -1,20 +1,19 @@
 """Classifier two-sample tests: can a classifier tell two sets of draws apart?
 
-Lay n rows of a reference P (label 0) and n rows of draws Q (label 1) together, and let a classifier guess the label of
-rows that it was not trained on. Its accuracy estimates, from below,
+Take n rows of a reference P (label 0) and n rows of draws Q (label 1), and let a classifier predict the label of rows
+that it was not trained on. Its accuracy estimates, from below,
 
-    (1 + TV(P, Q)) / 2        TV the total variation distance;  .5: cannot be told apart,  1: no overlap
+    (1 + TV(P, Q)) / 2        TV the total variation distance;  .5: P = Q,  1: no overlap
 
-because the Bayes classifier has exactly that accuracy. For N(0, I) against N(mu, I) it is Phi(|mu| / 2).
+which is exactly the accuracy of the Bayes classifier. For N(0, I) against N(mu, I) it is Phi(|mu| / 2).
 
-How good the classifier is sets how strict the test is, so figures of different classifiers are on different scales,
-and a result says which one it is. Two are offered: the multilayer perceptron of the sbibm benchmark (Lueckmann et al.
-2021), strict, and a random forest, more lenient and faster. Even the strict one is a lower bound: now and then
-scikit-learn's optimizer stops early and flatters, so repeat a value near .5 with another seed before believing it.
+A better classifier makes a stricter test, so accuracies of different classifiers are on different scales, and a result
+names its classifier. There are two: the multilayer perceptron of the sbibm benchmark (Lueckmann et al. 2021), strict,
+and a random forest, more lenient and faster. Even the strict accuracy is a lower bound. Sometimes the optimizer of
+scikit-learn stops too early, so repeat a value near .5 with another seed.
 
-Where P = Q the N = 2 n held-out guesses are coin flips, but not independent ones, as the folds share training rows:
-over 80 repeats (n = 100, d = 1) the accuracy has 1.3 times the binomial standard deviation .5 / sqrt(N), and a mean
-of .475 (perceptron) or .505 (forest).
+If P = Q the N = 2 n held-out predictions are coin flips. They are not independent, because the folds share training
+rows: the standard deviation of the accuracy is about 1.3 times the binomial one, .5 / sqrt(N).
 """
 
 import math
@@ -27,22 +26,22 @@ from jaxtyping import Float32, Float64
 
 from retrodict._errors import DataError, listed, unknown
 from retrodict.diagnostics._pairs import Numbers, numbers
-from retrodict.diagnostics._uniform import checked_level
+from retrodict.diagnostics._verdict import Verdict, checked_level
 
 
 Draws: TypeAlias = Numbers | Mapping[str, Numbers]
 Classifier: TypeAlias = Literal["mlp", "forest"]
-WIDER = 1.3  # than coin flips, see above
+NULL_SD_FACTOR = 1.3  # the sd of the accuracy over the binomial one, see above
 _FOLDS = 5
-_FEWEST = 10  # rows of a set: every fold then trains on both labels, wherever the shuffle puts them
+_MIN_ROWS = 10  # of a set: every fold then trains on both labels, for every order of the rows
 
 
-@dataclass(frozen=True)
-class C2ST:
-    """The cross-validated accuracy of one classifier, as their mean and per fold; `float(result)` is the mean.
+@dataclass(frozen=True, repr=False)
+class C2ST(Verdict):
+    """The cross-validated accuracy of one classifier: the mean over folds, and each fold; `float(result)` is the mean.
 
-    `rows` are those of both sets together. The null of two equal sets is normal with mean .5 and 1.3 times the binomial
-    standard deviation, which was measured (see above) and is no theorem; `level` is the rate of false alarms of `ok`.
+    `rows` is the number of rows of both sets together. The null of two equal sets is normal with mean .5 and 1.3 times
+    the binomial standard deviation: a measurement, not a theorem. `level` is the rate of false alarms of `ok`.
     """
 
     accuracy: float
@@ -52,25 +51,30 @@ class C2ST:
     level: float = 0.05
 
     @property
-    def p_value(self) -> float:
-        """The probability of at least this accuracy, were the two sets of one law."""
-        return 0.5 * math.erfc((self.accuracy - 0.5) / (WIDER * 0.5 / math.sqrt(self.rows)) / math.sqrt(2.0))
+    def p_value(self) -> float:  # type: ignore[override]  # computed here, a field elsewhere
+        """The probability of at least this accuracy if the two sets have the same law."""
+        null_sd = NULL_SD_FACTOR * 0.5 / math.sqrt(self.rows)
+        return 0.5 * math.erfc((self.accuracy - 0.5) / null_sd / math.sqrt(2.0))
 
-    @property
-    def ok(self) -> bool:
-        """Whether the classifier cannot tell the sets apart."""
-        return self.p_value > self.level
+    def figures(self) -> dict[str, float | str]:
+        return {"accuracy": self.accuracy, "classifier": self.classifier, "rows": self.rows}
 
     def __float__(self) -> float:
         return self.accuracy
 
 
 def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level: float = 0.05) -> C2ST:
-    """The strict test, as sbibm defines it: the 5-fold accuracy of a perceptron with two layers of 10 d ReLU units.
+    """Tests strictly, as in sbibm: the 5-fold accuracy of a perceptron with two layers of 10 d ReLU units.
 
-    `reference` and `draws` are arrays `(n, d)`, or mappings name -> `(n, *shape)` with the same names, of equally many
-    rows; both are z-scored by the mean and standard deviation of the reference. `jobs` is the number of folds that
-    train at once, each in its own process. Minutes for 10,000 rows a side, seconds for 1,000.
+    Both sets are z-scored by the mean and standard deviation of the reference. The test takes seconds for 1,000 rows of
+    each set, and minutes for 10,000.
+
+    Args:
+        reference: array `(n, d)`, or arrays `(n, *shape)` by name.
+        draws: the same number of rows, with the same columns or names.
+        seed: of the folds and of the classifier.
+        jobs: folds that train at the same time, each in a process of its own.
+        level: the rate of false alarms.
 
     Raises:
         DataError: unequal rows, columns or names, fewer than ten rows, a value that is not finite, or a column of the
@@ -83,7 +87,7 @@ def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level:
 
     rows = _z_scored(reference, draws)
     width = 10 * rows.shape[1]
-    # No early stopping on a held-out part (scikit-learn's default as well): sbibm trains until the loss is flat.
+    # No early stopping on held-out rows: sbibm trains until the loss is flat.
     perceptron = MLPClassifier(
         activation="relu",
         hidden_layer_sizes=(width, width),
@@ -92,22 +96,24 @@ def c2st(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level:
         early_stopping=False,
         random_state=seed,
     )
-    return _judged(perceptron, rows, "mlp", seed, jobs, level)
+    return _cross_validated(perceptron, rows, "mlp", seed, jobs, level)
 
 
 def c2st_forest(reference: Draws, draws: Draws, *, seed: int = 1, jobs: int = 1, level: float = 0.05) -> C2ST:
-    """The lenient, fast test: the accuracy of a random forest of 100 trees on the same folds as `c2st`.
+    """Tests leniently and fast: the accuracy of a random forest of 100 trees on the folds of `c2st`.
 
-    Arguments, result and errors are those of `c2st`; the figures are lower and not on one scale with it.
+    Arguments, result and errors are those of `c2st`. Accuracies are lower, and cannot be compared with those of `c2st`.
     """
     from sklearn.ensemble import RandomForestClassifier
 
-    return _judged(RandomForestClassifier(random_state=seed), _z_scored(reference, draws), "forest", seed, jobs, level)
+    forest = RandomForestClassifier(random_state=seed)
+    return _cross_validated(forest, _z_scored(reference, draws), "forest", seed, jobs, level)
 
 
-def _judged(
+def _cross_validated(
     classifier: Any, rows: Float32[np.ndarray, "_ d"], name: Classifier, seed: int, jobs: int, level: float
 ) -> C2ST:
+    """Returns the accuracy on held-out folds; the first half of `rows` is the reference."""
     from sklearn.model_selection import KFold, cross_val_score
 
     labels = np.repeat([0, 1], len(rows) // 2)
@@ -117,25 +123,27 @@ def _judged(
 
 
 def _z_scored(reference: Draws, draws: Draws) -> Float32[np.ndarray, "_ d"]:
-    """The reference above the draws, in units of the reference's standard deviation from its mean."""
+    """Returns the rows of the reference, then those of the draws, z-scored by the reference."""
     p, q = _matrices(reference, draws)
     if len(p) != len(q):
         raise DataError(
             f"the reference has {len(p)} rows and the draws have {len(q)}: take equally many, else chance is not .5"
         )
-    if len(p) < _FEWEST:
-        raise DataError(f"a classifier needs at least {_FEWEST} rows of each set, got {len(p)}")
+    if len(p) < _MIN_ROWS:
+        raise DataError(f"a classifier needs at least {_MIN_ROWS} rows of each set, got {len(p)}")
     if p.shape[1] != q.shape[1] or not p.shape[1]:
         raise DataError(f"the reference has {p.shape[1]} columns and the draws have {q.shape[1]}: they must be alike")
-    for what, part in (("reference", p), ("draws", q)):
-        if bad := int(np.sum(~np.isfinite(part).all(axis=1))):
-            raise DataError(f"{bad} of the {len(part)} rows of the {what} are not finite: drop or repair them first")
+    for owner, values in (("reference", p), ("draws", q)):
+        if n_bad := int(np.sum(~np.isfinite(values).all(axis=1))):
+            raise DataError(
+                f"{n_bad} of the {len(values)} rows of the {owner} are not finite: drop or repair them first"
+            )
     mean, sd = p.mean(axis=0), p.std(axis=0, ddof=1)
-    # A constant that is no binary fraction, such as .1, has a standard deviation of a few roundings, not of 0.
+    # A constant that is no binary fraction, such as .1, has a standard deviation of rounding errors, not 0.
     constant = np.flatnonzero(sd <= 1e-14 * np.abs(p).max(axis=0))
     if constant.size:
         raise DataError(f"column {constant[0]} of the reference is constant and cannot be z-scored: leave it out")
-    # Scored in double precision, so that a large offset costs no digits; judged in single, as sbibm does.
+    # Scored in double precision, so that a large offset costs no digits; classified in single precision, as in sbibm.
     with np.errstate(over="ignore"):
         rows: np.ndarray = (np.concatenate([p - mean, q - mean]) / sd).astype(np.float32)
     if not np.isfinite(rows).all():
@@ -144,7 +152,7 @@ def _z_scored(reference: Draws, draws: Draws) -> Float32[np.ndarray, "_ d"]:
 
 
 def _matrices(reference: Draws, draws: Draws) -> tuple[Float64[np.ndarray, "n d"], Float64[np.ndarray, "m e"]]:
-    """Both sets with one row per draw, columns in the reference's order of names."""
+    """Returns both sets as matrices with one row per draw, columns in the order of names in the reference."""
     if not isinstance(reference, Mapping) and not isinstance(draws, Mapping):
         return _flat(reference, "the reference"), _flat(draws, "the set of draws")
     if not isinstance(reference, Mapping) or not isinstance(draws, Mapping):
@@ -163,16 +171,17 @@ def _matrices(reference: Draws, draws: Draws) -> tuple[Float64[np.ndarray, "n d"
     return _joined(p, "reference"), _joined(q, "draws")
 
 
-def _joined(parts: Mapping[str, Float64[np.ndarray, "_ _"]], what: str) -> Float64[np.ndarray, "n d"]:
-    if not parts:
+def _joined(blocks: Mapping[str, Float64[np.ndarray, "_ _"]], owner: str) -> Float64[np.ndarray, "n d"]:
+    """Returns the blocks of all variables side by side."""
+    if not blocks:
         raise DataError("the reference names no variable: there is nothing to compare")
-    counts = {name: len(part) for name, part in parts.items()}
+    counts = {name: len(block) for name, block in blocks.items()}
     if len(set(counts.values())) > 1:
-        raise DataError(f"the variables of the {what} have different numbers of rows: {counts}")
-    return np.concatenate(list(parts.values()), axis=1)
+        raise DataError(f"the variables of the {owner} have different numbers of rows: {counts}")
+    return np.concatenate(list(blocks.values()), axis=1)
 
 
-def _flat(values: Numbers, what: str) -> Float64[np.ndarray, "n d"]:
-    """`(n, *shape)` as `(n, d)`; rows that are not finite are refused later, and counted."""
-    array = numbers(values, what, axes=1, finite=False)
+def _flat(values: Numbers, label: str) -> Float64[np.ndarray, "n d"]:
+    """Returns an array `(n, *shape)` as `(n, d)`; rows that are not finite are counted and refused later."""
+    array = numbers(values, label, axes=1, finite=False)
     return array.reshape(len(array), math.prod(array.shape[1:]))

@@ -1,22 +1,20 @@
 """Local classifier two-sample tests. Is the posterior right at *this* observation?
 
 Train a classifier on simulations, (theta*_i, x_i) with label 0 and (theta_i, x_i), theta_i ~ q(. | x_i), with label 1.
-Where q is right no classifier does better than a coin, anywhere; so at an observation x_o
+If q is the true posterior, no classifier does better than a coin anywhere. At an observation x_o the statistic
 
     statistic(x_o) = mean over theta ~ q(. | x_o) of ( d(theta, x_o) - 1/2 )^2,     d the probability of label 1
 
-is near zero, although nobody knows the true posterior of x_o. What "near" is tells the same statistic of classifiers
-trained with labels that carry nothing: theta*_i and theta_i change places in a random half of the simulations, which
-changes no law if q is right, so that the p-value is exact. (The published null shuffles all labels.) Several
-observations share the classifiers; together they are judged by the largest standardized statistic, whose null is that
-of the same maximum (Westfall and Young 1993).
+is then near zero, and no draws from the true posterior of x_o are needed. The null distribution of the statistic comes
+from classifiers trained with labels without information: theta*_i and theta_i change places in a random half of the
+simulations. If q is right this changes no law, so the p-value is exact. (The published null shuffles all labels.)
+Several observations share the classifiers. The test of all together takes the largest standardized statistic, and the
+null distribution of that maximum (Westfall and Young 1993).
 
-The default classifier is a perceptron of the published size, two layers of 10 d units, but not the published training.
-Stopping early on a tenth of the rows stops before anything was learned where simulations are few: of 500 simulations
-with standard deviations that are .7 of the right ones it caught 1 in 6. A fixed number of passes with a penalty on the
-weights caught 6 in 6, at .1 s a training.
+The default classifier is a perceptron of the published size, two layers of 10 d units. It trains for a fixed number of
+passes with a penalty on the weights: the published early stopping learns too little from few simulations.
 
-d > 1/2 says that q puts too much density at theta, d < 1/2 too little.
+d > 1/2 shows that q has too much density at theta, d < 1/2 too little.
 
 Source: Linhart, Gramfort and Rodrigues 2023, arXiv 2306.03580.
 """
@@ -32,18 +30,19 @@ from jaxtyping import Float64
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import Named, aligned, generator, numbers, paired, same_names
-from retrodict.diagnostics._uniform import Verdict, checked_level
+from retrodict.diagnostics._verdict import Verdict, checked_level
 
 
-PASSES, ROWS = 40, 40_000  # through the rows at least, and rows to look at where there are fewer than 1,000
+MIN_PASSES = 40  # through the rows
+MIN_ROWS_SEEN = 40_000  # all passes together: more than `MIN_PASSES` passes for fewer than 1,000 rows
 
 
 @dataclass(frozen=True, repr=False)
 class LC2ST(Verdict):
-    """`statistic` `(B,)` at each of B observations, and the same of `permutations` classifiers without any signal.
+    """The `statistic` `(B,)` at each of B observations, and its `null` from `permutations` classifiers without signal.
 
-    `p_values` `(B,)` belong to single observations, `p_value` to all of them together. `probability` `(B, m)` is what
-    the classifier says of every draw: above 1/2 where the posterior has too much density, below it too little.
+    `p_values` `(B,)` belong to single observations, `p_value` to all of them together. `probability` `(B, m)` is the
+    probability of label 1 for every draw: above 1/2 if the posterior has too much density there, below if too little.
     """
 
     statistic: Float64[np.ndarray, " B"]
@@ -52,6 +51,11 @@ class LC2ST(Verdict):
     p_values: Float64[np.ndarray, " B"]
     p_value: float
     level: float
+
+    def figures(self) -> dict[str, float | str]:
+        index = int(self.p_values.argmin())
+        lowest = f"{self.p_values[index]:.2g} (observation {index})"
+        return {"permutations": len(self.null), f"lowest of {len(self.p_values)} p-values": lowest}
 
 
 def lc2st(
@@ -66,12 +70,18 @@ def lc2st(
     permutations: int = 100,
     level: float = 0.05,
 ) -> LC2ST:
-    """Tests a posterior at one or more observations, by simulations at others.
+    """Tests a posterior at one or more observations, by simulations of other data.
 
-    `truth` is `{name: (n, *shape)}`, `draws` is `{name: (n, n_draws, *shape)}` (the first draw of each is used), `data`
-    is `{name: (n, *shape)}`; `observed` is `{name: (B, *shape)}` with draws `observed_draws`, `{name: (B, m, *shape)}`.
-    `classifier` is any classifier of scikit-learn with probabilities; by default a perceptron. It is trained
-    `permutations` + 1 times, each .1 s for 500 simulations.
+    Args:
+        truth: true values `{name: (n, *shape)}` of the simulations.
+        draws: posterior draws `{name: (n, n_draws, *shape)}`, of which the first of each simulation is used.
+        data: data `{name: (n, *shape)}` of the simulations.
+        observed: observations `{name: (B, *shape)}`.
+        observed_draws: posterior draws `{name: (B, m, *shape)}` of the observations.
+        key: of the permutations and of the classifiers.
+        classifier: any classifier of scikit-learn with probabilities, by default a perceptron.
+        permutations: classifiers for the null; `permutations` + 1 are trained.
+        level: the probability that any observation fails although the posterior is right.
 
     Raises:
         DataError: names, shapes or values that do not fit; fewer than ten simulations.
@@ -84,36 +94,36 @@ def lc2st(
         raise DataError(f"`observed_draws` has {at_o.shape[2]} elements a draw, and the truth {pairs.truth.shape[1]}")
     rows = np.concatenate([np.repeat(x_o[:, None], at_o.shape[1], axis=1), at_o], axis=2)
     theta = np.stack([pairs.truth, pairs.draws[:, 0]])
-    mean, spread = _units(np.concatenate([np.concatenate([x, part], axis=1) for part in theta]))
+    mean, spread = _mean_and_sd(np.concatenate([np.concatenate([x, values], axis=1) for values in theta]))
     rows = ((rows - mean) / spread).reshape(-1, rows.shape[2])
     seeds = rng.integers(0, 2**31, permutations + 1)
 
-    def judge(swapped: np.ndarray, seed: int) -> np.ndarray:
-        first, second = np.where(swapped[:, None], theta[::-1], theta)
-        inputs = np.concatenate([np.concatenate([x, part], axis=1) for part in (first, second)])
-        order = np.random.default_rng(seed).permutation(len(inputs))  # some optimizers keep a tail for validation
+    def classify(is_swapped: np.ndarray, seed: int) -> np.ndarray:
+        first, second = np.where(is_swapped[:, None], theta[::-1], theta)
+        inputs = np.concatenate([np.concatenate([x, values], axis=1) for values in (first, second)])
+        order = np.random.default_rng(seed).permutation(len(inputs))  # some optimizers validate on the last rows
         labels = np.repeat([0, 1], pairs.n)
         trained = _fitted(classifier, ((inputs - mean) / spread)[order], labels[order], int(seed))
         return trained.predict_proba(rows)[:, 1].reshape(at_o.shape[:2])
 
-    probability = judge(np.zeros(pairs.n, bool), seeds[0])
-    shuffled = (judge(rng.random(pairs.n) < 0.5, seed) for seed in seeds[1:])
-    null = np.stack([((found - 0.5) ** 2).mean(axis=1) for found in shuffled])
+    probability = classify(np.zeros(pairs.n, bool), seeds[0])
+    shuffled = (classify(rng.random(pairs.n) < 0.5, seed) for seed in seeds[1:])
+    null = np.stack([((probabilities - 0.5) ** 2).mean(axis=1) for probabilities in shuffled])
     statistic = ((probability - 0.5) ** 2).mean(axis=1)
     p_values = (1 + (null >= statistic).sum(axis=0)) / (1 + permutations)
-    return LC2ST(statistic, null, probability, p_values, _together(statistic, null), level)
+    return LC2ST(statistic, null, probability, p_values, _joint_p_value(statistic, null), level)
 
 
-def _together(statistic: Float64[np.ndarray, " B"], null: Float64[np.ndarray, "permutations B"]) -> float:
-    """The p-value of the largest standardized statistic; units are those of all, the one to be judged among them."""
-    everyone = np.concatenate([statistic[None], null])
-    spread = everyone.std(axis=0)
-    largest = ((everyone - everyone.mean(axis=0)) / np.where(spread > 0, spread, 1.0)).max(axis=1)
+def _joint_p_value(statistic: Float64[np.ndarray, " B"], null: Float64[np.ndarray, "permutations B"]) -> float:
+    """Returns the p-value of the largest standardized statistic; the observed one counts in mean and sd, too."""
+    statistics = np.concatenate([statistic[None], null])
+    mean, sd = _mean_and_sd(statistics)
+    largest = ((statistics - mean) / sd).max(axis=1)
     return float((largest >= largest[0]).mean())
 
 
 def _data(n: int, data: Named, observed: Named, observed_draws: Named, truth: Named) -> tuple[np.ndarray, ...]:
-    """Data `(n, e)`, observations `(B, e)` and their draws `(B, m, d)`, in one order of names."""
+    """Returns data `(n, e)`, observations `(B, e)` and their draws `(B, m, d)`, in one order of names."""
     x, x_o = aligned(data, observed, ("`data`", "`observed`"))
     same_names(truth, observed_draws, ("`truth`", "`observed_draws`"))
     if len(x) != n:
@@ -125,12 +135,14 @@ def _data(n: int, data: Named, observed: Named, observed_draws: Named, truth: Na
     return x, x_o, np.concatenate(flat, axis=2)
 
 
-def _units(rows: Float64[np.ndarray, "n d"]) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
+def _mean_and_sd(rows: Float64[np.ndarray, "n d"]) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
+    """Returns mean and sd of every column; 1 in place of an sd of 0."""
     spread = rows.std(axis=0)
     return rows.mean(axis=0), np.where(spread > 0, spread, 1.0)
 
 
 def _fitted(classifier: Any, inputs: Float64[np.ndarray, "n d"], labels: np.ndarray, seed: int) -> Any:
+    """Returns a trained copy of the classifier, by default of a perceptron."""
     # Imported here, so that `import retrodict` does not pay for scikit-learn.
     from sklearn.base import clone
     from sklearn.exceptions import ConvergenceWarning
@@ -139,8 +151,9 @@ def _fitted(classifier: Any, inputs: Float64[np.ndarray, "n d"], labels: np.ndar
     if classifier is not None:
         return clone(classifier).fit(inputs, labels)
     n, d = inputs.shape
+    passes = max(MIN_PASSES, MIN_ROWS_SEEN // n)
     perceptron = MLPClassifier(
-        (10 * d, 10 * d), alpha=1.0, learning_rate_init=0.003, max_iter=max(PASSES, ROWS // n), random_state=seed
+        (10 * d, 10 * d), alpha=1.0, learning_rate_init=0.003, max_iter=passes, random_state=seed
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the number of passes is fixed on purpose

@@ -1,10 +1,10 @@
-"""Posterior predictive checks. Does the model, once it has seen the data, make data like them?
+"""Posterior predictive checks. Does the simulator, under the posterior, make data like the observed ones?
 
     p(T) = 2 min( P(T(x_rep) >= T(x_obs)), P(T(x_rep) <= T(x_obs)) ),     x_rep ~ p(x_rep | x_obs)
 
-for statistics T that somebody cares about: a mean, a maximum, a number of peaks. Because the data are used twice these
-p-values gather around the middle where all is well (Meng 1994), so the stated rate of false alarms is not exceeded;
-a small one means that the model cannot make what was seen. Several statistics are read together by Bonferroni.
+for statistics T of interest: a mean, a maximum, a number of peaks. Because the data are used twice, these p-values
+concentrate around the middle for a right model (Meng 1994), so the rate of false alarms stays below the stated one. A
+small p-value means that the model cannot make the observed data. Several statistics are read together by Bonferroni.
 
 Source: Gelman, Meng and Stern 1996, Statistica Sinica 6, 733-807.
 """
@@ -18,18 +18,23 @@ import numpy as np
 from jaxtyping import Float64
 
 from retrodict._errors import DataError, listed
-from retrodict.diagnostics._pairs import FEWEST, Named, numbers, same_names
+from retrodict.diagnostics._pairs import MIN_SIMULATIONS, Named, numbers, same_names
 from retrodict.diagnostics._score import two_sided
-from retrodict.diagnostics._uniform import Verdict, checked_level, least
+from retrodict.diagnostics._verdict import Verdict, bonferroni, checked_level, lowest
 
 
 Statistic = Callable[..., Any]
-USUAL: dict[str, Callable[[np.ndarray], Any]] = {"mean": np.mean, "sd": np.std, "least": np.min, "largest": np.max}
+DEFAULT_STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
+    "mean": np.mean,
+    "sd": np.std,
+    "least": np.min,
+    "largest": np.max,
+}
 
 
 @dataclass(frozen=True, repr=False)
 class Predictive(Verdict):
-    """By the name of a statistic: its value `observed`, its values `replicated` `(n,)`, and its two-sided p-value."""
+    """The values of every statistic, `observed` and `replicated` `(n,)`, and its two-sided p-value, by name."""
 
     observed: dict[str, float]
     replicated: dict[str, Float64[np.ndarray, " n"]]
@@ -37,16 +42,23 @@ class Predictive(Verdict):
     p_value: float
     level: float
 
+    def figures(self) -> dict[str, float | str]:
+        return {"replicates": len(next(iter(self.replicated.values()))), **lowest(self.p_values)}
+
 
 def predictive(
     observed: Named, replicated: Named, *, statistics: Mapping[str, Statistic] | None = None, level: float = 0.05
 ) -> Predictive:
     """Compares statistics of an observation with those of data that were simulated from its posterior.
 
-    `observed` is `{name: shape}`, `replicated` is `{name: (n, *shape)}`. A statistic takes the variables that its
-    arguments name, `{"range": lambda x: x.max() - x.min()}`, and returns one number; by default mean, standard
-    deviation, least and largest of every variable. Elements that are NaN in `observed` were not observed: they are NaN
-    in every replicate, too, and the default statistics leave them out.
+    Args:
+        observed: the observation `{name: shape}`. NaN elements were not observed: they are set to NaN in every
+            replicate, and the default statistics leave them out.
+        replicated: simulated data `{name: (n, *shape)}`.
+        statistics: functions by name, such as `{"range": lambda x: x.max() - x.min()}`. Each takes the variables that
+            its arguments name, and returns one number. By default mean, standard deviation, minimum and maximum of
+            every variable.
+        level: the probability that any statistic fails although the model is right.
 
     Raises:
         DataError: names or shapes that do not fit, fewer than ten replicates, a statistic that is no finite number.
@@ -55,54 +67,58 @@ def predictive(
     """
     level = checked_level(level)
     same_names(observed, replicated, ("`observed`", "`replicated`"))
-    seen, made = _aligned(observed, replicated)
-    chosen = _usual(seen) if statistics is None else dict(statistics)
-    if not chosen:
+    x_obs, x_rep = _checked(observed, replicated)
+    functions = _default_statistics(x_obs) if statistics is None else dict(statistics)
+    if not functions:
         raise DataError("`statistics` is empty: there is nothing to check")
-    n = len(next(iter(made.values())))
-    at_seen: dict[str, float] = {}
-    at_made: dict[str, np.ndarray] = {}
-    for label, statistic in chosen.items():
-        names = _arguments(label, statistic, seen)
-        at_seen[label] = _one(label, statistic(**{name: seen[name] for name in names}))
-        values = [_one(label, statistic(**{name: made[name][i] for name in names})) for i in range(n)]
-        at_made[label] = np.array(values)
-    p_values = {label: two_sided(at_seen[label], at_made[label]) for label in chosen}
-    return Predictive(at_seen, at_made, p_values, least(p_values), level)
+    n = len(next(iter(x_rep.values())))
+    observed_values: dict[str, float] = {}
+    replicated_values: dict[str, np.ndarray] = {}
+    for label, statistic in functions.items():
+        names = _arguments(label, statistic, x_obs)
+        observed_values[label] = _number(label, statistic(**{name: x_obs[name] for name in names}))
+        values = [_number(label, statistic(**{name: x_rep[name][i] for name in names})) for i in range(n)]
+        replicated_values[label] = np.array(values)
+    p_values = {label: two_sided(observed_values[label], replicated_values[label]) for label in functions}
+    return Predictive(observed_values, replicated_values, p_values, bonferroni(p_values), level)
 
 
-def _aligned(observed: Named, replicated: Named) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    seen, made = {}, {}
+def _checked(observed: Named, replicated: Named) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Returns observation and replicates as arrays; elements that were not observed are NaN in both."""
+    x_obs, x_rep = {}, {}
     for name in observed:
-        seen[name] = numbers(observed[name], f"'{name}' of `observed`", finite=False)
-        made[name] = numbers(replicated[name], f"'{name}' of `replicated`", axes=1).copy()
-        if made[name].shape[1:] != seen[name].shape:
+        x_obs[name] = numbers(observed[name], f"'{name}' of `observed`", finite=False)
+        x_rep[name] = numbers(replicated[name], f"'{name}' of `replicated`", axes=1).copy()
+        if x_rep[name].shape[1:] != x_obs[name].shape:
             raise DataError(
-                f"'{name}' was observed with the shape {seen[name].shape}; replicates (n, *shape) came as "
-                f"{made[name].shape}"
+                f"'{name}' was observed with the shape {x_obs[name].shape}; replicates (n, *shape) came as "
+                f"{x_rep[name].shape}"
             )
-        made[name][:, np.isnan(seen[name])] = np.nan
-    counts = {name: len(array) for name, array in made.items()}
-    if len(set(counts.values())) > 1 or min(counts.values()) < FEWEST:
-        raise DataError(f"all variables need the same number of replicates, at least {FEWEST}, got {counts}")
-    return seen, made
+        x_rep[name][:, np.isnan(x_obs[name])] = np.nan
+    counts = {name: len(array) for name, array in x_rep.items()}
+    if len(set(counts.values())) > 1 or min(counts.values()) < MIN_SIMULATIONS:
+        raise DataError(f"all variables need the same number of replicates, at least {MIN_SIMULATIONS}, got {counts}")
+    return x_obs, x_rep
 
 
-def _usual(seen: Mapping[str, np.ndarray]) -> dict[str, Statistic]:
-    """The default statistics of every variable with something observed; of single numbers, the number."""
-    found: dict[str, Statistic] = {}
-    for name, value in seen.items():
-        known = ~np.isnan(value)
-        if known.sum() > 1:
-            found |= {f"{what} of {name}": _of(name, known, function) for what, function in USUAL.items()}
-        elif known.any():
-            found[name] = _of(name, known, np.mean)
-    return found
+def _default_statistics(x_obs: Mapping[str, np.ndarray]) -> dict[str, Statistic]:
+    """Returns the default statistics of every observed variable; of a single number, the number itself."""
+    statistics: dict[str, Statistic] = {}
+    for name, value in x_obs.items():
+        mask = ~np.isnan(value)
+        if mask.sum() > 1:
+            for label, function in DEFAULT_STATISTICS.items():
+                statistics[f"{label} of {name}"] = _of_elements(name, mask, function)
+        elif mask.any():
+            statistics[name] = _of_elements(name, mask, np.mean)
+    return statistics
 
 
-def _of(name: str, known: np.ndarray, function: Callable[[np.ndarray], Any]) -> Statistic:
+def _of_elements(name: str, mask: np.ndarray, function: Callable[[np.ndarray], Any]) -> Statistic:
+    """Returns `function` of the elements in `mask` as a statistic of the variable `name`."""
+
     def statistic(**values: np.ndarray) -> Any:
-        return function(values[name][known])
+        return function(values[name][mask])
 
     statistic.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)]
@@ -110,14 +126,24 @@ def _of(name: str, known: np.ndarray, function: Callable[[np.ndarray], Any]) -> 
     return statistic
 
 
-def _arguments(label: str, statistic: Statistic, known: Mapping[str, Any]) -> list[str]:
+def _arguments(label: str, statistic: Statistic, variables: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the variables that a statistic takes.
+
+    Raises:
+        DataError: it takes a variable that does not exist.
+    """
     names = list(inspect.signature(statistic).parameters)
-    if strange := [name for name in names if name not in known]:
-        raise DataError(f"the statistic '{label}' takes {listed(strange)}; there are {listed(known)}")
+    if unknown_names := [name for name in names if name not in variables]:
+        raise DataError(f"the statistic '{label}' takes {listed(unknown_names)}; there are {listed(variables)}")
     return names
 
 
-def _one(label: str, value: Any) -> float:
+def _number(label: str, value: Any) -> float:
+    """Returns the value of a statistic as a float.
+
+    Raises:
+        DataError: it is not one finite number.
+    """
     array = np.asarray(value, np.float64)
     if array.size != 1 or not np.isfinite(array).all():
         raise DataError(f"the statistic '{label}' must be one finite number, got {value!r}")

@@ -10,28 +10,34 @@ QUANTILES = {"q05": 0.05, "q50": 0.50, "q95": 0.95}
 
 
 def summarize(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """`{"theta[0]": {"mean", "sd", "q05", "q50", "q95"}, ...}` of draws `{name: (n, *shape)}`."""
+    """Returns the summary of every scalar element of draws `{name: (n, *shape)}`, by label.
+
+    A summary is `{"mean": ..., "sd": ..., "q05": ..., "q50": ..., "q95": ...}`. Labels are those of `labels_of`.
+    """
     return {label: describe(column) for label, column in columns(draws).items()}
 
 
 def labels_of(name: str, shape: tuple[int, ...]) -> list[str]:
-    """Scalars by their name, other elements as `name[i]` or `name[i,j]`."""
+    """Returns the labels of the elements of a variable, in C order.
+
+    The label of a scalar is its name; elements of an array have the labels `name[i]` or `name[i,j]`.
+    """
     return [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(shape)]
 
 
 def columns(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One column `(n,)` per scalar element, scalars by their name and the others as `name[i]` or `name[i,j]`."""
-    found = {}
+    """Splits draws `{name: (n, *shape)}` into one column `(n,)` per scalar element, by label (see `labels_of`)."""
+    by_label = {}
     for name, array in draws.items():
         array = np.asarray(array)
         shape = array.shape[1:]
         for label, index in zip(labels_of(name, shape), np.ndindex(shape), strict=True):
-            found[label] = array[(slice(None), *index)]
-    return found
+            by_label[label] = array[(slice(None), *index)]
+    return by_label
 
 
 def describe(column: Any) -> dict[str, float]:
-    """Mean, standard deviation and quantiles of a column `(n,)`."""
+    """Returns mean, standard deviation and `QUANTILES` of a column `(n,)`, in double precision."""
     column = np.asarray(column, np.float64)
     quantiles = np.quantile(column, list(QUANTILES.values()))
     return {

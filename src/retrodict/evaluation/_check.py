@@ -1,4 +1,4 @@
-"""One family of queries, asked about many held-out simulations, and the tests of the answers."""
+"""The check of a family of queries: it is asked about many held-out simulations, and the answers are tested."""
 
 import dataclasses
 import time
@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Array
 
 from retrodict import diagnostics
-from retrodict._errors import QueryError
 from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
 from retrodict.evaluation._check_rows import compare_rows
 from retrodict.evaluation._check_sites import compare_sites
 from retrodict.evaluation._settings import CheckSettings, Comparison
-from retrodict.models import AbstractModel, Calibration, fingerprint
+from retrodict.models import AbstractModel, Calibration, fingerprint, model_for
 from retrodict.solvers import AbstractSolver
 
 
@@ -49,18 +48,26 @@ class Check:
 
     def summary(self) -> str:
         """Returns the outcome in one line."""
-        kept = self.calibration
-        tests = ", ".join(f"{name} {p:.2g}" for name, p in kept.p_values)
-        verdict = f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {kept.level:g} ({tests})"
-        return f"{verdict}; {kept.simulations} simulations, {kept.draws} draws, {self.seconds:.0f} s"
+        calibration = self.calibration
+        tests = ", ".join(f"{name} {p:.2g}" for name, p in calibration.p_values)
+        verdict = (
+            f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {calibration.level:g} ({tests})"
+        )
+        return f"{verdict}; {calibration.simulations} simulations, {calibration.draws} draws, {self.seconds:.0f} s"
 
     tell = summary  # the name of earlier versions
 
     def _rows(self) -> list[tuple[str, str]]:
-        kept = self.calibration
-        rows = [("query", kept.question), ("outcome", f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g}")]
-        rows += [(name, f"p = {p:.2g}") for name, p in kept.p_values]
-        return [*rows, ("asked", f"{kept.simulations} simulations, {kept.draws} draws, {self.seconds:.0f} s")]
+        calibration = self.calibration
+        rows = [
+            ("query", calibration.question),
+            ("outcome", f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g}"),
+        ]
+        rows += [(name, f"p = {p:.2g}") for name, p in calibration.p_values]
+        return [
+            *rows,
+            ("asked", f"{calibration.simulations} simulations, {calibration.draws} draws, {self.seconds:.0f} s"),
+        ]
 
     def __repr__(self) -> str:
         return "\n".join([f"Check({self.summary()})", *(f"  {name:9} {value}" for name, value in self._rows()[:1])])
@@ -107,8 +114,7 @@ def check(
     begun = time.monotonic()
     keys = jr.split(as_key(key), 3)
     settings = CheckSettings(given, of, observations, draws, densities, solver)
-    if not isinstance(model, AbstractModel):
-        raise QueryError(f"check takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    model_for("check", model)
     compare = compare_sites if model.of_sites else compare_rows
     comparison = compare(model, sims, settings, keys)
     tests = _tested(comparison, jr.split(keys[2], 4), level)
@@ -139,14 +145,14 @@ def _calibration(
 def _tested(comparison: Comparison, keys: Array, level: float) -> dict[str, Any]:
     """Returns all tests, each at a rate of false alarms that leaves `level` to all of them."""
     truth, draws, log_probs = comparison.truth, comparison.draws, comparison.log_probs
-    dense = log_probs is not None and all(np.isfinite(part).all() for part in log_probs)
-    each = level / (4 if dense else 3)
-    permutations = max(999, round(4 / each))  # fewer could not fail at this level
+    dense = log_probs is not None and all(np.isfinite(values).all() for values in log_probs)
+    test_level = level / (4 if dense else 3)
+    permutations = max(999, round(4 / test_level))  # fewer could not fail at this level
     tests: dict[str, Any] = {
-        "sbc": sbc(truth, draws, key=keys[0], level=each),
-        "coverage": coverage(truth, draws, log_probs=log_probs, key=keys[1], level=each),
-        "tarp": tarp(truth, draws, key=keys[2], level=each),
+        "sbc": sbc(truth, draws, key=keys[0], level=test_level),
+        "coverage": coverage(truth, draws, log_probs=log_probs, key=keys[1], level=test_level),
+        "tarp": tarp(truth, draws, key=keys[2], level=test_level),
     }
     if dense and log_probs is not None:
-        tests["log_prob"] = expected_log_prob(*log_probs, key=keys[3], level=each, permutations=permutations)
+        tests["log_prob"] = expected_log_prob(*log_probs, key=keys[3], level=test_level, permutations=permutations)
     return tests

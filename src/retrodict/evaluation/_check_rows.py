@@ -29,19 +29,19 @@ def compare_rows(model: AbstractModel, sims: Mapping[str, Any], settings: CheckS
     order = generator(keys[0]).permutation(len(tokens))
     rows = unflatten(model.layout, tokens[order[: settings.observations]], model.layout.names)
     reference = reference_data(model, tokens[order[-MAX_REFERENCE_ROWS:]])
-    given = given_in_rows(model.layout, settings.given, rows)
-    of = None if settings.of is None else list(settings.of)
-    query = model.parse(given, of or [name for name in model.modeled.names if name not in given] or None)
+    observed = given_in_rows(model.layout, settings.given, rows)
+    names = None if settings.of is None else list(settings.of)
+    query = model.parse(observed, names or [name for name in model.modeled.names if name not in observed] or None)
     _refuse_missing_points(model.layout, query.of, rows)
     draws = model.without_warnings().sample(
-        settings.draws, given=given, of=list(query.of), solver=settings.solver, key=keys[1]
+        settings.draws, given=observed, of=list(query.of), solver=settings.solver, key=keys[1]
     )
     latent = query.roles[0] == LATENT
     masks = unflatten(model.layout, latent, query.of)
-    few = min(settings.densities, settings.draws) if int(latent.sum()) <= MAX_DENSITY_ELEMENTS else 0
-    log_probs = _log_probs(model, query, rows, draws, given, few) if few else None
-    truth, drawn = by_element(rows, masks, axes=1), by_element(draws, masks, axes=2)
-    return Comparison(truth, drawn, log_probs, query.shares, reference)
+    n_densities = min(settings.densities, settings.draws) if int(latent.sum()) <= MAX_DENSITY_ELEMENTS else 0
+    log_probs = _log_probs(model, query, rows, draws, observed, n_densities) if n_densities else None
+    truth, columns = by_element(rows, masks, axes=1), by_element(draws, masks, axes=2)
+    return Comparison(truth, columns, log_probs, query.shares, reference)
 
 
 def held_out_tokens(model: AbstractModel, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:

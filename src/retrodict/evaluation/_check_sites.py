@@ -27,21 +27,21 @@ def compare_sites(model: AbstractModel, sims: Mapping[str, Any], settings: Check
     masks = element_masks(settings.given, {name: values.shape[1:] for name, values in rows.items()})
     observed = {name: np.where(mask, rows[name], np.nan).astype(np.float32) for name, mask in masks.items()}
     numbers = [name for name in layout.names if name not in (*layout.functions, *layout.places)]
-    of = tuple(settings.of if settings.of is not None else (name for name in numbers if name not in observed))
-    if functions := [name for name in of if name in layout.names and name not in numbers]:
+    names = tuple(settings.of if settings.of is not None else (name for name in numbers if name not in observed))
+    if functions := [name for name in names if name in layout.names and name not in numbers]:
         raise QueryError(f"a check of sites asks for numbers, and '{functions[0]}' is a function: leave it out of `of`")
-    given = Batch(joined(observed | {place: rows[place] for place in layout.places}))
-    draws = model.without_warnings().sample(settings.draws, given=given, of=of, solver=settings.solver, key=keys[1])
+    batch = Batch(joined(observed | {place: rows[place] for place in layout.places}))
+    draws = model.without_warnings().sample(settings.draws, given=batch, of=names, solver=settings.solver, key=keys[1])
     nothing = np.zeros((), bool)
-    latent = {name: np.isfinite(rows[name]).all(axis=0) & ~masks.get(name, nothing) for name in of}
-    truth, drawn = by_element(rows, latent, axes=1), by_element(draws, latent, axes=2)
+    latent = {name: np.isfinite(rows[name]).all(axis=0) & ~masks.get(name, nothing) for name in names}
+    truth, columns = by_element(rows, latent, axes=1), by_element(draws, latent, axes=2)
     if not truth:
         raise QueryError("nothing is asked that all simulations have: name something else in `of`")
     shares = []
     for name in (*numbers, *layout.functions):
         share = float(masks.get(name, nothing).mean())
-        shares.append((name, share, (1.0 - share) * (name in of)))
-    return Comparison(truth, drawn, None, tuple(shares), None)
+        shares.append((name, share, (1.0 - share) * (name in names)))
+    return Comparison(truth, columns, None, tuple(shares), None)
 
 
 def _sets_of_sites(layout: Layout, sims: Mapping[str, Any]) -> Rows:

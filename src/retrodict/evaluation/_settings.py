@@ -1,4 +1,4 @@
-"""What a check asks, and what it compares: truth and draws by element."""
+"""Settings of a check, and the truth and draws that it compares."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple

@@ -31,7 +31,7 @@ from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics.summary import labels_of
 from retrodict.evaluation._check_rows import held_out_tokens, reference_data
-from retrodict.models import AbstractModel, ReferenceData
+from retrodict.models import AbstractModel, ReferenceData, model_for
 from retrodict.query import Batch, parse, unflatten
 from retrodict.roles import GIVEN
 from retrodict.variables import Layout
@@ -144,8 +144,7 @@ def _outcomes(
     level: float,
     key: Key,
 ) -> list[Unlike]:
-    if not isinstance(model, AbstractModel):
-        raise QueryError(f"unlike takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    model_for("unlike", model)
     if model.of_sites or model.layout.functions:
         reason = "of many sites: ask `model.site` about one of them" if model.of_sites else "with functions"
         raise QueryError(f"unlike is not offered for models {reason}")
@@ -153,8 +152,8 @@ def _outcomes(
         if name in model.layout.parameters:
             raise QueryError(f"'{name}' is a parameter: an observation is made of data")
     reference = _references(model, sims)
-    asked = [name for name in model.modeled.names if name not in observation] or None
-    query = parse(model.layout, observation, asked, embedded=model._pieces)
+    names = [name for name in model.modeled.names if name not in observation] or None
+    query = parse(model.layout, observation, names, embedded=model._pieces)
     if (query.roles != query.roles[0]).any():
         raise DataError("the same elements must be observed in all observations: ask about the others apart")
     z = np.asarray(model.coordinates.forward(np.where(query.roles == GIVEN, query.values, np.nan)))
@@ -243,12 +242,12 @@ def _residuals(
     names = sorted({layout.variables[layout.owner[i]].name for i in np.flatnonzero(np.isfinite(rows[-1]))})
     columns = []
     for i in data:
-        others, mask = units.copy(), np.zeros(layout.size, bool)
-        others[:, i], mask[i] = np.nan, True
+        remaining, mask = units.copy(), np.zeros(layout.size, bool)
+        remaining[:, i], mask[i] = np.nan, True
         name = layout.variables[layout.owner[i]].name
         predictions = model.sample(
             draws,
-            given=Batch(unflatten(layout, others, names)),
+            given=Batch(unflatten(layout, remaining, names)),
             of={name: unflatten(layout, mask, [name])[name]},
             key=jr.fold_in(key, int(i)),
         )[name].reshape(len(rows), draws, -1)[..., i - layout.slices[name].start]

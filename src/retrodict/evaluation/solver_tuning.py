@@ -12,7 +12,7 @@ import numpy as np
 
 from retrodict._errors import QueryError, listed
 from retrodict.evaluation._check_rows import given_in_rows, held_out_tokens
-from retrodict.models import AbstractModel, Choice, FlowModel
+from retrodict.models import AbstractModel, Choice, FlowModel, model_for
 from retrodict.models._auto_solver import OBSERVATIONS, Observations, measured, typical
 from retrodict.query import unflatten
 from retrodict.roles import GIVEN
@@ -44,9 +44,7 @@ def tune(
         QueryError: a question that this model cannot answer, a candidate that no file can name, or functions.
         DataError: simulations of the wrong names or shapes, or too few.
     """
-    if not isinstance(model, AbstractModel):
-        raise QueryError(f"tune takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
-    flow = model.as_flow("tune")
+    flow = model_for("tune", model).as_flow("tune")
     if flow.layout.functions:
         raise QueryError(f"tune is not offered for models with functions ({listed(flow.layout.functions)})")
     auto = Auto() if solver is None else solver

@@ -1,14 +1,15 @@
-"""Guidance: a flow bent towards what must also hold, and the weights that make it right.
+"""Guidance: flows under constraints on the data, and log weights that correct their draws.
 
-    guided(flow, guide)                 a `Flow` again, for any path with Gaussian noise and any solver
-    strengthened(flow, other, w)        what `flow` knows beyond `other`, w times over
-    Renoised(solver, repeats, ...)      a solver that goes back and forth, and can hold known values (RePaint)
-    carried(flow, solver, x, ...)       where a solver carries noise, and the log density of arriving there
+    guided(flow, guide)                 the flow of the data under a constraint, for any path with Gaussian noise
+    strengthened(flow, other, w)        classifier-free guidance: the difference of two flows, w times
+    Renoised(solver, repeats, ...)      a solver that goes back and forth, and can fix known values (RePaint)
+    carried(flow, solver, x, ...)       the draw that a solver makes of noise x, and its log density
 
-Pure mathematics in the flow's own coordinates; `retrodict.constraints` says the same in names and units.
+These functions work in the coordinates of the flow. `retrodict.constraints` has the same in names and units.
 """
 
-from retrodict.guidance._flow import Spread as Spread
+from retrodict.guidance._flow import PrincipalAxes as PrincipalAxes
+from retrodict.guidance._flow import PrincipalAxes as Spread  # noqa: F401 - its name in earlier versions
 from retrodict.guidance._flow import guided as guided
 from retrodict.guidance._flow import strengthened as strengthened
 from retrodict.guidance._guides import AbstractGuide as AbstractGuide

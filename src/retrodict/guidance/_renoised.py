@@ -1,13 +1,13 @@
 """Back and forth: a step towards the data, the same step back by adding noise, and again.
 
-What one step gets wrong the next attempts see. Adding noise is known in closed form, from s back to an earlier t:
+Repeated attempts correct the errors of a step. Adding noise is known in closed form, from s back to an earlier t:
 
     x_t = ratio x_s + sqrt(sigma_t^2 - ratio^2 sigma_s^2) noise,      ratio = alpha_t / alpha_s
 
-Known elements are held by overwriting them with themselves plus the noise of the hour, alpha_t x1 + sigma_t noise, at
-every time (RePaint, Lugmayr et al., 2022). A single pass lets the others drift past them; as `repeats` grows, the two
-come to agree. It approximates: steps are finite in number, and there is no density and hence no correction. A model
-that was trained to be asked conditionally should rather be asked so; this is for one that was not.
+Known elements x1 are fixed by overwriting them with alpha_t x1 + sigma_t noise at every time (RePaint, Lugmayr et al.,
+2022). In a single pass the free elements do not adapt to them; as `repeats` grows, the two come to agree. The method is
+approximate, because the number of steps is finite, and its draws have no density and so no log weights. It is for
+models that were trained without conditioning. Other models answer a conditional query better directly.
 """
 
 from typing import ClassVar
@@ -25,10 +25,11 @@ from retrodict.solvers._base import State, Velocity, flow_of
 
 
 class Renoised(AbstractSolver):
-    """The steps of a one-step solver, each of which is taken `repeats + 1` times with fresh noise in between.
+    """A one-step solver each of whose steps is taken `repeats + 1` times, with fresh noise in between.
 
-    Args:
-        known: which elements are held, and `values` at what.
+    Attributes:
+        known: mask `(d,)` of the elements that are fixed.
+        values: the values `(d,)` of the fixed elements.
     """
 
     solver: AbstractOneStep = Midpoint(steps=32)
@@ -41,7 +42,9 @@ class Renoised(AbstractSolver):
         if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 0:
             raise QueryError(f"`repeats` must be a whole number, 0 or more, got {self.repeats!r}")
         if (self.known is None) != (self.values is None):
-            raise QueryError("`known` says which elements are held and `values` at what: give both or neither")
+            raise QueryError(
+                "`known` masks the elements that are fixed and `values` has their values: give both or neither"
+            )
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
@@ -57,19 +60,19 @@ class Renoised(AbstractSolver):
             x, key = carry
             key, key_back, key_known = jr.split(key, 3)
             x = jnp.where(i == 0, x, noised(path, x, late, early, key_back))
-            x = self.solver.step(flow, self._held(path, x, early, key_known), early, late - early)
+            x = self.solver.step(flow, self._with_known(path, x, early, key_known), early, late - early)
             return x, key
 
         def body(
-            carry: tuple[Array, PRNGKeyArray], pair: tuple[Array, Array]
+            carry: tuple[Array, PRNGKeyArray], row: tuple[Array, Array]
         ) -> tuple[tuple[Array, PRNGKeyArray], None]:
-            found = jax.lax.fori_loop(0, self.repeats + 1, lambda i, c: attempt(i, c, *pair), carry)
-            return found, None
+            return jax.lax.fori_loop(0, self.repeats + 1, lambda i, carry: attempt(i, carry, *row), carry), None
 
         x, key = jax.lax.scan(body, (x, key), (times[:-1], times[1:]))[0]
-        return self._held(path, x, times[-1], key)
+        return self._with_known(path, x, times[-1], key)
 
-    def _held(self, path: Path, x: Array, t: Array, key: PRNGKeyArray) -> Array:
+    def _with_known(self, path: Path, x: Array, t: Array, key: PRNGKeyArray) -> Array:
+        """Returns `x` with the known elements overwritten by their values plus the noise of time `t`."""
         if self.known is None or self.values is None:
             return x
         return jnp.where(self.known, path.mix(self.values, path.noise(key, x.shape), t), x)
@@ -85,8 +88,8 @@ class Renoised(AbstractSolver):
 
 
 def noised(path: Path, x: Array, s: Array, t: Array, key: PRNGKeyArray) -> Array:
-    """`x_t` of an earlier time t, drawn given `x_s`."""
+    """Draws `x_t` at an earlier time t, given `x = x_s`."""
     (alpha_s, sigma_s), (alpha_t, sigma_t) = path.schedule(s), path.schedule(t)
     ratio = alpha_t / alpha_s
-    added = jnp.sqrt(jnp.maximum(sigma_t**2 - (ratio * sigma_s) ** 2, 0.0))
-    return ratio * x + added * path.noise(key, x.shape)
+    added_sd = jnp.sqrt(jnp.maximum(sigma_t**2 - (ratio * sigma_s) ** 2, 0.0))
+    return ratio * x + added_sd * path.noise(key, x.shape)

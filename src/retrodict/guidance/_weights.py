@@ -1,15 +1,14 @@
-"""Weights: what makes a guided draw right.
+"""Importance weights of guided draws.
 
-A solver that draws nothing on its way is a map x1 = T(x0), whatever its steps get wrong, and its draws have the density
+A solver without noise of its own is a map x1 = T(x0), whatever the errors of its steps. Its draws are proposals with
+exactly the log density
 
     log q(x1) = log p0(x0) - log |det dT/dx0|
 
-exactly. For a target p(x1) c(x1) every draw gets the weight w = p c / q; self-normalized, weighted averages converge to
-those of the target, and
+For a target p(x1) c(x1) every proposal has the weight w = p c / q. Self-normalized weighted means converge to those of
+the target. The effective sample size is the number of independent draws that the weighted proposals are worth:
 
-    effective size = (sum w)^2 / sum w^2
-
-tells how many independent draws the weighted ones are worth.
+    effective sample size = (sum w)^2 / sum w^2
 """
 
 import jax
@@ -26,43 +25,44 @@ Vector = Float[Array, " d"]
 
 
 def refusal(solver: AbstractSolver) -> str | None:
-    """Why the density of a solver's draws cannot be had, with the cure; `None` if it can."""
-    own = stripped(solver)
-    if isinstance(own, AbstractOneStep | AdamsBashforth | DPMSolver):
+    """Returns the reason why draws of a solver have no log density, with the cure; `None` if they have one."""
+    scheme = stripped(solver)
+    if isinstance(scheme, AbstractOneStep | AdamsBashforth | DPMSolver):
         return None
     return (
-        f"the correction needs the density of what {type(own).__name__} draws, which only solvers of fixed steps and "
-        "without noise of their own have: use Euler, Midpoint, Heun, RK4, AdamsBashforth or DPMSolver, or correct=False"
+        f"the correction needs the density of draws by {type(scheme).__name__}, and only solvers with fixed steps and "
+        "without noise have it: use Euler, Midpoint, Heun, RK4, AdamsBashforth or DPMSolver, or correct=False"
     )
 
 
 def carried(flow: Flow, solver: AbstractSolver, x: Vector, directions: Float[Array, "k d"]) -> tuple[Vector, Scalar]:
-    """Where the solver carries `x` from the path's beginning, and the log density of arriving there.
+    """Returns the draw that the solver makes of noise `x`, and its log density.
 
-    `directions` are unit vectors `(k, d)` that span what can move; what does not has no density.
+    Args:
+        directions: unit vectors `(k, d)` that span the latent elements; the density is that of these.
     """
 
-    def arrive(shift: Float[Array, " k"]) -> tuple[Vector, Vector]:
-        there = solver(flow, x + shift @ directions, *flow.path.span)
-        return directions @ there, there
+    def solve(shift: Float[Array, " k"]) -> tuple[Vector, Vector]:
+        x1 = solver(flow, x + shift @ directions, *flow.path.span)
+        return directions @ x1, x1
 
-    stretch, there = jax.jacfwd(arrive, has_aux=True)(jnp.zeros(len(directions), x.dtype))
-    begun = jnp.sum(directions @ flow.path.log_begin(x))
-    return there, begun - jnp.linalg.slogdet(stretch)[1]
+    jacobian, x1 = jax.jacfwd(solve, has_aux=True)(jnp.zeros(len(directions), x.dtype))
+    log_p0 = jnp.sum(directions @ flow.path.log_begin(x))
+    return x1, log_p0 - jnp.linalg.slogdet(jacobian)[1]
 
 
 def effective_size(log_weights: Float[np.ndarray, " n"]) -> float:
-    """How many equally weighted draws the weighted ones are worth; 0 where all weights are zero."""
-    top = np.max(log_weights, initial=-np.inf)
-    if not np.isfinite(top):
+    """Returns the effective sample size of weighted draws; 0 if all weights are zero."""
+    largest = np.max(log_weights, initial=-np.inf)
+    if not np.isfinite(largest):
         return 0.0
-    weights = np.exp(np.asarray(log_weights, np.float64) - top)
+    weights = np.exp(np.asarray(log_weights, np.float64) - largest)
     return float(weights.sum() ** 2 / np.sum(weights**2))
 
 
 def resample(log_weights: Float[np.ndarray, " m"], n: int, rng: np.random.Generator) -> np.ndarray:
-    """`n` row numbers in random order, each as often as its weight says, up to one (systematic resampling)."""
+    """Draws `n` row numbers by systematic resampling: row i about n w_i / sum w times, up to one; in random order."""
     weights = np.exp(np.asarray(log_weights, np.float64) - np.max(log_weights))
-    marks = (np.arange(n) + rng.random()) / n
-    ends = np.cumsum(weights)
-    return rng.permutation(np.searchsorted(ends / ends[-1], marks, side="right"))
+    quantiles = (np.arange(n) + rng.random()) / n
+    cumulative = np.cumsum(weights)
+    return rng.permutation(np.searchsorted(cumulative / cumulative[-1], quantiles, side="right"))

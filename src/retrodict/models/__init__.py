@@ -20,12 +20,12 @@ from retrodict.models._hierarchical import HierarchicalModel as HierarchicalMode
 from retrodict.models._hierarchical import hierarchical as hierarchical
 from retrodict.models._importance import ImportanceSampledPosterior as ImportanceSampledPosterior
 from retrodict.models._importance import WeightingWarning as WeightingWarning
-from retrodict.models._mixture_density import IntegerElements as IntegerElements
+from retrodict.models._integer_elements import IntegerElements as IntegerElements
+from retrodict.models._mixture_density import ConditionalRows as ConditionalRows
 from retrodict.models._mixture_density import MixtureDensity as MixtureDensity
-from retrodict.models._mixture_density import Pairs as Pairs
 from retrodict.models._mixture_density import Sizes as Sizes
-from retrodict.models._mixture_density import told as told
 from retrodict.models._model import AbstractModel as AbstractModel
+from retrodict.models._model import model_for as model_for
 from retrodict.models._record import Calibration as Calibration
 from retrodict.models._record import CalibrationWarning as CalibrationWarning
 from retrodict.models._record import Choice as Choice

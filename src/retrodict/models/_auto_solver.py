@@ -66,16 +66,16 @@ def chosen(
     """Returns the solver itself or, for `Auto`, the one that it stands for in a query of these roles and values."""
     if not isinstance(solver, Auto):
         return solver
-    choice = kept(model, roles, solver, kind)
+    choice = recorded_choice(model, roles, solver, kind)
     if choice is None:
         places = [model.layout.slices[name] for name in model.layout.places]
         patterns = np.unique(roles, axis=0)
-        where = tuple(values[0, block].tobytes() for block in places)
+        points = tuple(values[0, block].tobytes() for block in places)
         key = (
             fingerprint(model),
             jax.tree.structure(model.without_training_state()),
             patterns.tobytes(),
-            where,
+            points,
             kind,
             solver,
         )
@@ -89,13 +89,13 @@ def chosen(
     return choice.solver
 
 
-def kept(model: FlowLike, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
-    """What the model's record says, if it was measured with these weights for such roles."""
+def recorded_choice(model: FlowLike, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
+    """Returns the choice in the model's record, if it was measured with these weights for such roles."""
     if not model.record.solvers:
         return None
     wish = (kind, shares_of(model.layout, roles), float(solver.error), Choice.named(solver.candidates))
-    found = [one for one in model.calibration.solvers if one.wish == wish]
-    return found[0] if found else None
+    choices = [choice for choice in model.calibration.solvers if choice.wish == wish]
+    return choices[0] if choices else None
 
 
 def typical(model: FlowLike, patterns: np.ndarray, values: np.ndarray) -> Observations:
@@ -109,27 +109,27 @@ def typical(model: FlowLike, patterns: np.ndarray, values: np.ndarray) -> Observ
     place = np.zeros(model.layout.size, bool)
     for name in model.layout.places:
         place[model.layout.slices[name]] = True
-    given = (patterns == GIVEN).any(axis=0) & ~place
+    given_mask = (patterns == GIVEN).any(axis=0) & ~place
     z = np.array(jr.normal(key_draws, roles.shape))
     z[:, place] = np.asarray(model.scaling.forward(values))[place]
-    asked = np.where(given, LATENT, np.where(place, patterns[0], ABSENT))
+    latent_roles = np.where(given_mask, LATENT, np.where(place, patterns[0], ABSENT))
     trained = jax.vmap(lambda key: model.law.draw(key, model.layout) == LATENT)(jr.split(key_law, LAWS)).any(axis=0)
-    if given.any() and trained[given].all() and model.net.refusal(asked[None]) is None:
+    if given_mask.any() and trained[given_mask].all() and model.net.refusal(latent_roles[None]) is None:
         draw = told(_fine(FINEST[0]), model.path, LONGEST)
-        some = raw_rows(
+        draws = raw_rows(
             model.without_training_state(),
             draw,
             None,
             None,
             None,
             jnp.asarray(z[0]),
-            jnp.asarray(asked),
+            jnp.asarray(latent_roles),
             DRAWS,
             key_draws,
         )
-        some = some[:OBSERVATIONS]
-        drawn = np.broadcast_to(z[:, model.kept], np.shape(some))
-        z[:, model.kept] = np.where(given[model.kept], some, drawn)
+        draws = draws[:OBSERVATIONS]
+        full = np.broadcast_to(z[:, model.kept], np.shape(draws))
+        z[:, model.kept] = np.where(given_mask[model.kept], draws, full)
     return Observations(np.where(roles == GIVEN, z, 0.0).astype(np.float32), roles)
 
 
@@ -141,8 +141,8 @@ def measured(model: FlowLike, asked: Observations, solver: Auto, kind: Kind) -> 
     """
     candidates = solver.candidates
     if kind == "densities":  # these are followed along straight lines whatever the solver
-        candidates = tuple(own for own in map(stripped, candidates) if own.follows_velocity)
-    candidates = tuple(one for one in candidates if one.refusal(model.path) is None)
+        candidates = tuple(plain for plain in map(stripped, candidates) if plain.follows_velocity)
+    candidates = tuple(candidate for candidate in candidates if candidate.refusal(model.path) is None)
     if not candidates:
         raise QueryError(f"none of Auto's candidates can follow this model's path and has {kind}; name another")
     truth = _truth(_ends(model, asked) if kind == "draws" else _logs(model, asked), solver.error)
@@ -173,39 +173,39 @@ def search(
     candidates: tuple[AbstractSolver, ...], error: Callable[[AbstractSolver], float], wanted: float
 ) -> AbstractSolver:
     """The candidate with the fewest evaluations whose error is at most `wanted`; the best seen if there is none."""
-    alive, before, seen = candidates, 1, dict[AbstractSolver, float]()
+    alive, before, best_errors = candidates, 1, dict[AbstractSolver, float]()
     for cost in COSTS:
-        found = {one: error(filled) for one in alive if (filled := _at(one, cost)) is not None}
-        seen.update({at_cost(one, cost): own for one, own in found.items()})
-        good = sorted((one for one in found if found[one] <= wanted), key=found.__getitem__)
+        errors = {candidate: error(filled) for candidate in alive if (filled := _at(candidate, cost)) is not None}
+        best_errors.update({at_cost(candidate, cost): measured_error for candidate, measured_error in errors.items()})
+        good = sorted((candidate for candidate in errors if errors[candidate] <= wanted), key=errors.__getitem__)
         if good:
             return _cheapest(good, lambda filled: error(filled) <= wanted, before, cost)
-        least = min(found.values(), default=np.inf)
-        alive = tuple(one for one in alive if found.get(one, 0.0) <= BEHIND * least)
+        least = min(errors.values(), default=np.inf)
+        alive = tuple(candidate for candidate in alive if errors.get(candidate, 0.0) <= BEHIND * least)
         before = cost
-    return min(seen, key=seen.__getitem__)
+    return min(best_errors, key=best_errors.__getitem__)
 
 
 def _cheapest(
     good: list[AbstractSolver], passes: Callable[[AbstractSolver], bool], low: int, high: int
 ) -> AbstractSolver:
-    """Of candidates that pass at a cost of `high`, the one that passes at the least cost above `low`."""
+    """Returns the candidate that passes at the least cost above `low`, of those that pass at a cost of `high`."""
     best = at_cost(good[0], high)
     for candidate in good:
-        few, enough = low, high
+        low_cost, high_cost = low, high
         if candidate is not good[0]:
-            enough = int(best.evaluations or 0) - 1
-            filled = _at(candidate, enough)
+            high_cost = int(best.evaluations or 0) - 1
+            filled = _at(candidate, high_cost)
             if filled is None or not passes(filled):
                 continue
             best = filled
-        while enough - few > max(1, enough // FINE):
-            middle = (few + enough) // 2
+        while high_cost - low_cost > max(1, high_cost // FINE):
+            middle = (low_cost + high_cost) // 2
             filled = _at(candidate, middle)
             if filled is not None and passes(filled):
-                best, enough = filled, middle
+                best, high_cost = filled, middle
             else:
-                few = middle
+                low_cost = middle
     return best
 
 
@@ -221,7 +221,7 @@ def _at(candidate: AbstractSolver, cost: int) -> AbstractSolver | None:
 
 
 class _Truth(NamedTuple):
-    """How to solve; a fine solution `(m, n, k)`, in which units it is compared, and what it may be wrong by."""
+    """A fine solution `(m, n, k)`, how it is computed, the unit of comparisons, and its error."""
 
     solve: Callable[[AbstractSolver], np.ndarray]
     found: np.ndarray
@@ -236,12 +236,12 @@ def _truth(solve: Callable[[AbstractSolver], np.ndarray], wanted: float) -> _Tru
     """A solution so fine that half of its steps differ by a tenth of the wanted error, or the finest."""
     coarse, truth = solve(_fine(FINEST[0])), None
     for steps in FINEST[1:]:
-        found = solve(_fine(steps))
-        unit = _spread(found)
-        truth = _Truth(solve, found, unit, _rms(coarse, found, unit))
+        solution = solve(_fine(steps))
+        unit = _spread(solution)
+        truth = _Truth(solve, solution, unit, _rms(coarse, solution, unit))
         if truth.left <= CERTAIN * wanted:
             break
-        coarse = found
+        coarse = solution
     assert truth is not None
     return truth
 
@@ -250,24 +250,24 @@ def _fine(steps: int) -> AbstractSolver:
     return Straightened(RK4(steps, Power()))
 
 
-def _spread(found: np.ndarray) -> np.ndarray:
+def _spread(solution: np.ndarray) -> np.ndarray:
     """Half of the central 68 % of the draws `(m, n, k)` of every observation, which is their sd if they are Gaussian;
     of densities `(m, n)`, one nat."""
-    if found.ndim < 3:
+    if solution.ndim < 3:
         return np.ones(())
-    low, high = np.quantile(found, [0.1587, 0.8413], axis=1, keepdims=True)
+    low, high = np.quantile(solution, [0.1587, 0.8413], axis=1, keepdims=True)
     return np.maximum((high - low) / 2, NARROWEST)
 
 
-def _rms(found: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
+def _rms(values: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
     """The root mean square difference where anything was asked; infinite if a solver lost a row."""
-    asked = ~np.isnan(truth)
-    off = np.where(asked, (found - truth) / unit, 0.0)
-    return float(np.sqrt((off**2).sum() / asked.sum())) if np.isfinite(off).all() else float("inf")
+    finite = ~np.isnan(truth)
+    off = np.where(finite, (values - truth) / unit, 0.0)
+    return float(np.sqrt((off**2).sum() / finite.sum())) if np.isfinite(off).all() else float("inf")
 
 
 def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
-    """Where a solver carries the same noise, `(m, n, k)` in the model's coordinates, NaN where nothing is asked."""
+    """Returns the function from a solver to the ends of the same noise, `(m, n, k)` in the model's coordinates."""
     core, keys = model.without_training_state(), jr.split(jr.key(1), len(asked.z))
     latent = (asked.roles[:, model.kept] == LATENT)[:, None]
 
@@ -284,18 +284,18 @@ def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
 
 def _logs(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
     """The log densities `(m, n)` that a solver finds for the same draws."""
-    core, keys, kept = model.without_training_state(), jr.split(jr.key(1), len(asked.z)), model.kept
-    latent = asked.roles[0, kept] == LATENT
-    rows, roles = [np.repeat(part, DENSITIES, axis=0) for part in asked]
-    drawn = _ends(model, asked)(_fine(FINEST[0]))[:, :DENSITIES].reshape(len(rows), -1)
-    rows[:, kept] = np.where(roles[:, kept] == LATENT, drawn, rows[:, kept])
+    core, keys, columns = model.without_training_state(), jr.split(jr.key(1), len(asked.z)), model.kept
+    latent = asked.roles[0, columns] == LATENT
+    rows, roles = [np.repeat(array, DENSITIES, axis=0) for array in asked]
+    draws = _ends(model, asked)(_fine(FINEST[0]))[:, :DENSITIES].reshape(len(rows), -1)
+    rows[:, columns] = np.where(roles[:, columns] == LATENT, draws, rows[:, columns])
     x = model.scaling.inverse(rows)
 
     def solve(solver: AbstractSolver) -> np.ndarray:
         way = told(stripped(solver), model.path.straightened(), LONGEST, back=True)
         ask = (jnp.asarray(roles), jnp.eye(model.modeled.size)[latent], keys[0])
-        found = density_rows(core, way, Exact(), x, *ask, slopes=False)
-        return np.asarray(found.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
+        densities = density_rows(core, way, Exact(), x, *ask, slopes=False)
+        return np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
 
     return solve
 

@@ -21,7 +21,7 @@ from retrodict._runtime.blocks import block_size, in_blocks
 from retrodict._types import Scalar, as_key
 from retrodict.models import _flow_answers
 from retrodict.models._flow import FlowModel
-from retrodict.models._mixture_density import MixtureDensity, Pairs, Sizes
+from retrodict.models._mixture_density import ConditionalRows, MixtureDensity, Sizes
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
 from retrodict.paths import Uniform
@@ -70,8 +70,8 @@ class Family(NamedTuple):
         """Returns why roles `(n, d)` are of another family, or None."""
         if (roles == np.array(self.roles)).all():
             return None
-        latent, given = (listed(self.elements(role)) for role in (LATENT, GIVEN))
-        return f"what was taught is {latent} given {given}, and nothing else; ask the teacher"
+        latent, inputs = (listed(self.elements(role)) for role in (LATENT, GIVEN))
+        return f"what was taught is {latent} given {inputs}, and nothing else; ask the teacher"
 
 
 class DistilledSampler(AbstractModel):
@@ -126,7 +126,7 @@ class DistilledSampler(AbstractModel):
             raise QueryError(
                 f"a DistilledSampler draws by the solver it was trained with, {self.solver}; leave `solver` out"
             )
-        return _flow_answers.draw(self.model, query, n, self.solver, key).reshape(-1, n, self.modeled.size)
+        return _flow_answers.draw(self.model, query, n, self.solver, key)
 
     def _sampler_function(self, query: Query) -> Callable[[PRNGKeyArray], Array]:
         return _flow_answers.sampler_function(self.model, query, self.solver)
@@ -223,7 +223,7 @@ class DistilledDensity(AbstractModel):
             "layout": self.layout.to_json(),
             "roles": list(self.family.roles),
             "sizes": self.mixture.sizes._asdict(),
-            "framed": self.scaling.frame is not None,
+            "framed": self.scaling.affine is not None,
             "kl": self.kl,
             "spread": self.spread,
             "record": self.calibration.to_json(),
@@ -233,16 +233,16 @@ class DistilledDensity(AbstractModel):
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "DistilledDensity":
         layout, sizes = Layout.from_json(manifest["layout"]), Sizes(**manifest["sizes"])
         mixture, family = MixtureDensity.blank(sizes, key=as_key(0)), Family(layout, tuple(manifest["roles"]))
-        affine = ConditionalAffine.blank(family.where(LATENT)) if manifest.get("framed") else None
-        scaling = dataclasses.replace(Scaling.identity(layout), frame=affine)
+        affine = ConditionalAffine.identity(family.where(LATENT)) if manifest.get("framed") else None
+        scaling = dataclasses.replace(Scaling.identity(layout), affine=affine)
         return cls(family, manifest["kl"], manifest["spread"], scaling, mixture, _record_in(manifest))
 
     def log_density_of_row(self, tokens: Float[Array, " d"]) -> Scalar:
         """Returns the log density of one row of all elements, in the user's units and the layout's order."""
-        latent, given = self.family.where(LATENT), self.family.where(GIVEN)
+        latent, inputs = self.family.where(LATENT), self.family.where(GIVEN)
         z = self.scaling.forward(tokens)
         y = z[latent]
-        density = self.mixture.log_prob(Pairs(z[given], jnp.zeros((), int), y, y, y))
+        density = self.mixture.log_prob(ConditionalRows(z[inputs], jnp.zeros((), int), y, y, y))
         low, high = (end.astype(np.float32) for end in self.layout.ends)
         inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
         return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)

@@ -77,7 +77,7 @@ def joint(
         dependencies.adjacency(layout.without(layout.places))
     scaling = Scaling.identity(layout)
     if conditional_affine or framed:
-        scaling = dataclasses.replace(scaling, frame=_affine(layout, architecture, law))
+        scaling = dataclasses.replace(scaling, affine=_affine(layout, architecture, law))
     return FlowModel(
         layout=layout,
         architecture=architecture,
@@ -98,7 +98,7 @@ def _affine(layout: Layout, architecture: AbstractArchitecture, law: AbstractRol
             "conditional_affine=True (framed) needs one question about all elements, and neither embeddings nor "
             "functions; use `rd.posterior` or `rd.likelihood`, or leave it out"
         )
-    return ConditionalAffine.blank(roles == LATENT)
+    return ConditionalAffine.identity(roles == LATENT)
 
 
 posterior = partial(joint, roles=Posterior())

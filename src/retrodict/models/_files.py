@@ -20,12 +20,25 @@ import numpy as np
 
 from retrodict._errors import FileError, RetrodictError
 from retrodict._runtime.atomic_files import write_whole
-from retrodict.models._model import KINDS, AbstractModel, manifest_of, skeleton_of
+from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for, skeleton_of
 
 
 SCHEMA, OLDEST = 3, 2  # 1 had matrices the other way round
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
-WRITTEN_NAMES: dict[str, str] = {}  # attribute -> its name in files, where they differ
+WRITTEN_NAMES = {  # attribute on the way to an array -> its name in files, where they differ
+    "affine": "frame",
+    "baseline": "frame",
+    "coefficients": "line",
+    "factors": "parts",
+    "input_scaling": "seen",
+    "integers": "whole",
+    "is_integer": "which",
+    "largest": "most",
+    "log_sd": "left",
+    "log_width": "usual",
+    "robust": "tails",
+    "smallest": "least",
+}
 
 
 def save(model: AbstractModel, file: str | os.PathLike[str]) -> Path:
@@ -37,10 +50,9 @@ def save(model: AbstractModel, file: str | os.PathLike[str]) -> Path:
     """
     from safetensors.numpy import save as to_bytes
 
-    if not isinstance(model, AbstractModel):
-        raise FileError(f"save takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    model_for("save", model)
     leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
-    arrays = {_array_name(where): np.asarray(leaf) for where, leaf in leaves}
+    arrays = {_array_name(path): np.asarray(leaf) for path, leaf in leaves}
     manifest = {"schema": SCHEMA, **manifest_of(model), "versions": {name: version(name) for name in PACKAGES}}
     return write_whole(Path(file), to_bytes(arrays, metadata={"retrodict": json.dumps(manifest)}))
 
@@ -63,8 +75,8 @@ def load(file: str | os.PathLike[str]) -> Any:
         raise FileError(f"'{file}' has a manifest that does not describe a model ({error}); it is damaged") from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
     numbers = []
-    for where, leaf in leaves:
-        name = _array_name(where)
+    for path, leaf in leaves:
+        name = _array_name(path)
         array = arrays.get(name)
         if array is None or array.shape != leaf.shape:
             came = "nothing" if array is None else f"the shape {array.shape}"

@@ -30,37 +30,22 @@ from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.models import _flow_answers
 from retrodict.models._guided import Guided, ask_guided, sample_guided
-from retrodict.models._manifest import path_from_json, path_to_json
-from retrodict.models._model import AbstractModel, count
+from retrodict.models._manifest import flow_parts_from_json, path_to_json
+from retrodict.models._model import AbstractModel
 from retrodict.models._record import Record
-from retrodict.nets import AbstractArchitecture, AbstractNet, architecture_from_json
+from retrodict.nets import AbstractArchitecture, AbstractNet
 from retrodict.paths import Denoised, Flow, Path
 from retrodict.problem.dependencies import Dependencies
-from retrodict.query import Query, unflatten
-from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional, law_from_json
+from retrodict.query import ONE_OBSERVATION, Query, count, unflatten
+from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import ConditionalAffine, Scaling
+from retrodict.transforms import Scaling
 from retrodict.variables import Layout, places_of
 
 
 MIN_WEIGHT = 1e-6  # of a row whose latent elements have no points
 TIMES_PER_ROW = 8  # times and noises of one training row whose data are embedded
 LAW_DRAWS = 64  # of roles, to see what a model was trained to predict
-
-
-class Estimate(NamedTuple):
-    """A log density by random probes, and its standard error."""
-
-    value: np.ndarray
-    standard_error: np.ndarray
-
-
-class Gradient(NamedTuple):
-    """A log density and its gradients with respect to the values and to what was given, by name."""
-
-    log_prob: np.ndarray
-    values: dict[str, np.ndarray]
-    given: dict[str, np.ndarray]
 
 
 class Ready(NamedTuple):
@@ -100,7 +85,7 @@ class FlowModel(AbstractModel):
     @property
     def description(self) -> dict[str, str]:
         law = getattr(self.law, "law", self.law)
-        affine = {"affine baseline": "yes"} if self.scaling.frame is not None else {}
+        affine = {"affine baseline": "yes"} if self.scaling.affine is not None else {}
         return {
             "kind": type(self).__name__,
             "network": str(self.architecture),
@@ -111,7 +96,7 @@ class FlowModel(AbstractModel):
 
     @property
     def kept(self) -> np.ndarray | slice:
-        """Where the tokens of `modeled` lie among all."""
+        """The places of the tokens of `modeled` among all."""
         if self.embedded:
             return self.layout.tokens_of(self.modeled.names)
         return slice(self.modeled.size) if self.layout.places else slice(None)
@@ -119,29 +104,25 @@ class FlowModel(AbstractModel):
     # one example at a time --------------------------------------------------------------------------------------------
 
     def ready(self, z: Tokens, roles: Roles) -> Ready:
-        """Prepares scaled tokens and roles of the layout for a solution of the flow.
-
-        The network computes once what stays the same. Afterwards only the tokens of `modeled` are used, without the
-        variables that the network reads as a whole.
-        """
+        """Prepares scaled tokens and roles `(d,)`: the network computes once what stays the same along the flow."""
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
         return Ready(z[self.kept], roles[self.kept], prepared)
 
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
         """Returns the network's prediction for noisy tokens `x` at time `t`, zero where not latent."""
         latent = ready.roles == LATENT
-        held = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
+        fixed = jnp.where(ready.roles == GIVEN, ready.z, 0.0)
 
         def network(x: Tokens) -> Tokens:
-            return self.net(jnp.where(latent, x, held), ready.roles, t, ready.prepared)
+            return self.net(jnp.where(latent, x, fixed), ready.roles, t, ready.prepared)
 
         return jnp.where(latent, self.path.predict(network, x, t), 0.0)
 
     def flow(self, z: Tokens, roles: Roles) -> Flow:
         """Returns the flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
 
-        Guidance, composition and MCMC build on it: a velocity, a score and the denoised data and noise as plain
-        functions `(x, t)` of the tokens of `modeled`, zero where not latent.
+        Velocity, score and denoised data and noise are functions `(x, t)` of the tokens of `modeled`, zero where not
+        latent.
         """
         return self.flow_from(self.ready(z, roles))
 
@@ -161,8 +142,8 @@ class FlowModel(AbstractModel):
         key_roles, key_noise = jr.split(key)
         roles = self.law.draw(key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
-            order, frame = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.frame
-            z = z[order] if frame is None else frame.enter(frame.leave(z)[order])  # which follows what it sees
+            order, affine = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.affine
+            z = z[order] if affine is None else affine.forward(affine.inverse(z)[order])  # it follows what is given
         if self.layout.functions:  # where a row has no point there is nothing to learn
             z, roles = jnp.nan_to_num(z), jnp.where(self._empty(z), ABSENT, roles)
         ready = self.ready(z, roles)
@@ -204,7 +185,7 @@ class FlowModel(AbstractModel):
             _flow_answers.widened(self._resized(query.layout), query.roles)
         except QueryError as error:
             return str(error)
-        if query.guided and self.scaling.frame is not None:
+        if query.guided and self.scaling.affine is not None:
             return (
                 "constraints speak of elements one by one, and this model was made with conditional_affine=True, which "
                 "mixes them; ask one without it, or of `rd.joint`"
@@ -214,8 +195,8 @@ class FlowModel(AbstractModel):
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
         keys = jr.split(jr.key(0), LAW_DRAWS)
         roles = np.asarray(jax.vmap(lambda key: self.law.draw(key, self.layout))(keys))
-        latent, given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
-        return bool(np.any(latent.any(axis=1) & given.any(axis=1)))
+        latent, inputs_given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
+        return bool(np.any(latent.any(axis=1) & inputs_given.any(axis=1)))
 
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         model = self._resized(query.layout)
@@ -239,6 +220,8 @@ class FlowModel(AbstractModel):
         Arguments and errors are those of `sample`; the solver must be one of fixed steps without noise of its own.
         """
         query = self.parse(given, of, guide=guide, strength=strength)
+        if query.batched:
+            raise QueryError(ONE_OBSERVATION)
         return ask_guided(self._resized(query.layout), query, count(n), solver=solver, key=key)
 
     def _log_prob(
@@ -267,7 +250,7 @@ class FlowModel(AbstractModel):
         trace: AbstractTrace | None = None,
         solver: AbstractSolver | None = None,
         key: Key,
-    ) -> Estimate:
+    ) -> _flow_answers.Estimate:
         """Estimates a log density and its standard error, `(n,)` each, at a cost that does not grow with the elements.
 
         Unbiased up to the solver's error; `trace` is `rd.densities.HutchPlusPlus()` by default. Arguments and errors
@@ -277,7 +260,7 @@ class FlowModel(AbstractModel):
         trace = trace or HutchPlusPlus()
         densities = self._density(self._accepted(query), rows, solver, trace, key)
         error = trace.error(densities.estimates, densities.latent)
-        return Estimate(densities.estimates.mean(axis=1), np.asarray(error))
+        return _flow_answers.Estimate(densities.estimates.mean(axis=1), np.asarray(error))
 
     def grad_log_prob(
         self,
@@ -285,7 +268,7 @@ class FlowModel(AbstractModel):
         *,
         given: Mapping[str, Any] | None = None,
         solver: AbstractSolver | None = None,
-    ) -> Gradient:
+    ) -> _flow_answers.Gradient:
         """Returns log densities `(n,)` and their gradients by values and givens, `(n, *shape)` each by name.
 
         In the user's units; NaN where an element is neither asked nor given. Arguments and errors are those of
@@ -299,7 +282,7 @@ class FlowModel(AbstractModel):
         def by_name(role: int, names: Iterable[str]) -> dict[str, np.ndarray]:
             return unflatten(self.layout, np.where(query.roles == role, slope, np.nan), names)
 
-        return Gradient(densities.estimates[:, 0], by_name(LATENT, values), by_name(GIVEN, given or {}))
+        return _flow_answers.Gradient(densities.estimates[:, 0], by_name(LATENT, values), by_name(GIVEN, given or {}))
 
     def velocity(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
@@ -385,28 +368,16 @@ class FlowModel(AbstractModel):
             "path": path_to_json(self.path),
             "roles": self.law.to_json(),
             "balanced": self.balanced,
-            "framed": self.scaling.frame is not None,
+            "framed": self.scaling.affine is not None,
             "dependencies": None if self.dependencies is None else self.dependencies.to_json(),
             "record": self.calibration.to_json(),
         }
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> "FlowModel":
-        layout, architecture = Layout.from_json(manifest["layout"]), architecture_from_json(manifest["net"])
-        law, structure = law_from_json(manifest["roles"]), manifest.get("dependencies")
-        dependencies = None if structure is None else Dependencies.from_json(structure)
-        affine = ConditionalAffine.blank(law.fixed(layout) == LATENT) if manifest.get("framed") else None
-        return cls(
-            layout=layout,
-            architecture=architecture,
-            law=law,
-            record=Record.from_json(manifest["record"]),
-            balanced=bool(manifest["balanced"]),
-            dependencies=dependencies,
-            path=path_from_json(manifest["path"]),
-            scaling=dataclasses.replace(Scaling.identity(layout), frame=affine),
-            net=built(architecture, layout, law, dependencies, as_key(0)),
-        )
+        parts = flow_parts_from_json(manifest)
+        net = built(parts["architecture"], parts["layout"], parts["law"], parts["dependencies"], as_key(0))
+        return cls(**parts, net=net)
 
 
 @functools.lru_cache(maxsize=64)

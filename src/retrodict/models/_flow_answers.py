@@ -36,6 +36,21 @@ ROWS_PER_BLOCK = 8192  # memory stays bounded however many draws are asked for
 DENSITY_ROWS_PER_BLOCK = 256  # so that the k derivatives of a row stay in a core's cache
 
 
+class Estimate(NamedTuple):
+    """A log density by random probes, and its standard error."""
+
+    value: np.ndarray
+    standard_error: np.ndarray
+
+
+class Gradient(NamedTuple):
+    """A log density and its gradients with respect to the values and to what was given, by name."""
+
+    log_prob: np.ndarray
+    values: dict[str, np.ndarray]
+    given: dict[str, np.ndarray]
+
+
 class Densities(NamedTuple):
     """Estimates of log densities `(n, m)`, the gradient by every token, or nothing, and the number of latent ones."""
 
@@ -49,8 +64,7 @@ def sample(model: FlowLike, query: Query, n: int, solver: AbstractSolver | None,
     solver = solver or SAMPLER
     if reason := solver.refusal(model.path):
         raise QueryError(reason)
-    draws = draw(model, query, n, chosen(model, query.roles, query.values, solver), key)
-    return draws.reshape(-1, n, model.modeled.size)
+    return draw(model, query, n, chosen(model, query.roles, query.values, solver), key)
 
 
 def widened(model: FlowLike, roles: np.ndarray) -> np.ndarray:
@@ -68,20 +82,17 @@ def widened(model: FlowLike, roles: np.ndarray) -> np.ndarray:
         left_out[:, block] = False
         strange[:, block] &= (roles[:, block] != ABSENT) | (roles[:, block] == ABSENT).all(axis=1, keepdims=True)
     if (strange & ~left_out).any():
-        given, asked = (listed(elements(model.layout, fixed == role)) for role in (GIVEN, LATENT))
+        inputs, targets = (listed(elements(model.layout, fixed == role)) for role in (GIVEN, LATENT))
         raise QueryError(
-            f"this model was trained for one question, {asked} given {given or 'nothing'}, and knows no other; "
+            f"this model was trained for one question, {targets} given {inputs or 'nothing'}, and knows no other; "
             "give all of it, or ask a model of `rd.joint`"
         )
     return np.where(left_out, LATENT, roles)
 
 
 def draw(model: FlowLike, query: Query, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
-    """Returns `n` draws for each of m observations, tokens `(m n, k)` in the user's units, NaN if absent."""
-    draws, kept = _for_each(model, query, n, solver, key, solve_rows), model.kept
-    roles = np.repeat(query.roles[:, kept], n, axis=0)
-    given = np.where(roles == GIVEN, np.repeat(query.values[:, kept], n, axis=0), np.nan)
-    return np.where(roles == LATENT, draws, given)
+    """Returns `n` draws for each of m observations, tokens `(m, n, k)` in the user's units."""
+    return _for_each(model, query, n, solver, key, solve_rows).reshape(-1, n, model.modeled.size)
 
 
 def propose(
@@ -116,11 +127,11 @@ def _for_each(
     def block(index: np.ndarray, k: int) -> Any:
         start = k * size
         touched = (start // n + np.arange(observations)) % m
-        which = jnp.asarray((start + np.arange(size)) // n - start // n) % observations if m > 1 else None
-        return compiled(core, solver, z[touched], roles[touched], size, which, jr.fold_in(key, k))
+        observation = jnp.asarray((start + np.arange(size)) // n - start // n) % observations if m > 1 else None
+        return compiled(core, solver, z[touched], roles[touched], size, observation, jr.fold_in(key, k))
 
-    shown = "drawing" if m * n > DRAWS_WITH_PROGRESS else ""
-    return in_blocks(block, m * n, size, shown=shown, unit=f"{m} questions")
+    label = "drawing" if m * n > DRAWS_WITH_PROGRESS else ""
+    return in_blocks(block, m * n, size, shown=label, unit=f"{m} questions")
 
 
 def density(
@@ -143,7 +154,7 @@ def density(
         )
     roles, latent = np.broadcast_to(query.roles, rows.shape), query.roles[0] == LATENT
     solver = chosen(model, roles, rows, solver, "densities")
-    x, where = jnp.asarray(rows), jnp.asarray(roles)
+    x, role_rows = jnp.asarray(rows), jnp.asarray(roles)
     directions, root, core = (
         jnp.eye(model.modeled.size)[latent[model.kept]],
         as_key(key),
@@ -152,7 +163,7 @@ def density(
 
     def block(index: np.ndarray, k: int) -> Any:
         seed = jr.fold_in(root, k)
-        result = density_rows(core, solver, trace, x[index], where[index], directions, seed, slopes)
+        result = density_rows(core, solver, trace, x[index], role_rows[index], directions, seed, slopes)
         return (result.estimates, result.slope) if slopes else (result.estimates,)
 
     estimates, *slope = in_blocks(block, len(rows), block_size(len(rows), DENSITY_ROWS_PER_BLOCK))
@@ -178,12 +189,12 @@ def sampler_function(
     if reason := solver.refusal(model.path):
         raise QueryError(reason)
     core, roles = model.without_training_state(), jnp.asarray(widened(model, query.roles)[0])
-    z, given = model.scaling.forward(query.values[0]), jnp.asarray(query.values[0, model.kept])
-    asked = query.roles[0, model.kept]
+    z, fixed = model.scaling.forward(query.values[0]), jnp.asarray(query.values[0, model.kept])
+    role_columns = query.roles[0, model.kept]
 
     def draw(key: PRNGKeyArray) -> Array:
         tokens = one_draw(core, solver, z, roles, key)
-        return jnp.where(asked == LATENT, tokens, jnp.where(asked == GIVEN, given, jnp.nan))
+        return jnp.where(role_columns == LATENT, tokens, jnp.where(role_columns == GIVEN, fixed, jnp.nan))
 
     return draw
 
@@ -199,11 +210,11 @@ def field(model: FlowLike, kind: str, query: Query, rows: np.ndarray, t: float) 
         raise QueryError(f"at t = {t:g} no noise is left and so no score; ask a little earlier, or use grad_log_prob")
     if (widened(model, query.roles) != query.roles).any():
         raise QueryError("this model was trained for one question; give all that it draws in `values`")
-    roles, kept = np.broadcast_to(query.roles, rows.shape), model.kept
+    roles, columns = np.broadcast_to(query.roles, rows.shape), model.kept
     z = model.scaling.forward(np.where(roles == GIVEN, rows, 0.0))
-    core, x, time = model.without_training_state(), jnp.asarray(rows[:, kept]), jnp.asarray(t, float)
+    core, x, time = model.without_training_state(), jnp.asarray(rows[:, columns]), jnp.asarray(t, float)
     vectors = np.asarray(field_rows(core, kind, x, z, jnp.asarray(roles), time))
-    return np.where(roles[:, kept] == LATENT, vectors, np.nan)
+    return np.where(roles[:, columns] == LATENT, vectors, np.nan)
 
 
 def in_coordinates(
@@ -211,7 +222,7 @@ def in_coordinates(
 ) -> dict[str, np.ndarray]:
     """Returns values by name through a map of tokens; see `FlowModel.to_coordinates`."""
     missing = [name for name in model.layout.names if name not in values]
-    if model.scaling.frame is not None and missing:
+    if model.scaling.affine is not None and missing:
         raise QueryError(
             f"the coordinates of a model with an affine baseline follow what is given; `values` lacks {listed(missing)}"
         )

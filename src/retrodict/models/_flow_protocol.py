@@ -1,4 +1,4 @@
-"""What compiled functions, solvers and guidance need of a flow model."""
+"""The part of a flow model that compiled functions, solvers and guidance need."""
 
 from typing import Any, Protocol
 

@@ -136,8 +136,8 @@ def log_density(
     """Returns estimates `(m,)` of the log density of one row of tokens in the user's units."""
     ready = model.ready(jnp.where(roles != ABSENT, model.scaling.forward(x), 0.0), roles)
     noise, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
-    each = model.path.log_begin(noise) - model.scaling.only(model.modeled).log_slope(ready.z)
-    return jnp.sum(jnp.where(ready.roles == LATENT, each, 0.0)) + gain
+    log_probs = model.path.log_begin(noise) - model.scaling.only(model.modeled).log_slope(ready.z)
+    return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain
 
 
 def one_draw(model: FlowLike, solver: AbstractSolver, z: Tokens, roles: Roles, key: PRNGKeyArray) -> Tokens:

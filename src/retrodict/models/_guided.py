@@ -38,8 +38,8 @@ from retrodict.models._auto_solver import chosen
 from retrodict.models._flow_answers import widened
 from retrodict.models._flow_protocol import FlowLike
 from retrodict.models._guided_rows import raw_rows, weighted_rows
-from retrodict.models._model import AbstractModel, count
-from retrodict.query import Query, parse
+from retrodict.models._model import AbstractModel
+from retrodict.query import Query, count, parse
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractOneStep, AbstractSolver, Midpoint, Straightened
 
@@ -189,8 +189,8 @@ def repaint(
 
     draws = flow.scaling.only(flow.modeled).inverse(in_blocks(block, count(n), block_size(n, ROWS_PER_BLOCK)))
     exact = np.where(given_tokens, query.values, np.nan)[0, flow.kept]
-    asked = (query.roles != ABSENT)[0, flow.kept]
-    return query.named(np.where(asked, np.where(np.isnan(exact), np.asarray(draws), exact), np.nan)[None])
+    present = (query.roles != ABSENT)[0, flow.kept]
+    return query.named(np.where(present, np.where(np.isnan(exact), np.asarray(draws), exact), np.nan)[None])
 
 
 class _Proposals:
@@ -223,8 +223,8 @@ class _Proposals:
 
     @property
     def units(self) -> Units:
-        kept = self.model.kept
-        return Units(self.model.scaling.only(self.model.modeled), self.z[kept], self.roles[kept] == LATENT)
+        columns = self.model.kept
+        return Units(self.model.scaling.only(self.model.modeled), self.z[columns], self.roles[columns] == LATENT)
 
     def weighted(self, n: int, key: PRNGKeyArray) -> tuple[np.ndarray, np.ndarray]:
         """Returns `n` draws `(n, k)` in the user's units, and the log weights that make them right."""
@@ -265,10 +265,10 @@ class _Proposals:
 
     def in_units(self, z: np.ndarray, counted: np.ndarray) -> np.ndarray:
         """Returns rows of tokens in the user's units; rows that count do not leave an interval by rounding."""
-        modeled, kept = self.model.modeled, self.model.kept
-        roles = self.query.roles[0, kept]
+        modeled, columns = self.model.modeled, self.model.kept
+        roles = self.query.roles[0, columns]
         x = np.asarray(self.units.scaling.inverse(z))
-        x = np.where(roles == GIVEN, self.query.values[0, kept], np.where(roles == LATENT, x, np.nan))
+        x = np.where(roles == GIVEN, self.query.values[0, columns], np.where(roles == LATENT, x, np.nan))
         for name, interval in self.query.intervals.items():
             if name in modeled.names:
                 block, (low, high) = modeled.slices[name], interval.ends(modeled[name].shape, name)

@@ -6,21 +6,20 @@ Shared g, own eta_s, data y_s: sites are independent given g. Hence, for any set
 
 and three models answer everything (likelihood factorization: TFMPE, arXiv 2604.20723):
 
-    site        one `FlowModel` of (g, eta, y) of ONE site, any roles: predictions, missing data, single sites; where
-                all of y_s is given, a model of eta_s given g and y_s alone (`_site_parameters`)
-    surrogate   y given g and eta of one site; it makes data sets of many sites, which cost no simulation, and
-                predicts functions of a site whose eta was drawn (`_site_surrogate`)
-    shared      g given all sites: a `FlowModel` of r = (g - m) / s beside features f, where a `PlateTransformer` reads
-                m, s and f off the sites
+    site        one `FlowModel` of (g, eta, y) of ONE site, any roles; where all of y_s is given, a model of eta_s
+                given g and y_s alone (`_site_parameters`)
+    surrogate   y given g and eta of one site; it makes data sets of many sites, and predicts functions of a site
+                whose eta was drawn (`_site_surrogate`)
+    shared      g given all sites: a `FlowModel` of r = (g - m) / s given features; a `PlateTransformer` computes m, s
+                and the features from the sites
 
-The number of sites may differ from question to question and from training. A site is *absent* where nothing is known
-of it: it says nothing about g, and its variables are predictions.
+The number of sites may differ from question to question. A site of which nothing is known says nothing about g.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -29,28 +28,32 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._errors import DataError, FileError, QueryError
+from retrodict._errors import FileError, QueryError
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._composed_scores import compose
 from retrodict.models._factories import joint
 from retrodict.models._flow import FlowModel
-from retrodict.models._mixture_density import Sizes
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
+from retrodict.models._site_layout import Method, refuse_settings, shared_layout, summary_of
 from retrodict.models._site_parameters import SiteParameterModel, site_parameter_model
-from retrodict.models._site_surrogate import SiteMixture, Surrogate, site_mixture_of, surrogate_of
+from retrodict.models._site_surrogate import (
+    SiteMixture,
+    Surrogate,
+    surrogate_from_json,
+    surrogate_of,
+    surrogate_to_json,
+)
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
 from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, runs_of
 from retrodict.paths import Path
 from retrodict.query import Batch, Query, SiteQuery, flatten, observation_of, parse_sites, unflatten
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver, Auto
-from retrodict.variables import Layout, Variable
+from retrodict.variables import Layout
 
 
-Method = Literal["likelihood", "direct", "posterior", "composition"]
-METHODS = ("likelihood", "direct", "posterior", "composition")
 PAIRS_PER_BLOCK = 65_536  # of a draw and a site, solved together: memory does not grow with the number of sites
 MIN_SITES_READ = 8  # at once; then powers of two, so that compiled code is used again
 
@@ -83,8 +86,7 @@ class HierarchicalModel(AbstractModel):
             "kind": type(self).__name__,
             "method": self.method,
             "sites in training": f"{self.counts[0]} to {self.counts[1]}",
-            "network of sites": str(self.settings),
-            "network of one site": str(self.site.architecture),
+            "networks": f"{self.settings}; of one site {self.site.architecture}",
         }
 
     @property
@@ -103,10 +105,10 @@ class HierarchicalModel(AbstractModel):
         z = self.site.scaling.resized(query.layout).only(layout).forward(query.values)
         roles = jnp.pad(jnp.asarray(query.roles), pad, constant_values=ABSENT)
         summary = _read(self._reader(query.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
-        k, shared = len(summary.center), self.shared.scaling.tails
+        k, shared = len(summary.center), self.shared.scaling.robust
         mean, std = shared.mean.at[:k].add(summary.center * shared.std[:k]), shared.std.at[:k].multiply(summary.width)
         tails = dataclasses.replace(shared, mean=mean, std=std)
-        scaling = dataclasses.replace(self.shared.scaling, tails=tails)
+        scaling = dataclasses.replace(self.shared.scaling, robust=tails)
         return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(summary.features)}
 
     def _reader(self, layout: Layout) -> SiteReader:
@@ -128,16 +130,12 @@ class HierarchicalModel(AbstractModel):
         correct: bool = True,
         sites: int | None = None,
     ) -> Query:
-        """Turns a question about many sites into a `Query`.
+        """Turns a question about many sites into a `Query`; values of sites are `(sites, *shape)`.
 
-        `given` maps shared variables to values `(*shape,)`, variables of sites to `(sites, *shape)`, NaN where not
-        observed. `of={name: mask}`, booleans `(sites,)`, asks about some sites, and `{name: rd.At(points)}` for a
-        function at points `(k,)`, the same at every site. Draws are `(n, *shape)` of shared variables and
-        `(n, sites, *shape)` of variables of sites.
+        `of={name: mask}`, booleans `(sites,)`, asks about some sites, `{name: rd.At(points)}` for a function at points.
         """
         del correct
-        query = parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength)
-        return self._accepted(query)
+        return self._accepted(parse_sites(self.layout, given, of, sites=sites, guide=guide, strength=strength))
 
     def refusal(self, query: Query) -> str | None:
         if query.guided:
@@ -150,7 +148,7 @@ class HierarchicalModel(AbstractModel):
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         _refuse_auto(solver)
         keys = [jr.fold_in(key, i) for i in range(len(query.sites))] if query.batched else [key]
-        answers = [self._draws(n, one, solver, seed) for one, seed in zip(query.sites, keys, strict=True)]
+        answers = [self._draws(n, site_query, solver, seed) for site_query, seed in zip(query.sites, keys, strict=True)]
         tokens = [
             np.concatenate([draws[v.name].reshape(n, v.size) for v in query.answers.variables], axis=1)
             for draws in answers
@@ -195,9 +193,9 @@ class HierarchicalModel(AbstractModel):
             total = model.log_prob(shared, given={**site_query.shared, **features}, solver=solver)
         if names:
             repeated = {k: np.broadcast_to(v, (n, *np.shape(v))) for k, v in site_query.shared.items()}
-            own = {name: values[name].reshape(-1, *self.layout[name].shape) for name in names}
-            each = self._site_log_probs(own, site_query, {**repeated, **shared}, solver)
-            total = total + each.reshape(n, -1).sum(axis=1)
+            site_values = {name: values[name].reshape(-1, *self.layout[name].shape) for name in names}
+            site_log_probs = self._site_log_probs(site_values, site_query, {**repeated, **shared}, solver)
+            total = total + site_log_probs.reshape(n, -1).sum(axis=1)
         return total
 
     def _site_log_probs(
@@ -226,26 +224,26 @@ class HierarchicalModel(AbstractModel):
 
     @property
     def _site_parameters(self) -> list[str]:
-        return [name for name in self.layout.own if self.layout[name].kind == "parameter"]
+        return [name for name in self.layout.own if name in self.layout.parameters]
 
     def _shared_draws(
         self, n: int, query: SiteQuery, solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
         """Returns draws of all shared variables; given ones are repeated."""
         names = self.layout.shared
-        given = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
-        given = {k: v for k, v in given.items() if not np.isnan(v).any()}
-        repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in given.items()}
-        asked = [name for name in names if name not in given]
-        if not asked:
+        fixed = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
+        fixed = {k: v for k, v in fixed.items() if not np.isnan(v).any()}
+        repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in fixed.items()}
+        latent = [name for name in names if name not in fixed]
+        if not latent:
             return repeated
         if not query.observed:
-            draws = self.site.sample(n, given=query.shared, of=asked, solver=solver, key=key)
+            draws = self.site.sample(n, given=query.shared, of=latent, solver=solver, key=key)
         elif self.method == "composition":
             draws = compose(self.site, query, n, key=key)
         else:
             model, features = self.given(query)
-            draws = model.sample(n, given={**query.shared, **features}, of=asked, solver=solver, key=key)
+            draws = model.sample(n, given={**query.shared, **features}, of=latent, solver=solver, key=key)
         return {**draws, **repeated}
 
     def _site_draws(
@@ -256,7 +254,7 @@ class HierarchicalModel(AbstractModel):
         solver: AbstractSolver | None,
         key: PRNGKeyArray,
     ) -> dict[str, np.ndarray]:
-        """Returns draws of variables of sites, given draws of the shared ones; site by site in blocks."""
+        """Returns draws of variables of sites, given draws of the shared ones, in blocks of sites."""
         requests, open_sites = query.points(), query.open_sites()
         narrow = self.own if set(requests) <= set(self._site_parameters) else None
         complete = query.complete[open_sites] & (narrow is not None)
@@ -281,7 +279,8 @@ class HierarchicalModel(AbstractModel):
         """Returns a draw of variables of a site for every row, functions after parameters."""
         functions = {name: request for name, request in of.items() if name in self.layout.functions}
         if not (functions and isinstance(self.surrogate, Surrogate) and self.surrogate.predicts):
-            return _first(self.site.sample(1, given=given, of=of, solver=solver, key=key))
+            draws = self.site.sample(1, given=given, of=of, solver=solver, key=key)
+            return {name: values[:, 0] for name, values in draws.items()}
         key_own, key_data = jr.split(key)
         parameters = self._all_parameters(given, solver, key_own)
         data = self.surrogate.draw(self.site.scaling, Batch(parameters), functions, solver, key_data)
@@ -289,14 +288,14 @@ class HierarchicalModel(AbstractModel):
 
     def _all_parameters(self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray) -> dict[str, np.ndarray]:
         """Returns all parameters of every row, drawn where they are not given."""
-        rows, own = len(next(iter(given.values()))), self._site_parameters
-        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in own}
-        values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *own)}
+        rows, names = len(next(iter(given.values()))), self._site_parameters
+        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in names}
+        values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *names)}
         missing = np.isnan(np.concatenate([value.reshape(rows, -1) for value in values.values()], axis=1)).any(axis=1)
         if missing.any():
-            draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=own, solver=solver, key=key)
-            for name, value in _first(draws).items():
-                values[name][missing] = value
+            draws = self.site.sample(1, given=Batch(observation_of(given, missing)), of=names, solver=solver, key=key)
+            for name, value in draws.items():
+                values[name][missing] = value[:, 0]
         return values
 
     def to_manifest(self) -> dict[str, Any]:
@@ -308,7 +307,7 @@ class HierarchicalModel(AbstractModel):
             "record": self.calibration.to_json(),
             "site": manifest_of(self.site),
             "own": None if self.own is None else manifest_of(self.own.flow),
-            "surrogate": _surrogate_to_json(self.surrogate),
+            "surrogate": surrogate_to_json(self.surrogate),
             "shared": manifest_of(self.shared),
         }
 
@@ -321,35 +320,13 @@ class HierarchicalModel(AbstractModel):
         parts: dict[str, Any] = {part: skeleton_of(manifest[part]) for part in ("site", "shared")}
         if model.own is not None:
             parts["own"] = dataclasses.replace(model.own, flow=skeleton_of(manifest["own"]))
-        parts["surrogate"] = _surrogate_from_json(layout, manifest["surrogate"])
+        parts["surrogate"] = surrogate_from_json(layout, manifest["surrogate"])
         return dataclasses.replace(model, record=Record.from_json(manifest["record"]), **parts)
-
-
-def _surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
-    if isinstance(surrogate, SiteMixture):
-        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
-    return manifest_of(surrogate.model)
-
-
-def _surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:
-    if fields.get("kind") == "mixture":
-        return site_mixture_of(layout, Sizes(**fields["sizes"]), key=as_key(0))
-    model: FlowModel = skeleton_of(fields)
-    surrogate: Any = surrogate_of(layout, model.architecture, None, key=as_key(0))
-    return dataclasses.replace(surrogate, model=model)
 
 
 def _refuse_auto(solver: AbstractSolver | None) -> None:
     if isinstance(solver, Auto):
-        raise QueryError(
-            "Auto measures one model, and a hierarchy is several that read each other's draws; name a solver, or ask "
-            "`model.site` about a single site"
-        )
-
-
-def _first(draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the only draw of every row."""
-    return {name: values[:, 0] for name, values in draws.items()}
+        raise QueryError("Auto measures one model, and a hierarchy is several; name a solver, or ask `model.site`")
 
 
 def hierarchical(
@@ -386,11 +363,11 @@ def hierarchical(
         DataError: the layout has no plate, nothing is shared, or settings that do not fit.
     """
     counts = n_sites if counts is None else counts
-    _refuse(layout, method, counts)
+    refuse_settings(layout, method, counts)
     keys = jr.split(as_key(key), 5)
     of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
     settings = net or PlateTransformer()
-    together, k = _shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
+    together, k = shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return HierarchicalModel(
         layout=layout,
         method=method,
@@ -401,7 +378,7 @@ def hierarchical(
         own=site_parameter_model(layout, path, key=keys[4]),
         surrogate=surrogate_of(layout, site, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
-        line=SiteRegression.nothing(layout.only_own, k),
+        line=SiteRegression.blank(layout.only_own, k),
         shared=joint(
             together,
             net=flow or ResMLP(96, 2),
@@ -410,30 +387,6 @@ def hierarchical(
             key=keys[3],
         ),
     )
-
-
-def _refuse(layout: Layout, method: Method, counts: tuple[int, int]) -> None:
-    if not isinstance(layout, Layout) or not layout.plate:
-        raise DataError("rd.hierarchical needs the layout of a problem whose prior has a plate: rd.Plate(name, {...})")
-    if not layout.shared:
-        raise DataError(f"nothing is shared by the sites of '{layout.plate}'; ask one site at a time: rd.joint(layout)")
-    if any(layout[name].axes or layout[name].kind == "place" for name in layout.shared):
-        raise DataError("what sites share must be numbers; functions that all sites share are not offered yet")
-    if method not in METHODS:
-        raise DataError(f"`method` is one of {', '.join(METHODS)}, got {method!r}")
-    if not 1 <= counts[0] <= counts[1]:
-        raise DataError(f"`n_sites` are the fewest and most sites in training, at least 1, got {counts}")
-
-
-def summary_of(layout: Layout) -> str:
-    """Returns the name of the features that all sites of a plate give."""
-    return f"{layout.plate}.summary"
-
-
-def _shared_layout(layout: Layout, features: int) -> Layout:
-    """Returns the layout of shared variables and of the features of all sites, without a plate."""
-    shared = (dataclasses.replace(layout[name], plate="") for name in layout.shared)
-    return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
 
 
 @eqx.filter_jit

@@ -34,7 +34,7 @@ from retrodict.nets import AbstractArchitecture
 from retrodict.paths import LogSNR
 from retrodict.problem import AbstractPrior, Problem
 from retrodict.query import Batch, Query, unflatten
-from retrodict.roles import LATENT, AbstractRoleLaw
+from retrodict.roles import AbstractRoleLaw
 from retrodict.solvers import AbstractSolver, DPMSolver, Straightened
 from retrodict.transforms import Scaling, supports
 from retrodict.variables import Layout
@@ -92,7 +92,7 @@ class ImportanceSampledPosterior(AbstractModel):
 
     @property
     def description(self) -> dict[str, str]:
-        factors = len(self.likelihood.parts.kind)
+        factors = len(self.likelihood.factors.kind)
         likelihood = f"{factors} factor{'s' if factors > 1 else ''}, mixtures of Gaussians"
         return {**self.flow.description, "kind": type(self).__name__, "likelihood": likelihood}
 
@@ -120,7 +120,7 @@ class ImportanceSampledPosterior(AbstractModel):
         parameters = self._resampled(n, query.values, solver or PROPOSER, key)
         tokens = np.zeros((len(parameters), n, self.modeled.size), np.float32)
         tokens[..., self.modeled.is_parameter] = parameters
-        return np.where((query.roles == LATENT)[:, None, self.flow.kept], tokens, np.nan)
+        return tokens
 
     def log_prob(
         self,
@@ -172,7 +172,7 @@ class ImportanceSampledPosterior(AbstractModel):
         return log_target - (np.logaddexp.reduce(with_truth, axis=1) - np.log(proposals + 1))
 
     def to_manifest(self) -> dict[str, Any]:
-        factors = self.likelihood.parts
+        factors = self.likelihood.factors
         return {
             "flow": manifest_of(self.flow),
             "sizes": [mixture.sizes._asdict() for mixture in self.likelihood.mixtures],
@@ -211,8 +211,8 @@ class ImportanceSampledPosterior(AbstractModel):
     ) -> tuple[Float[np.ndarray, "b m p"], Float[np.ndarray, "b m"]]:
         """Returns `m` draws of the flow for every observation, and their log weights."""
         parameter = self.layout.is_parameter
-        given = Batch(unflatten(self.layout, observations, self.layout.data))
-        query = self.flow.parse(given, self.layout.parameters)
+        data = Batch(unflatten(self.layout, observations, self.layout.data))
+        query = self.flow.parse(data, self.layout.parameters)
         draws, log_flow = propose(self.flow, query, m, solver, key)
         rows = np.where(parameter, draws, np.repeat(query.values, m, axis=0))
         log_weights = self._log_target(rows) - log_flow

@@ -4,6 +4,7 @@ A file names classes of this package and distributions of numpyro, and nothing e
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +15,11 @@ from retrodict import paths as _paths
 from retrodict._errors import FileError
 from retrodict._types import as_key
 from retrodict.models._record import Record
+from retrodict.nets import architecture_from_json
 from retrodict.problem import AbstractPrior, Prior
+from retrodict.problem.dependencies import Dependencies
+from retrodict.roles import LATENT, law_from_json
+from retrodict.transforms import ConditionalAffine, Scaling
 from retrodict.variables import Layout
 
 
@@ -31,14 +36,14 @@ def path_to_json(path: _paths.Path) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {"span": list(path.span), "source": None}
     for name in PATH_PARTS:
-        part = getattr(path, name)
-        _refuse_foreign(type(part), part)
-        settings = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
-        fields[name] = {"name": type(part).__name__, **settings}
+        piece = getattr(path, name)
+        _refuse_foreign(type(piece), piece)
+        settings = {f.name: getattr(piece, f.name) for f in dataclasses.fields(piece)}
+        fields[name] = {"name": type(piece).__name__, **settings}
     for name in PATH_FUNCTIONS:
-        part = getattr(path, name)
-        _refuse_foreign(part, part)
-        fields[name] = part.__name__
+        piece = getattr(path, name)
+        _refuse_foreign(piece, piece)
+        fields[name] = piece.__name__
     if path.source is not None:
         fields["source"] = distribution_to_json(path.source)
     return fields
@@ -60,16 +65,33 @@ def path_from_json(fields: dict[str, Any]) -> _paths.Path:
     )
 
 
+def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a flow model but its network, from its manifest."""
+    layout, law = Layout.from_json(manifest["layout"]), law_from_json(manifest["roles"])
+    structure = manifest.get("dependencies")
+    affine = ConditionalAffine.identity(law.fixed(layout) == LATENT) if manifest.get("framed") else None
+    return {
+        "layout": layout,
+        "architecture": architecture_from_json(manifest["net"]),
+        "law": law,
+        "record": Record.from_json(manifest["record"]),
+        "balanced": bool(manifest["balanced"]),
+        "dependencies": None if structure is None else Dependencies.from_json(structure),
+        "path": path_from_json(manifest["path"]),
+        "scaling": dataclasses.replace(Scaling.identity(layout), affine=affine),
+    }
+
+
 def _refuse_foreign(part: Any, shown: Any) -> None:
     if getattr(_paths, getattr(part, "__name__", ""), None) is not part:
         raise FileError(f"{shown} is not one of retrodict's own; a file can name only these, so it cannot be saved")
 
 
 def _path_part(name: str) -> Any:
-    part = getattr(_paths, name, None)
-    if not getattr(part, "__module__", "").startswith(f"{_paths.__name__}."):
+    piece = getattr(_paths, name, None)
+    if not getattr(piece, "__module__", "").startswith(f"{_paths.__name__}."):
         raise FileError(f"the file names the path '{name}', which this version does not know")
-    return part
+    return piece
 
 
 def prior_to_json(prior: AbstractPrior | None) -> dict[str, Any] | None:
@@ -79,10 +101,10 @@ def prior_to_json(prior: AbstractPrior | None) -> dict[str, Any] | None:
     try:
         fields = {name: distribution_to_json(entry) for name, entry in prior.distributions.items()}
         draw = prior.draw(as_key(0))
-        same = np.allclose(prior_from_json(fields).log_prob(draw), prior.log_prob(draw), rtol=1e-4, atol=1e-4)
+        equal = np.allclose(prior_from_json(fields).log_prob(draw), prior.log_prob(draw), rtol=1e-4, atol=1e-4)
     except (FileError, TypeError, ValueError, AttributeError):  # depends on others, or says more than its settings
         return None
-    return fields if same else None
+    return fields if equal else None
 
 
 def prior_from_json(fields: dict[str, Any]) -> Prior:
@@ -145,7 +167,7 @@ def field_to_json(kind: str, name: str, value: Any) -> Any:
     if isinstance(value, jax.Array | np.ndarray):
         return {"array": [list(value.shape), str(value.dtype)]}
     if isinstance(value, tuple | list):
-        return {"list": [field_to_json(kind, name, part) for part in value]}
+        return {"list": [field_to_json(kind, name, item) for item in value]}
     if isinstance(value, PLAIN):
         return value
     raise FileError(
@@ -165,4 +187,4 @@ def field_from_json(value: Any) -> Any:
     if "array" in value:
         shape, dtype = value["array"]
         return jnp.zeros(tuple(shape), dtype)
-    return tuple(field_from_json(part) for part in value["list"])
+    return tuple(field_from_json(item) for item in value["list"])

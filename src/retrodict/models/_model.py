@@ -13,21 +13,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import FileError, QueryError
+from retrodict._errors import FileError, QueryError, listed
 from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
+from retrodict.models._description import rows_about
 from retrodict.models._manifest import field_from_json, field_to_json
+from retrodict.models._pure_functions import density_by_name, refuse_many
 from retrodict.models._record import Calibration, CalibrationWarning, Record, ReferenceData, doubts_about, fingerprint
-from retrodict.query import Batch, Query, parse, parse_values, unflatten
+from retrodict.query import Batch, Query, count, parse, parse_values, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import Scaling, supports
+from retrodict.transforms import Scaling
 from retrodict.variables import Layout
 
 
@@ -38,8 +38,7 @@ KINDS: dict[str, type["AbstractModel"]] = {}  # the name of a kind in files -> i
 class AbstractModel(eqx.Module):
     """A model that answers queries about named variables.
 
-    Subclasses implement `_sample`, and `_log_prob` where they have a density, for a parsed `Query`. `refusal` says in
-    one sentence, with the cure, why a model cannot answer a query.
+    Subclasses implement `_sample`, `_log_prob` where they have a density, and `refusal`, why they cannot answer.
     """
 
     if TYPE_CHECKING:  # fields or properties of a subclass
@@ -58,13 +57,12 @@ class AbstractModel(eqx.Module):
         super().__init_subclass__(**kwargs)
         KINDS[cls.__dict__.get("kind") or cls.__name__] = cls
 
-    # for a kind of model to say -------------------------------------------------------------------------------------
-
+    # for a kind of model to say
     @abc.abstractmethod
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
-        """Returns `n` draws for each of m observations: tokens `(m, n, k)` of `query.answers`, in the user's units.
+        """Returns `n` draws for each of m observations, tokens `(m, n, k)` of `query.answers` in the user's units.
 
-        Tokens that were not asked may be anything.
+        Tokens that are given or were not asked may be anything.
         """
 
     def _log_prob(
@@ -139,7 +137,7 @@ class AbstractModel(eqx.Module):
 
     @property
     def description(self) -> dict[str, str]:
-        """What it is made of, for reports and `print`."""
+        """The parts it is made of, for reports and `print`."""
         return {"kind": type(self).__name__}
 
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
@@ -148,8 +146,7 @@ class AbstractModel(eqx.Module):
         query = Query(self.layout, self.modeled, roles, np.zeros(roles.shape, np.float32), ())
         return bool((roles == LATENT).any()) and self.refusal(query) is None
 
-    # the same for all kinds -----------------------------------------------------------------------------------------
-
+    # the same for all kinds
     @property
     def modeled(self) -> Layout:
         """The layout of the variables that can be asked."""
@@ -223,7 +220,7 @@ class AbstractModel(eqx.Module):
         are `(B, n, *shape)`.
 
         A function is given as `rd.At(points, values)` and asked by `of={name: rd.At(points)}`; its values may be an
-        `rd.Interval`. In a Batch, points and values have a leading axis, NaN where an observation has fewer of them.
+        `rd.Interval`. In a Batch, both have a leading axis, NaN where an observation has fewer points.
 
         Args:
             guide: constraints on the answer, besides `rd.Interval`s in `given`. Draws are then guided, weighted by
@@ -238,8 +235,7 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or outside its support.
 
         Warns:
-            CalibrationWarning: the model was checked, but not for such a query; or the check failed; or what is given
-                is unlike the simulations.
+            CalibrationWarning: checks speak against such a query, or the observation is unlike the simulations.
             GuidanceWarning, WeightingWarning: the draws are worth few independent ones.
             SolverWarning: `solver` is `rd.solvers.Auto`, and no candidate reaches the wanted error.
         """
@@ -260,8 +256,8 @@ class AbstractModel(eqx.Module):
         """Returns the log density `(n,)` of values `(n, *shape)`, in the user's units, given the values `given`.
 
         One value `shape` has one density, `()`. Variables in neither are integrated out, and so are elements that are
-        NaN in every row of `values`. With `given=rd.Batch({...})` of n observations, row i of `values` is paired with
-        observation i. Outside the supports the log density is minus infinity.
+        NaN in every row. With `given=rd.Batch({...})` of n observations, row i of `values` is paired with observation
+        i. Outside the supports the log density is minus infinity.
 
         Raises:
             QueryError: a wrong name, a name both asked and given, or a query that this model cannot answer.
@@ -296,11 +292,10 @@ class AbstractModel(eqx.Module):
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.
 
         The data come from this model; `rd.simulate_at(problem, draws)` runs the simulator instead.
-
-        Raises:
-            QueryError: this model was not trained to make data from parameters, or `draws` lack a parameter.
         """
-        parameters = {name: draws[name] for name in self.layout.parameters if name in draws}
+        if missing := [name for name in self.layout.parameters if name not in draws]:
+            raise QueryError(f"`draws` lacks {listed(missing)}; the posterior predictive needs all parameters")
+        parameters = {name: draws[name] for name in self.layout.parameters}
         data = [name for name in self.modeled.data if name not in self.layout.functions]
         made = self.without_warnings().sample(1, given=Batch(parameters), of=data, key=key)
         return {name: values[:, 0] for name, values in made.items()}
@@ -319,21 +314,8 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type.
         """
         query = self.parse(given, of)
-        _one_observation(query)
-        density, layout = self._density_function(query), query.layout
-        latent, low, high = query.roles[0] == LATENT, *(end.astype(np.float32) for end in layout.ends)
-
-        def log_density(values: Mapping[str, Any]) -> Float[Array, ""]:
-            tokens = jnp.asarray(query.values[0])
-            for name in query.of:
-                block = layout.slices[name]
-                value = jnp.reshape(jnp.asarray(values[name], tokens.dtype), -1)
-                tokens = tokens.at[block].set(jnp.where(latent[block], value, tokens[block]))
-            inside = jnp.all(supports.contains(tokens, low, high) | ~latent)
-            middle = jnp.where(inside, tokens, jax.lax.stop_gradient(_inside(tokens, low, high)))
-            return jnp.where(inside, density(middle), -jnp.inf)
-
-        return log_density
+        refuse_many(query)
+        return density_by_name(query, self._density_function(query))
 
     def sampler(
         self, *, given: Mapping[str, Any] | None = None, of: Iterable[str] | None = None
@@ -345,7 +327,7 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type.
         """
         query = self.parse(given, of)
-        _one_observation(query)
+        refuse_many(query)
         draw = self._sampler_function(query)
         return lambda key: unflatten(query.answers, draw(key), query.of)
 
@@ -379,19 +361,12 @@ class AbstractModel(eqx.Module):
     # print ----------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[tuple[str, str]]:
-        record = self.calibration
-        names = {"parameters": self.layout.parameters, "data": self.layout.data}
-        rows = [(title, _shapes(self.layout, members)) for title, members in names.items()]
-        rows += [(name, value) for name, value in self.description.items() if name != "kind"]
-        rows.append(("trained", record.training_text if record.steps or not self.trained else "yes"))
-        for check in record.calibrations[:2]:
-            outcome = "passed" if check.ok else "FAILED"
-            rows.append(("checked", f"{check.question}: {outcome} (p = {check.p_value:.2g})"))
-        return rows
+        return rows_about(self.layout, self.description, self.calibration, trained=self.trained)
 
     def __repr__(self) -> str:
-        width = max(len(name) for name, _ in self._rows())
-        return "\n".join([type(self).__name__, *(f"  {name:{width}}  {value}" for name, value in self._rows())])
+        rows = self._rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([type(self).__name__, *(f"  {name:{width}}  {value}" for name, value in rows)])
 
     def _repr_html_(self) -> str:
         return html_table(type(self).__name__, self._rows())
@@ -414,33 +389,12 @@ def skeleton_of(manifest: Mapping[str, Any]) -> Any:
     return KINDS[kind].from_manifest(manifest)
 
 
-def count(n: Any) -> int:
-    """Returns a number of draws.
+def model_for(method: str, model: Any) -> AbstractModel:
+    """Returns the model that a method was handed.
 
     Raises:
-        QueryError: it is no positive whole number.
+        QueryError: it is no model.
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
-    return int(n)
-
-
-def _one_observation(query: Query) -> None:
-    if query.batched or query.guided:
-        raise QueryError("a function for JAX is about one observation without constraints; ask a Batch one by one")
-
-
-def _inside(tokens: Array, low: Any, high: Any) -> Array:
-    """Returns a point inside the supports, where a density has a gradient whatever the tokens are."""
-    middle = np.where(
-        np.isfinite(low) & np.isfinite(high), (low + high) / 2, np.where(np.isfinite(low), low + 1, high - 1)
-    )
-    return jnp.broadcast_to(jnp.asarray(np.where(np.isfinite(middle), middle, 0.0), tokens.dtype), tokens.shape)
-
-
-def _shapes(layout: Layout, names: Iterable[str]) -> str:
-    def text(name: str) -> str:
-        shape, site = layout[name].shape, " per site" if layout[name].plate else ""
-        return f"{name} ({', '.join(map(str, shape))}){site}" if shape else f"{name}{site}"
-
-    return ", ".join(map(text, names)) or "none"
+    if not isinstance(model, AbstractModel):
+        raise QueryError(f"{method} takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    return model

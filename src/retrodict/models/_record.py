@@ -190,7 +190,7 @@ class Record:
 
     @property
     def training_text(self) -> str:
-        """How the model was trained, in one line."""
+        """The training of the model in one line."""
         if not self.steps:
             return "not yet: rd.fit(model, sims, key=...)"
         loss = "" if self.validation_loss is None else f", validation loss {self.validation_loss:.4f}"

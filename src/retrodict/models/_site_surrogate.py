@@ -1,21 +1,22 @@
-"""A surrogate of one site: its data given all parameters, cheap enough to be drawn from by the million.
-
-A linear regression on the parameters is taken off the data before a network learns what is left,
+"""A surrogate of one site: its data given all parameters, cheap enough to be drawn from millions of times.
 
     y = [1, parameters] . trend + residual,    residual ~ model(residual | parameters)
 
-in the scaled coordinates of the model of one site. What is linear is exact up to least squares; a network would know
-it to a few hundredths of a standard deviation, which many sites add up.
+The trend is a linear regression in the scaled coordinates of the model of one site; a flow learns the residual. Linear
+dependence is then exact up to least squares. A network would know it to a few hundredths of a standard deviation, an
+error that many sites add up.
 
-Where data are a few numbers, a `MixtureDensity` says them one after the other: in one look each, and a site that is a
-thousand times narrower than another costs it nothing, which a flow blurs.
+If the data of a site are a few numbers, a `MixtureDensity` takes the place of the flow. It draws them one after the
+other, with one evaluation of a network each, and a site whose data are a thousand times narrower than those of another
+costs it nothing, whereas a flow blurs them.
 
-A surrogate whose network is a `PointMLP` takes the points of functions for independent given all parameters. Then it
-also predicts them at any points once the parameters of a site are drawn: nobody else learned that law alone.
+A surrogate whose network is a `PointMLP` treats the points of functions as independent given all parameters. It also
+predicts functions at new points, once the parameters of a site are drawn, as no other model learns that density alone.
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,167 +24,191 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from retrodict._runtime.blocks import in_blocks
+from retrodict._types import as_key
 from retrodict.models import _flow_answers
 from retrodict.models._factories import likelihood
 from retrodict.models._flow import FlowModel
 from retrodict.models._flow_rows import solve_rows
-from retrodict.models._mixture_density import IntegerElements, MixtureDensity, Pairs, Sizes, told
+from retrodict.models._integer_elements import IntegerElements
+from retrodict.models._mixture_density import ConditionalRows, MixtureDensity, Sizes
+from retrodict.models._model import manifest_of, skeleton_of
 from retrodict.nets import AbstractArchitecture, PointMLP, ResMLP
 from retrodict.paths import Path
 from retrodict.query.functions import slots
 from retrodict.query.tokens import Batch, flatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, Known, Likelihood
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms.affine import predict
+from retrodict.transforms.scaling import Scaling, network_input_layout
 from retrodict.variables import At, Layout
 
 
-FEW = 32  # numbers that a site has, to be said one after the other
-WIDTH, DEPTH = 64, 3  # of the network that says them
-AT_ONCE = 8192  # single sites drawn together, always as many: one compiled shape
+MAX_MIXTURE_NUMBERS = 32  # data of a site that a mixture density draws one after the other
+MIXTURE_WIDTH, MIXTURE_DEPTH = 64, 3  # of its network
+SITES_PER_BLOCK = 8192  # drawn together, always as many: one compiled shape
 
 
 class Surrogate(eqx.Module):
-    """A model of residuals `(d,)` given parameters, and the regression `(1 + p, d)`, zero but for data."""
+    """A flow of residuals `(d,)` given parameters, and the regression `trend`, which is zero for parameters."""
 
     model: FlowModel
-    trend: Float[Array, "p d"]
+    trend: Float[Array, "q d"]
 
-    def expected(self, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
-        """What the regression on the parameters expects of every element."""
-        p = len(self.trend) - 1
-        return jnp.concatenate([jnp.ones((len(z), 1)), z[:, :p]], axis=1) @ self.trend
+    def prediction(self, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
+        """Returns the regression on the parameters of single sites, for every element."""
+        return predict(self.trend, z[:, : len(self.trend) - 1])
 
     @property
     def predicts(self) -> bool:
-        """Whether other data of a site say nothing more about a datum once all parameters are known."""
+        """Whether a datum depends on other data of its site through the parameters alone."""
         data = self.model.layout.data
         pointwise = isinstance(self.model.architecture, PointMLP) and self.model.trained
         return pointwise and set(data) <= set(self.model.layout.functions)
 
     def seen_at(self, layout: Layout) -> "Surrogate":
-        """The same surrogate for other numbers of points of its functions, as `layout` has them."""
+        """Returns the same surrogate for the numbers of points of functions in `layout`."""
         trend = self.trend[:, self.model.layout.spread(layout)]
-        return Surrogate(self.model.seen_at(_residuals(layout)), trend)
+        return Surrogate(self.model.seen_at(_residual_layout(layout)), trend)
 
-    def known(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
-        """What it is told of single sites `(n, d)`, scaled."""
+    def inputs(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
+        """Returns the parameters of single sites `(n, d)`, scaled, as the regression reads them."""
         return z[:, self.model.layout.is_parameter]
 
-    def shifted(self, by: Float[np.ndarray, "q d"]) -> "Surrogate":
-        """The same with another regression."""
-        return Surrogate(self.model, self.trend + jnp.asarray(by, jnp.float32))
+    def with_correction(self, correction: Float[np.ndarray, "q d"]) -> "Surrogate":
+        """Returns the same surrogate with `correction` added to its trend."""
+        return Surrogate(self.model, self.trend + jnp.asarray(correction, jnp.float32))
 
     def draw(
         self, scaling: Scaling, given: Batch, of: Mapping[str, At], solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
-        """Functions `of` at points `(k,)`, a draw `(n, k)` for every row of all parameters, in the user's units."""
-        asked = slots(scaling.layout, Batch({name: given[name] for name in scaling.layout.parameters}), of)
-        layout, rows = asked.layout, len(next(iter(given.values())))
+        """Draws functions `of` at points `(k,)` once, `(n, k)`, for each row of all parameters, in the user's units."""
+        at_points = slots(scaling.layout, Batch({name: given[name] for name in scaling.layout.parameters}), of)
+        layout, rows = at_points.layout, len(next(iter(given.values())))
         empty = {name: np.zeros((rows, *layout[name].shape), np.float32) for name in layout.data}
-        scaled = scaling.resized(layout)
-        z = scaled.of_rows(flatten(layout, {**asked.given, **empty}, layout.names, where="`given`"))
-        found = np.asarray(scaled.inverse(self.seen_at(layout).sample(z, key, solver)))
-        return {name: found[:, layout.slices[name]][:, asked.answers[name]] for name in of}
+        resized = scaling.resized(layout)
+        z = resized.of_rows(flatten(layout, {**at_points.given, **empty}, layout.names, where="`given`"))
+        draws = np.asarray(resized.inverse(self.seen_at(layout).sample(z, key, solver)))
+        return {name: draws[:, layout.slices[name]][:, at_points.answers[name]] for name in of}
 
     def sample(
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
     ) -> Float[np.ndarray, "n d"]:
-        """Single sites `(n, d)`, scaled: their data drawn, all else as it is in `z`."""
-        parts, core, solver = [], dataclasses.replace(self, model=self.model.core()), solver or _flow_answers.SAMPLER
-        for start in range(0, len(z), AT_ONCE):
-            block = jnp.asarray(z[start : start + AT_ONCE])
-            padded = jnp.pad(block, ((0, AT_ONCE - len(block)), (0, 0)))
-            parts.append(np.asarray(_drawn(core, solver, padded, jr.fold_in(key, start)))[: len(block)])
-        return np.concatenate(parts)
+        """Draws the data of single sites `(n, d)`, scaled, given their parameters; returns `z` with these data."""
+        core = dataclasses.replace(self, model=self.model.without_training_state())
+
+        def block(index: np.ndarray, k: int) -> Array:
+            seed = jr.fold_in(key, k * SITES_PER_BLOCK)
+            return _draws(core, solver or _flow_answers.SAMPLER, jnp.asarray(z[index]), seed)
+
+        return in_blocks(block, len(z), SITES_PER_BLOCK)
 
 
 class SiteMixture(eqx.Module):
-    """The data of one site that are numbers, given its parameters; whole ones stay whole.
+    """The density of the data of one site, a few numbers, given its parameters; integers stay integers.
 
-    `scaling` is that of the site's model, `seen` that of the parameters as the mixture is told them.
+    `scaling` is that of the model of one site, `input_scaling` that of the parameters as network inputs.
     """
 
     layout: Layout = eqx.field(static=True)
     scaling: Scaling
-    seen: Scaling
+    input_scaling: Scaling
     mixture: MixtureDensity
-    whole: IntegerElements
+    integers: IntegerElements
 
-    def known(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
-        """What it is told of single sites `(n, d)`, scaled."""
-        return self.seen.of_rows(self.scaling.to_rows(z)[:, self.layout.is_parameter])
+    def inputs(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
+        """Returns the parameters of single sites `(n, d)`, scaled, as network inputs."""
+        return self.input_scaling.of_rows(self.scaling.to_rows(z)[:, self.layout.is_parameter])
 
-    def shifted(self, by: Float[np.ndarray, "q d"]) -> "SiteMixture":
-        """The same with another regression; not of counts, which are known to intervals."""
-        frame, data = self.mixture.frame, ~self.layout.is_parameter
-        by = np.where(self.whole.which, 0.0, by)[:, data] / frame.width
-        frame = frame._replace(trend=frame.trend + jnp.asarray(by, jnp.float32))
-        return dataclasses.replace(self, mixture=dataclasses.replace(self.mixture, frame=frame))
+    def with_correction(self, correction: Float[np.ndarray, "q d"]) -> "SiteMixture":
+        """Returns the same density with `correction` added to its trend, except for counts, known up to intervals."""
+        baseline, data = self.mixture.baseline, ~self.layout.is_parameter
+        change = np.where(self.integers.is_integer, 0.0, correction)[:, data] / baseline.width
+        baseline = baseline._replace(trend=baseline.trend + jnp.asarray(change, jnp.float32))
+        return dataclasses.replace(self, mixture=dataclasses.replace(self.mixture, baseline=baseline))
 
-    def pairs(self, rows: Float[np.ndarray, "n d"]) -> Pairs:
-        """The data of sites `(n, d)`, in the user's units, beside their parameters."""
-        own = self.layout.is_parameter
-        z, line = self.scaling.of_rows(rows), self.whole.line(rows, self.layout.ends)
-        # scaled, as tails may be heavy: a few outliers would be all that a standard deviation knows
-        y, low, high = (jnp.asarray(np.where(self.whole.which, u, z)[:, ~own], jnp.float32) for u in line)
-        return Pairs(jnp.asarray(self.known(z)), jnp.zeros(len(rows), jnp.int32), y, low, high)
+    def rows(self, values: Float[np.ndarray, "n d"]) -> ConditionalRows:
+        """Returns training rows from sites `(n, d)` in the user's units."""
+        data, is_integer = ~self.layout.is_parameter, self.integers.is_integer
+        z = self.scaling.of_rows(values)
+        # scaled, as heavy tails would otherwise leave a standard deviation to a few outliers
+        y, low, high = (
+            jnp.asarray(np.where(is_integer, u, z)[:, data], jnp.float32)
+            for u in self.integers.unconstrain(values, self.layout.ends)
+        )
+        return ConditionalRows(jnp.asarray(self.inputs(z)), jnp.zeros(len(values), jnp.int32), y, low, high)
 
     def sample(
         self, z: Float[np.ndarray, "n d"], key: PRNGKeyArray, solver: AbstractSolver | None = None
     ) -> Float[np.ndarray, "n d"]:
-        """Single sites `(n, d)`, scaled: their data drawn, all else as it is in `z`; there is nothing to solve."""
+        """Draws as `Surrogate.sample` does; there is nothing to solve."""
         del solver
-        own, z = self.layout.is_parameter, np.array(z)
+        data, is_integer, z = ~self.layout.is_parameter, self.integers.is_integer, np.array(z)
         u = np.zeros_like(z)
-        u[:, ~own] = self.mixture.sample(self.known(z), np.zeros(len(z), np.int32), key)
-        counted = self.scaling.of_rows(np.where(self.whole.which, self.whole.counted(u), 1.0))
-        z[:, ~own] = np.where(self.whole.which, counted, u)[:, ~own]
+        u[:, data] = self.mixture.sample(self.inputs(z), np.zeros(len(z), np.int32), key)
+        counts = self.scaling.of_rows(np.where(is_integer, self.integers.to_integers(u), 1.0))
+        z[:, data] = np.where(is_integer, counts, u)[:, data]
         return z
 
 
 def site_mixture_of(layout: Layout, sizes: Sizes, *, key: PRNGKeyArray) -> SiteMixture:
-    """An untrained surrogate of the shape that a file tells."""
-    nothing = jnp.zeros(layout.size)
-    whole = IntegerElements(jnp.zeros(layout.size, bool), nothing, nothing)
-    scaling, seen = (Scaling.identity(of) for of in (layout, told(layout)))
-    return SiteMixture(layout, scaling, seen, MixtureDensity.blank(sizes, key=key), whole)
+    """Returns an untrained density of the given sizes for one site that has the variables of `layout`."""
+    scaling, input_scaling = Scaling.identity(layout), Scaling.identity(network_input_layout(layout))
+    mixture = MixtureDensity.blank(sizes, key=key)
+    return SiteMixture(layout, scaling, input_scaling, mixture, IntegerElements.none(layout.size))
 
 
 def surrogate_of(
     layout: Layout, net: AbstractArchitecture | None, path: Path | None, *, key: PRNGKeyArray
 ) -> Surrogate | SiteMixture:
-    """An untrained surrogate of one site that has the variables of `layout`; without a network the one that suits."""
-    known, numbers = int(layout.is_parameter.sum()), int((~layout.is_parameter).sum())
-    if net is None and not layout.functions and numbers <= FEW:
-        return site_mixture_of(layout, Sizes(1, known, numbers, width=WIDTH, depth=DEPTH), key=key)
-    # drawn from by the million, and what is linear is taken off before: smaller than other networks
+    """Returns an untrained surrogate of a site that has the variables of `layout`, by default of the kind that fits."""
+    parameters, numbers = int(layout.is_parameter.sum()), int((~layout.is_parameter).sum())
+    if net is None and not layout.functions and numbers <= MAX_MIXTURE_NUMBERS:
+        sizes = Sizes(1, parameters, numbers, width=MIXTURE_WIDTH, depth=MIXTURE_DEPTH)
+        return site_mixture_of(layout, sizes, key=key)
+    # drawn from millions of times, and only for residuals: smaller than other networks
     net = net or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
-    trend = jnp.zeros((1 + int(layout.is_parameter.sum()), layout.size))
-    model = likelihood(_residuals(layout), net=net, path=path, key=key)
-    if isinstance(net, PointMLP):  # it draws point by point: how many there are is nothing to learn
+    model = likelihood(_residual_layout(layout), net=net, path=path, key=key)
+    if isinstance(net, PointMLP):  # it draws point by point, so that their number need not vary in training
         model = dataclasses.replace(model, law=Known(Likelihood(), tuple(layout.places)))
-    return Surrogate(model, trend)
+    return Surrogate(model, jnp.zeros((1 + parameters, layout.size)))
 
 
-def _residuals(layout: Layout) -> Layout:
-    """The layout of what a regression leaves of scaled elements, which is anywhere on the real line."""
+def _residual_layout(layout: Layout) -> Layout:
+    """Returns the layout of residuals of scaled elements, which lie anywhere on the real line."""
     return Layout(tuple(dataclasses.replace(v, low=-np.inf, high=np.inf) for v in layout.variables))
 
 
 @eqx.filter_jit
-def _drawn(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyArray) -> Array:
+def _draws(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyArray) -> Array:
     model, layout = surrogate.model, surrogate.model.layout
-    roles = np.full(layout.size, GIVEN)
-    roles[layout.tokens_of(layout.data)] = LATENT
-    where = jnp.where(jnp.isnan(z), ABSENT, jnp.asarray(roles))
-    for name in layout.functions:  # a value is drawn where there is a point
-        block, there = layout.slices[name], z[:, layout.slices[f"{name}.at"]]
-        empty = jnp.isnan(there.reshape(len(z), block.stop - block.start, -1)).any(axis=2)
-        where = where.at[:, block].set(jnp.where(empty, ABSENT, roles[block]))
-    known = jnp.where(where == LATENT, 0.0, jnp.nan_to_num(z))
-    inner, which = model.scaling.forward(known), jnp.arange(len(z))
-    drawn = solve_rows(model, solver, inner, where, len(z), which, key)
-    kept = layout.tokens_of([name for name in layout.names if name not in layout.places])
-    found = z.at[:, kept].set(jnp.where(where[:, kept] == LATENT, drawn, z[:, kept]))
-    return jnp.where(where == LATENT, found + surrogate.expected(z), found)
+    trained_roles = np.full(layout.size, GIVEN)
+    trained_roles[layout.tokens_of(layout.data)] = LATENT
+    roles = jnp.where(jnp.isnan(z), ABSENT, jnp.asarray(trained_roles))
+    for name in layout.functions:  # a value is drawn if its point is given
+        block, points = layout.slices[name], z[:, layout.slices[f"{name}.at"]]
+        empty = jnp.isnan(points.reshape(len(z), block.stop - block.start, -1)).any(axis=2)
+        roles = roles.at[:, block].set(jnp.where(empty, ABSENT, trained_roles[block]))
+    latent = roles == LATENT
+    residual_z = model.scaling.forward(jnp.where(latent, 0.0, jnp.nan_to_num(z)))
+    index = jnp.arange(len(z))
+    residuals = solve_rows(model, solver, residual_z, roles, len(z), index, key)
+    modeled = layout.tokens_of([name for name in layout.names if name not in layout.places])
+    values = z.at[:, modeled].set(jnp.where(latent[:, modeled], residuals, z[:, modeled]))
+    return jnp.where(latent, values + surrogate.prediction(z), values)
+
+
+def surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
+    """Returns the manifest of a surrogate."""
+    if isinstance(surrogate, SiteMixture):
+        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
+    return manifest_of(surrogate.model)
+
+
+def surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:
+    """Returns a surrogate of the same shape; its numbers are still to be read."""
+    if fields.get("kind") == "mixture":
+        return site_mixture_of(layout, Sizes(**fields["sizes"]), key=as_key(0))
+    model: FlowModel = skeleton_of(fields)
+    surrogate: Any = surrogate_of(layout, model.architecture, None, key=as_key(0))
+    return dataclasses.replace(surrogate, model=model)

@@ -1,17 +1,16 @@
-"""Networks, all through one door.
+"""Networks behind one interface.
 
-An *architecture* is what a user writes, `ResMLP(width=256, depth=4)`; `build(layout, ...)` makes the network with its
-weights. What does not change along a path is made once, and then
+An *architecture* is a set of plain settings, such as `ResMLP(width=256, depth=4)`; its `build(layout, ...)` makes a
+network with weights. `net.prepare(z, roles)` computes the constants of a path once, and then the network maps
 
     (values (d,), roles (d,), time, prepared)  ->  prediction (d,)
 
-for one example, with whatever it likes at tokens that are not latent. A network does not know what it is asked, nor
-along which path it is trained.
+for one example. Its prediction counts at latent tokens only. A network knows neither the query nor the path on which it
+is trained: roles and time are inputs.
 """
 
 from retrodict.nets._base import AbstractArchitecture as AbstractArchitecture
 from retrodict.nets._base import AbstractNet as AbstractNet
-from retrodict.nets._base import architecture_from_json as architecture_from_json
 from retrodict.nets._embeddings import AbstractEmbedding as AbstractEmbedding
 from retrodict.nets._embeddings import CNN1d as CNN1d
 from retrodict.nets._embeddings import CNN2d as CNN2d
@@ -30,3 +29,4 @@ from retrodict.nets._plate import PlateTransformer as PlateTransformer
 from retrodict.nets._points import PointMLP as PointMLP
 from retrodict.nets._simformer import Simformer as Simformer
 from retrodict.nets._tokenizer import AbstractTransformer as AbstractTransformer
+from retrodict.nets._written_names import architecture_from_json as architecture_from_json

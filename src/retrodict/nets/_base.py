@@ -1,19 +1,17 @@
-"""What every network promises, and what every setting of a network promises.
+"""Base classes of networks, and of the plain settings from which networks are built.
 
-An architecture is plain settings, so that a model file is arrays and JSON: every class of settings is known by its
-name, and a file can name nothing else.
+A model file holds arrays and JSON. Settings therefore consist of plain values and stand in the file under a written
+name; `_written_names` maps these names to classes, and a file can name nothing else.
 """
 
 import abc
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from retrodict._errors import FileError
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import AbstractRoleLaw
@@ -21,34 +19,37 @@ from retrodict.variables import Layout
 
 
 class AbstractNet(eqx.Module):
-    """A network with its weights, written for one example."""
+    """A network with its weights, for one example; `vmap` batches it."""
 
     def prepare(self, z: Tokens, roles: Roles) -> Any:
-        """What stays the same along a whole path, made once: who may look at whom, embedded observations.
+        """Computes the constants of a path once: the attention mask, the embedded observations.
 
-        `z` are all scaled elements of the layout, zero where not given, and `roles` theirs.
+        `z` holds all scaled elements of the layout, zero where not given; `roles` holds their roles.
         """
         del z, roles
 
     @abc.abstractmethod
     def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Any) -> Tokens:
-        """The prediction `(d,)` from values `(d,)`, zero where absent, the roles `(d,)` and a time in (0, 1).
+        """Predicts `(d,)` from values `(d,)`, zero where absent, roles `(d,)` and a time in (0, 1).
 
-        These `d` elements are those of variables that are not embedded.
+        The `d` elements are those of the variables without an embedding.
         """
 
     def refusal(self, roles: np.ndarray) -> str | None:
-        """Why the network cannot answer a question with these roles `(d,)`; `None` if it can."""
+        """The reason why the network cannot answer a query with these roles `(d,)`; `None` if it can."""
         del roles
         return None
 
 
 class Constant:
-    """Numbers of a network that are not trained; equal where the numbers are, so that compiled code is used again."""
+    """An array of a network that is not trained.
+
+    Constants with equal numbers are equal, so that code compiled for one is reused for the other.
+    """
 
     def __init__(self, array: np.ndarray) -> None:
-        whole = array.dtype.kind in "ib"
-        self.array = array if whole else array.astype(np.float32)
+        is_integer = array.dtype.kind in "ib"
+        self.array = array if is_integer else array.astype(np.float32)
         self._content = (self.array.shape, self.array.tobytes())
         self._hash = hash(self._content)
 
@@ -59,39 +60,44 @@ class Constant:
         return self._hash
 
 
-class AbstractSettings(abc.ABC):  # noqa: B024 - what it promises, it also does
-    """Plain settings that go into the model file under the name of their class."""
+class AbstractSettings(abc.ABC):  # noqa: B024 - subclasses have nothing to implement
+    """Plain settings that stand in a model file under a written name.
 
-    known: ClassVar[dict[str, type["AbstractSettings"]]] = {}
+    A user's subclass is written under its class name. `_written_names` names the classes of this package.
+    """
+
+    written_name: ClassVar[str] = ""
+    by_class_name: ClassVar[dict[str, type["AbstractSettings"]]] = {}
 
     def __init_subclass__(cls) -> None:
-        AbstractSettings.known[cls.__name__] = cls
+        cls.written_name = cls.__name__
+        AbstractSettings.by_class_name[cls.__name__] = cls
 
     def to_json(self) -> dict[str, Any]:
-        """Name and settings."""
+        """Returns the written name and the settings."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        return {"name": type(self).__name__, **{f.name: _plain(getattr(self, f.name)) for f in fields}}
+        return {"name": self.written_name, **{f.name: _to_plain(getattr(self, f.name)) for f in fields}}
 
 
 class AbstractArchitecture(AbstractSettings):
-    """A network yet to be built."""
+    """Settings from which `build` makes a network for a layout."""
 
-    embed: Any = ()  # pairs of name and embedding, for the networks that take some
+    embed: Any = ()  # pairs (name, embedding), for the networks that take embeddings
 
     @property
     def embedded(self) -> tuple[str, ...]:
-        """Variables that the network reads as a whole, through an embedding; they can be given or absent, not asked."""
+        """Names of the variables that the network reads through an embedding; they are never latent."""
         return tuple(name for name, _ in self.embed)
 
     def pieces(self, name: str) -> int:
-        """Along how many of its first axes elements of an embedded variable may be missing."""
+        """The number of first axes of an embedded variable along which elements may be missing."""
         return dict(self.embed)[name].pieces
 
     @abc.abstractmethod
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray
     ) -> AbstractNet:
-        """The network for a layout, trained under a law of roles, with fresh weights.
+        """Builds the network for a layout and a law of roles, with fresh weights.
 
         Raises:
             DataError: settings that do not fit the layout.
@@ -99,31 +105,7 @@ class AbstractArchitecture(AbstractSettings):
         """
 
 
-def architecture_from_json(found: Mapping[str, Any]) -> AbstractArchitecture:
-    """The inverse of `to_json`.
-
-    Raises:
-        FileError: the name is none of this version's architectures.
-    """
-    made = _made(found)
-    if not isinstance(made, AbstractArchitecture):
-        raise FileError(f"the file names the network '{found['name']}', which is none")
-    return made
-
-
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, AbstractSettings):
         return value.to_json()
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value
-
-
-def _made(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_made(v) for v in value)
-    if not isinstance(value, Mapping):
-        return value
-    settings = {key: _made(setting) for key, setting in value.items()}
-    name = settings.pop("name")
-    if name not in AbstractSettings.known:
-        raise FileError(f"the file names the network '{name}', which this version does not know")
-    return AbstractSettings.known[name](**settings)
+    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,13 +1,13 @@
-"""The parts that every network is made of, for one example; `vmap` batches them.
+"""Building blocks of every network, for one example; `vmap` batches them.
 
     Dense        x W + b, in single precision or with bfloat16 factors and sums in single precision
     normalize    LayerNorm without weights
     modulate     adaptive LayerNorm: (1 + scale) normalize(h) + shift, then h + gate * inner    (Peebles and Xie 2023)
-    attend       softmax(q k' / sqrt(size)) v over the tokens that a mask shows; the others count exactly nothing
+    attend       softmax(q k' / sqrt(size)) v over the tokens in a mask; the weight of other tokens is exactly zero
 
-Two blocks are built of them: `Sequential`, attention and then an MLP, each behind its own normalization (Vaswani et al.
-2017, in the order of Xiong et al. 2020), and `Parallel`, both from one projection (Dehghani et al. 2023), with
-normalized queries and keys. Their gates start at zero, so that an untrained block is the identity.
+Two kinds of block are made of them. In `Sequential` the MLP follows attention, each after its own normalization
+(Vaswani et al. 2017, in the order of Xiong et al. 2020). In `Parallel` both start from one projection (Dehghani et al.
+2023), with normalized queries and keys. All gates start at zero, so that an untrained block is the identity.
 """
 
 import math
@@ -24,15 +24,15 @@ from retrodict.nets._product import product
 
 
 TIME_WIDTH = 64
-FASTEST = 100.0  # radians per unit of time: finer than that the path has no structure
-HIDDEN = -1e30  # a score whose exponential is exactly zero
-FEW = 36  # pairs of tokens up to which elementwise products beat small matrix products, by half of a step at 16
+MAX_FREQUENCY = 100.0  # radians per unit of time; the path has no finer structure
+MASKED_SCORE = -1e30  # its exponential is exactly zero
+MAX_ELEMENTWISE_PAIRS = 36  # of tokens; up to here elementwise products are faster than small matrix products
 
 
 class Dense(eqx.Module):
-    """`x W + b` on the last axis; weights of variance `scale^2 / inputs`, no bias at first.
+    """`x W + b` on the last axis; the weights start with variance `scale^2 / inputs`, the bias at zero.
 
-    Unlike `eqx.nn.Linear` it takes any leading axes, and factors in half precision.
+    Unlike `eqx.nn.Linear` it takes any leading axes, and it can multiply in half precision.
     """
 
     weight: Float[Array, "inputs outputs"]
@@ -40,7 +40,7 @@ class Dense(eqx.Module):
     half: bool = eqx.field(static=True)
 
     def __init__(self, inputs: int, outputs: int, *, key: PRNGKeyArray, scale: float = 1.0, half: bool = False) -> None:
-        # drawn the other way round, as it was first stored, so that seeds keep their numbers
+        # drawn as (outputs, inputs), as earlier versions stored it: equal keys give equal weights
         self.weight = scale * jr.normal(key, (outputs, inputs)).T / math.sqrt(inputs)
         self.bias = jnp.zeros(outputs)
         self.half = half
@@ -52,20 +52,20 @@ class Dense(eqx.Module):
         return jnp.matmul(x, weight, preferred_element_type=self.bias.dtype) + self.bias
 
 
-def waves(time: Scalar) -> Float[Array, " e"]:
-    """Sines and cosines of the time, `TIME_WIDTH` of them."""
-    frequencies = jnp.geomspace(1.0, FASTEST, TIME_WIDTH // 2)
+def sinusoids(time: Scalar) -> Float[Array, " e"]:
+    """Returns `TIME_WIDTH` sines and cosines of the time."""
+    frequencies = jnp.geomspace(1.0, MAX_FREQUENCY, TIME_WIDTH // 2)
     return jnp.concatenate([jnp.sin(frequencies * time), jnp.cos(frequencies * time)])
 
 
 def normalize(h: Float[Array, "*n w"]) -> Float[Array, "*n w"]:
-    """Zero mean and unit variance along the last axis."""
+    """Shifts and scales to zero mean and unit variance along the last axis."""
     h = h - jnp.mean(h, axis=-1, keepdims=True)
     return h * jax.lax.rsqrt(jnp.mean(h**2, axis=-1, keepdims=True) + 1e-5)
 
 
 class Modulation(eqx.Module):
-    """`count` times shift, scale and gate `(w,)`, linear in the embedded time and zero at first."""
+    """`count` triples of shift, scale and gate `(w,)`, linear in the embedded time; all start at zero."""
 
     dense: Dense
     count: int = eqx.field(static=True)
@@ -79,7 +79,7 @@ class Modulation(eqx.Module):
 
 
 class TimeEmbedding(eqx.Module):
-    """What modulations read: an activated linear map of `waves`."""
+    """An embedding of the time, the input of modulations: an activated linear map of `sinusoids`."""
 
     dense: Dense
 
@@ -87,27 +87,33 @@ class TimeEmbedding(eqx.Module):
         self.dense = Dense(TIME_WIDTH, TIME_WIDTH, key=key)
 
     def __call__(self, time: Scalar) -> Float[Array, " e"]:
-        return jax.nn.silu(self.dense(waves(time)))
+        return jax.nn.silu(self.dense(sinusoids(time)))
 
 
-def enter(h: Float[Array, "t w"], modulation: Float[Array, "3 w"]) -> Float[Array, "t w"]:
-    """What a block reads: `(1 + scale) normalize(h) + shift`."""
+def modulate(h: Float[Array, "t w"], modulation: Float[Array, "3 w"]) -> Float[Array, "t w"]:
+    """Returns `(1 + scale) normalize(h) + shift`, the input of a block."""
     return (1.0 + modulation[1]) * normalize(h) + modulation[0]
 
 
 def attend(
     q: Float[Array, "t h k"], k: Float[Array, "s h k"], v: Float[Array, "s h k"], mask: Bool[Array, "t s"]
 ) -> Float[Array, "t hk"]:
-    """Attention of `t` tokens over those of `s` that `mask` shows each of them, the sums in single precision."""
-    if mask.size <= FEW:
+    """Averages the values of `s` tokens for each of `t` tokens, over those that `mask` shows it.
+
+    Sums are in single precision.
+    """
+    if mask.size <= MAX_ELEMENTWISE_PAIRS:
         return _attend_elementwise(q, k, v, mask)
     scores = jnp.einsum("thk,shk->hts", q, k) / math.sqrt(q.shape[-1])
-    weights = jax.nn.softmax(jnp.where(mask, scores, HIDDEN), axis=-1)
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED_SCORE), axis=-1)
     return jnp.einsum("hts,shk->thk", weights, v).reshape(len(q), -1)
 
 
 class Heads(eqx.Module):
-    """Queries, keys and values split into heads: normalized with a learned gain, if `normed`, then rotated."""
+    """A split of queries, keys and values into heads.
+
+    With `normed`, queries and keys are normalized and multiplied by a trained gain; then they are rotated.
+    """
 
     heads: int = eqx.field(static=True)
     gains: Float[Array, "2 k"] | None
@@ -117,23 +123,29 @@ class Heads(eqx.Module):
         self.gains = jnp.ones((2, size)) if normed else None
 
     def __call__(self, qkv: Float[Array, "t _"], rotation: Any) -> tuple[Array, Array, Array]:
-        q, k, v = (part.reshape(len(qkv), self.heads, -1) for part in jnp.split(qkv, 3, axis=-1))
+        q, k, v = (array.reshape(len(qkv), self.heads, -1) for array in jnp.split(qkv, 3, axis=-1))
         if self.gains is not None:
-            q, k = (_unit(part) * gain for part, gain in ((q, self.gains[0]), (k, self.gains[1])))
+            q, k = _unit(q) * self.gains[0], _unit(k) * self.gains[1]
         return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
 
 def rotate(q: Float[Array, "t h k"], angles: Float[Array, "t half"]) -> Float[Array, "t h k"]:
-    """Turns pairs of numbers by the angles of a token's place, so that scores see differences (Su et al. 2021)."""
-    pairs = 2 * angles.shape[-1]
-    first, second = jnp.split(q[..., :pairs], 2, axis=-1)
+    """Rotates pairs of numbers by the angles of a token's position, so that scores depend on differences of positions.
+
+    Source: Su et al. 2021.
+    """
+    size = 2 * angles.shape[-1]
+    first, second = jnp.split(q[..., :size], 2, axis=-1)
     cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
-    turned = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
-    return jnp.concatenate([turned, q[..., pairs:]], axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+    return jnp.concatenate([rotated, q[..., size:]], axis=-1)
 
 
 class Sequential(eqx.Module):
-    """Attention, then an MLP; in two halves, so that two of them can share one attention."""
+    """A block of attention, then an MLP.
+
+    It is written in two halves, before and after attention, so that two blocks can share one attention.
+    """
 
     modulation: Modulation
     heads: Heads
@@ -161,22 +173,23 @@ class Sequential(eqx.Module):
         self.up = Dense(width, widening * width, key=keys[3], half=half)
         self.down = Dense(widening * width, width, key=keys[4], half=half)
 
-    def ask(self, h: Array, modulation: Array, rotation: Any) -> tuple[Array, Array, Array]:
-        """Queries, keys and values."""
-        return self.heads(self.qkv(enter(h, modulation[0])), rotation)
+    def queries_keys_values(self, h: Array, modulation: Array, rotation: Any) -> tuple[Array, Array, Array]:
+        """Returns the inputs of attention."""
+        return self.heads(self.qkv(modulate(h, modulation[0])), rotation)
 
-    def go_on(self, h: Array, seen: Array, modulation: Array) -> Array:
-        """The tokens after attention has `seen`."""
-        h = h + modulation[0, 2] * self.mix(seen)
-        return h + modulation[1, 2] * self.down(jax.nn.gelu(self.up(enter(h, modulation[1]))))
+    def update(self, h: Array, attended: Array, modulation: Array) -> Array:
+        """Returns the tokens after the block, from the output of attention."""
+        h = h + modulation[0, 2] * self.mix(attended)
+        return h + modulation[1, 2] * self.down(jax.nn.gelu(self.up(modulate(h, modulation[1]))))
 
     def __call__(self, h: Array, time: Array, mask: Array, rotation: Any) -> Array:
         modulation = self.modulation(time)
-        return self.go_on(h, attend(*self.ask(h, modulation, rotation), mask), modulation)
+        attended = attend(*self.queries_keys_values(h, modulation, rotation), mask)
+        return self.update(h, attended, modulation)
 
 
 class Parallel(eqx.Module):
-    """Attention and an MLP side by side, from one projection and into one."""
+    """A block of attention and an MLP side by side, with one projection before and one after both."""
 
     modulation: Modulation
     heads: Heads
@@ -196,18 +209,21 @@ class Parallel(eqx.Module):
 
     def __call__(self, h: Array, time: Array, mask: Array, rotation: Any) -> Array:
         (modulation,) = self.modulation(time)
-        both = self.into(enter(h, modulation))
-        seen = attend(*self.heads(both[:, : self.attention], rotation), mask)
-        thought = jax.nn.gelu(both[:, self.attention :])
-        return h + modulation[2] * self.out(jnp.concatenate([seen, thought], axis=-1))
+        projected = self.into(modulate(h, modulation))
+        attended = attend(*self.heads(projected[:, : self.attention], rotation), mask)
+        hidden = jax.nn.gelu(projected[:, self.attention :])
+        return h + modulation[2] * self.out(jnp.concatenate([attended, hidden], axis=-1))
 
 
 def _attend_elementwise(q: Array, k: Array, v: Array, mask: Array) -> Array:
-    """`attend` without a matrix product per head: every pair's score is repeated over the numbers of its head."""
+    """Computes `attend` without a matrix product per head.
+
+    The score of a pair of tokens is repeated over the numbers of its head, by the matrix `head_sum`.
+    """
     heads, size = q.shape[1:]
-    q, k, v = (part.reshape(len(part), -1) for part in (q, k, v))
-    within = jnp.kron(jnp.eye(heads, dtype=q.dtype), jnp.ones((size, size), q.dtype)) / math.sqrt(size)
-    scores = jnp.where(mask[..., None], (q[:, None] * k) @ within, HIDDEN)
+    q, k, v = (array.reshape(len(array), -1) for array in (q, k, v))
+    head_sum = jnp.kron(jnp.eye(heads, dtype=q.dtype), jnp.ones((size, size), q.dtype)) / math.sqrt(size)
+    scores = jnp.where(mask[..., None], (q[:, None] * k) @ head_sum, MASKED_SCORE)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=1, keepdims=True)))
     return jnp.sum(weights * v, axis=1) / jnp.sum(weights, axis=1)
 

@@ -1,11 +1,11 @@
-"""Embeddings: networks that read one variable as a whole, trained end to end with the rest.
+"""Embeddings: networks that summarize one variable, trained end to end with the rest.
 
-A variable that is only ever observed (a time series, an image, a set of trials) need not be modeled number by number:
+A variable that is always observed (a time series, an image, a set of trials) need not be modeled number by number:
 
-    embedding    array (*shape), which of it was seen (*shape)  ->  (features,) or (tokens, features)
+    embedding    array (*shape), mask of observed elements (*shape)  ->  (features,) or (tokens, features)
 
-Transformers look at the tokens; the MLP reads all of them as one vector. An embedded variable can be given or absent as
-a whole; a `SetEncoder` also takes a set of which some elements are missing.
+Transformers attend to the tokens; the MLP reads all of them as one vector. An embedded variable is given or absent, and
+never latent. Convolutions, spectrograms and sets also accept missing elements.
 """
 
 import abc
@@ -34,31 +34,33 @@ Module = Callable[[Array, Array], Array]
 
 
 class AbstractEmbedding(AbstractSettings):
-    """An embedding yet to be built."""
+    """Settings from which `build` makes the embedding of a variable."""
 
-    pieces: ClassVar[int] = 0  # first axes along which elements may be missing; with none it is there or not
+    pieces: ClassVar[int] = 0  # number of first axes along which elements may be missing; 0: all given or all absent
 
     @abc.abstractmethod
     def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
-        """An equinox module, `module(array (*shape), seen (*shape)) -> (features,)` or `(tokens, features)`.
+        """Builds an equinox module, `module(array (*shape), mask (*shape)) -> (features,)` or `(tokens, features)`.
+
+        `mask` is true for observed elements; `array` is zero elsewhere.
 
         Raises:
-            DataError: the variable's shape is none that it reads.
+            DataError: the embedding does not read variables of this shape.
         """
 
 
 @dataclass(frozen=True, eq=False)
-class Own(AbstractEmbedding):
-    """An equinox module of the user's, `module(array (*shape)) -> (features,)` or `(tokens, features)`.
+class UserModule(AbstractEmbedding):
+    """An equinox module of the user, `module(array (*shape)) -> (features,)` or `(tokens, features)`.
 
-    Such a model cannot be saved, because a file could not say what the module is; a subclass of `AbstractEmbedding`
-    with plain settings can.
+    A model with it cannot be saved, because the module has no plain settings to write. A subclass of
+    `AbstractEmbedding` has.
     """
 
     module: Any
 
     def build(self, variable: Variable, *, key: PRNGKeyArray) -> Module:
-        return _Plain(self.module)
+        return _WithoutMask(self.module)
 
     def to_json(self) -> dict[str, Any]:
         raise FileError(
@@ -69,7 +71,11 @@ class Own(AbstractEmbedding):
 
 @dataclass(frozen=True)
 class CNN1d(AbstractEmbedding):
-    """Strided convolutions along a series `(length,)` or `(length, channels)`, then `tokens` windows of the rest."""
+    """Strided convolutions along a series `(length,)` or `(length, channels)`.
+
+    Each of `channels` is one layer. The result is cut into `tokens` windows of equal length, and each becomes
+    `features` numbers.
+    """
 
     pieces: ClassVar[int] = 1
 
@@ -85,7 +91,11 @@ class CNN1d(AbstractEmbedding):
 
 @dataclass(frozen=True)
 class CNN2d(AbstractEmbedding):
-    """Strided convolutions over an image `(h, w)` or `(h, w, channels)`, then `tokens` pieces of what is left."""
+    """Strided convolutions over an image `(h, w)` or `(h, w, channels)`.
+
+    Each of `channels` is one layer. The result is cut into `tokens` pieces of equal size, and each becomes `features`
+    numbers.
+    """
 
     pieces: ClassVar[int] = 2
 
@@ -101,11 +111,11 @@ class CNN2d(AbstractEmbedding):
 
 @dataclass(frozen=True)
 class Spectrogram(AbstractEmbedding):
-    """Log power of a series `(length,)` or `(length, channels)` by time and frequency, an image that `then` reads.
+    """Log power of a series `(length,)` or `(length, channels)` by time and frequency, an image read by `then`.
 
-    The short-time Fourier transform under a Hann window of `window` samples, every `hop` of them, up to the share
-    `highest` of the Nyquist frequency. What is missing of a series counts as silence. For waves that are hidden in
-    noise, which convolutions of the raw series have to find first.
+    The power is that of a short-time Fourier transform with a Hann window of `window` samples, at every `hop` samples,
+    up to the share `highest` of the Nyquist frequency. Missing samples count as zero. It suits waves hidden in noise,
+    where convolutions of the raw series would first have to learn the frequencies.
     """
 
     pieces: ClassVar[int] = 1
@@ -121,9 +131,11 @@ class Spectrogram(AbstractEmbedding):
 
 @dataclass(frozen=True)
 class SetEncoder(AbstractEmbedding):
-    """A set `(n, *element)`: rho(mean of phi(element), log of their number), the same in whatever order.
+    """A set `(n, *element)`: rho(mean of phi(element), log of their number), which does not depend on the order.
 
-    Any number of elements can be missing (NaN), see Zaheer et al. 2017.
+    Elements may be missing (NaN).
+
+    Source: Zaheer et al. 2017.
     """
 
     pieces: ClassVar[int] = 1
@@ -138,7 +150,7 @@ class SetEncoder(AbstractEmbedding):
 
 
 class Embedded(eqx.Module):
-    """All embedded variables of a layout, brought to one width."""
+    """All embedded variables of a layout, projected to a common width."""
 
     modules: tuple[Module, ...]
     projections: tuple[Dense, ...]
@@ -152,48 +164,48 @@ class Embedded(eqx.Module):
     ) -> None:
         self.names, self.layout, self.width = tuple(name for name, _ in embeddings), layout, width
         keys = jr.split(key, 2 * len(embeddings) + 1)
-        built = zip(embeddings, keys[1::2], strict=False)
-        self.modules = tuple(how.build(layout[name], key=k) for (name, how), k in built)
-        self.shapes = tuple(_tokens(m, layout[name]) for name, m in zip(self.names, self.modules, strict=True))
+        pairs = zip(embeddings, keys[1::2], strict=False)
+        self.modules = tuple(embedding.build(layout[name], key=k) for (name, embedding), k in pairs)
+        self.shapes = tuple(_output_shape(m, layout[name]) for name, m in zip(self.names, self.modules, strict=True))
         self.projections = tuple(
             Dense(features, width, key=k) for (_, features), k in zip(self.shapes, keys[2::2], strict=True)
         )
 
     @property
     def tokens(self) -> dict[str, int]:
-        """How many tokens each variable becomes."""
+        """The number of tokens of each variable."""
         return {name: count for name, (count, _) in zip(self.names, self.shapes, strict=True)}
 
     def __call__(self, z: Tokens, roles: Roles) -> Float[Array, "s width"]:
-        """The embedded tokens, zero where a variable is absent."""
-        parts = [jnp.zeros((0, self.width))]
+        """Returns the embedded tokens, zero where a variable is absent."""
+        blocks = [jnp.zeros((0, self.width))]
         for name, module, dense in zip(self.names, self.modules, self.projections, strict=True):
             shape, block = self.layout[name].shape, self.layout.slices[name]
-            seen = (roles[block] == GIVEN).reshape(shape)
-            found = jnp.atleast_2d(module(jnp.where(seen, z[block].reshape(shape), 0.0), seen))
-            parts.append(jnp.where(jnp.any(seen), dense(found), 0.0))
-        return jnp.concatenate(parts)
+            mask = (roles[block] == GIVEN).reshape(shape)
+            features = jnp.atleast_2d(module(jnp.where(mask, z[block].reshape(shape), 0.0), mask))
+            blocks.append(jnp.where(jnp.any(mask), dense(features), 0.0))
+        return jnp.concatenate(blocks)
 
 
 def as_embeddings(embed: Any) -> tuple[tuple[str, AbstractEmbedding], ...]:
-    """Name and embedding, in pairs; an equinox module is taken as it is.
+    """Returns pairs of name and embedding; an equinox module becomes a `UserModule`.
 
     Raises:
-        DataError: something that is neither.
+        DataError: a value that is neither an embedding nor an equinox module.
     """
-    found = []
-    for name, how in dict(embed).items():
-        if not isinstance(how, AbstractEmbedding | eqx.Module):
+    pairs = []
+    for name, embedding in dict(embed).items():
+        if not isinstance(embedding, AbstractEmbedding | eqx.Module):
             raise DataError(
                 f"`embed` maps '{name}' to an embedding such as rd.nets.CNN1d() or to an equinox module, "
-                f"got {type(how).__name__}"
+                f"got {type(embedding).__name__}"
             )
-        found.append((name, how if isinstance(how, AbstractEmbedding) else Own(how)))
-    return tuple(found)
+        pairs.append((name, embedding if isinstance(embedding, AbstractEmbedding) else UserModule(embedding)))
+    return tuple(pairs)
 
 
 def check_embedded(names: tuple[str, ...], layout: Layout) -> None:
-    """Raises DataError unless the names are variables of the layout and something is left to infer."""
+    """Raises DataError unless the names are variables of the layout and at least one variable is not embedded."""
     for name in names:
         if name not in layout.names:
             raise DataError(unknown("`embed`", name, layout.names))
@@ -201,16 +213,18 @@ def check_embedded(names: tuple[str, ...], layout: Layout) -> None:
         raise DataError("every variable is embedded, so that nothing is left to infer; leave one out of `embed`")
 
 
-class _Plain(eqx.Module):
+class _WithoutMask(eqx.Module):
     module: Any
 
-    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Array:
+    def __call__(self, array: Array, mask: Bool[Array, "..."]) -> Array:
         return self.module(array)
 
 
 class _Convolutions(eqx.Module):
-    """Windows and matrix products: XLA's own convolution, inside the loop of training on a CPU, takes 20 times longer
-    (1.08 s a step against .05 s for 256 images of 32 x 32 through three layers)."""
+    """Convolutions as matrix products of windows.
+
+    Inside the training loop on a CPU, XLA's own convolution is many times slower.
+    """
 
     convolutions: tuple[Dense, ...]
     leave: Dense
@@ -222,15 +236,15 @@ class _Convolutions(eqx.Module):
     def __init__(self, settings: CNN1d | CNN2d, variable: Variable, *, axes: int, key: PRNGKeyArray) -> None:
         shape = variable.shape
         if len(shape) not in (axes, axes + 1):
-            wanted = "(length,) or (length, channels)" if axes == 1 else "(h, w) or (h, w, channels)"
+            expected = "(length,) or (length, channels)" if axes == 1 else "(h, w) or (h, w, channels)"
             raise DataError(
-                f"{type(settings).__name__} reads variables of the shape {wanted}, but '{variable.name}' has {shape}"
+                f"{type(settings).__name__} reads variables of the shape {expected}, but '{variable.name}' has {shape}"
             )
-        extent, channels = list(shape[:axes]), 2 * (shape[axes] if len(shape) > axes else 1)  # values, and whether seen
+        extent, channels = list(shape[:axes]), 2 * (shape[axes] if len(shape) > axes else 1)  # values and mask
         keys = jr.split(key, len(settings.channels) + 1)
         layers, strides = [], []
         for k, outputs in zip(keys[1:], settings.channels, strict=True):
-            # a map that is as small as its tokens want is not made smaller
+            # a layer does not shrink the map below `tokens` places
             stride = settings.stride if math.prod(extent) >= settings.stride**axes * settings.tokens else 1
             layers.append(Dense(channels * settings.kernel**axes, outputs, key=k))
             strides.append(stride)
@@ -239,8 +253,8 @@ class _Convolutions(eqx.Module):
         self.axes, self.tokens = axes, settings.tokens
         self.leave = Dense(channels * -(-math.prod(extent) // settings.tokens), settings.features, key=keys[0])
 
-    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "tokens features"]:
-        x = jnp.stack([array, seen.astype(array.dtype)], axis=-1).reshape(*array.shape[: self.axes], -1)
+    def __call__(self, array: Array, mask: Bool[Array, "..."]) -> Float[Array, "tokens features"]:
+        x = jnp.stack([array, mask.astype(array.dtype)], axis=-1).reshape(*array.shape[: self.axes], -1)
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x = jax.nn.silu(normalize(convolution(windows(x, self.kernel, stride))))
         x = x.reshape(-1, x.shape[-1])  # places, channels
@@ -266,32 +280,32 @@ class _Spectrum(eqx.Module):
                 f"got {window}, {hop} and {settings.highest}"
             )
         samples, bins = np.arange(window), np.arange(1, 1 + max(1, round(settings.highest * (window // 2))))
-        turns = 2 * np.pi * np.outer(samples, bins) / window
+        phases = 2 * np.pi * np.outer(samples, bins) / window
         hann = np.sin(np.pi * (samples + 0.5) / window) ** 2
-        waves = hann[:, None] / np.linalg.norm(hann) * np.sqrt(2.0)
-        self.transform = Constant(np.concatenate([waves * np.cos(turns), waves * np.sin(turns)], axis=1))
+        taper = hann[:, None] / np.linalg.norm(hann) * np.sqrt(2.0)
+        self.transform = Constant(np.concatenate([taper * np.cos(phases), taper * np.sin(phases)], axis=1))
         self.hop = hop
         frames = (shape[0] - window) // hop + 1
         image = Variable(variable.name, (frames, len(bins), *shape[1:]), kind=variable.kind)
         self.then = settings.then.build(image, key=key)
 
-    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, array: Array, mask: Bool[Array, "..."]) -> Float[Array, "..."]:
         matrix = jnp.asarray(self.transform.array, array.dtype)
-        pieces = array[: len(array) // self.hop * self.hop].reshape(-1, self.hop, *array.shape[1:])
+        hops = array[: len(array) // self.hop * self.hop].reshape(-1, self.hop, *array.shape[1:])
         overlap = len(matrix) // self.hop
-        frames = len(pieces) - overlap + 1
-        x = jnp.concatenate([pieces[i : i + frames] for i in range(overlap)], axis=1)
+        frames = len(hops) - overlap + 1
+        x = jnp.concatenate([hops[i : i + frames] for i in range(overlap)], axis=1)
         cosines, sines = jnp.split(jnp.tensordot(jnp.moveaxis(x, 1, -1), matrix, 1), 2, axis=-1)
-        # frames, frequencies, channels: of white noise of variance 1 the power has mean 1
+        # (frames, frequencies, channels); the mean power of white noise of variance 1 is 1
         power = jnp.moveaxis((cosines**2 + sines**2) / 2.0, -1, 1)
         return self.then(jnp.log1p(power), jnp.ones(power.shape, bool))
 
 
-def windows(x: Float[Array, "*places c"], kernel: int, stride: int) -> Float[Array, "*fewer k"]:
-    """What a convolution sees from each place: `kernel` neighbors along every axis, zero beyond the ends."""
+def windows(x: Float[Array, "*places c"], kernel: int, stride: int) -> Float[Array, "*strided k"]:
+    """Returns the inputs of a convolution at each place: `kernel` neighbors along every axis, zero beyond the ends."""
     counts = [-(-n // stride) for n in x.shape[:-1]]
-    missing = [max((m - 1) * stride + kernel - n, 0) for m, n in zip(counts, x.shape, strict=False)]
-    x = jnp.pad(x, [*((p // 2, p - p // 2) for p in missing), (0, 0)])
+    padding = [max((m - 1) * stride + kernel - n, 0) for m, n in zip(counts, x.shape, strict=False)]
+    x = jnp.pad(x, [*((p // 2, p - p // 2) for p in padding), (0, 0)])
     shifts = itertools.product(range(kernel), repeat=len(counts))
     return jnp.concatenate(
         [x[tuple(slice(i, i + (m - 1) * stride + 1, stride) for i, m in zip(s, counts, strict=True))] for s in shifts],
@@ -308,21 +322,22 @@ class _Set(eqx.Module):
         self.each = eqx.nn.MLP(size, width, width, 2, jax.nn.silu, key=key_each)
         self.together = eqx.nn.MLP(width + 1, features, width, 1, jax.nn.silu, key=key_together)
 
-    def __call__(self, array: Array, seen: Bool[Array, "..."]) -> Float[Array, " features"]:
+    def __call__(self, array: Array, mask: Bool[Array, "..."]) -> Float[Array, " features"]:
         rows = array.reshape(len(array), -1)
-        whole = jnp.all(seen.reshape(rows.shape), axis=1)
-        count = jnp.sum(whole)
-        summed = jnp.sum(jnp.where(whole[:, None], jax.vmap(self.each)(rows), 0.0), axis=0)
-        mean = summed / jnp.maximum(count, 1)
+        observed = jnp.all(mask.reshape(rows.shape), axis=1)
+        count = jnp.sum(observed)
+        total = jnp.sum(jnp.where(observed[:, None], jax.vmap(self.each)(rows), 0.0), axis=0)
+        mean = total / jnp.maximum(count, 1)
         return self.together(jnp.append(mean, jnp.log1p(count.astype(mean.dtype)) / np.log1p(len(rows))))
 
 
-def _tokens(module: Module, variable: Variable) -> tuple[int, int]:
+def _output_shape(module: Module, variable: Variable) -> tuple[int, int]:
+    """Returns the numbers of tokens and of features that a module makes of a variable."""
     shape = variable.shape
-    found = jax.eval_shape(module, jnp.zeros(shape), jnp.ones(shape, bool))
-    if not hasattr(found, "shape") or len(found.shape) not in (1, 2):
+    output = jax.eval_shape(module, jnp.zeros(shape), jnp.ones(shape, bool))
+    if not hasattr(output, "shape") or len(output.shape) not in (1, 2):
         raise DataError(
             f"the embedding of '{variable.name}' must return an array (features,) or (tokens, features), "
-            f"got {getattr(found, 'shape', type(found).__name__)}"
+            f"got {getattr(output, 'shape', type(output).__name__)}"
         )
-    return (1, found.shape[0]) if len(found.shape) == 1 else (found.shape[0], found.shape[1])
+    return (1, output.shape[0]) if len(output.shape) == 1 else (output.shape[0], output.shape[1])

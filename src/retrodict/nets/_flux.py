@@ -1,10 +1,10 @@
 """Flux1 and Flux1Joint: the blocks of image generators, for simulators (GenSBI, arXiv 2605.27499).
 
-`Flux1Joint` has one stream of tokens with roles, and blocks whose attention and MLP work side by side.
+`Flux1Joint` has one stream of tokens with roles. In its blocks attention and MLP work side by side.
 
-`Flux1` has two streams, what is given and what is asked. In its first blocks each stream has weights of its own and
-both attend to both (Esser et al. 2024); then they are joined, for parallel blocks. Which element belongs to which
-stream is fixed when it is built, so that it serves one fixed question, of which given elements may be missing.
+`Flux1` has two streams: the given tokens and the latent ones. In its first blocks each stream has its own weights, and
+both attend to both (Esser et al. 2024). Then the streams are joined for parallel blocks. The stream of each element is
+fixed when the network is built. It therefore answers one fixed query, in which given elements may be missing.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from retrodict.variables import Layout
 
 @dataclass(frozen=True)
 class Flux1Joint(AbstractTransformer):
-    """One stream of tokens with roles, `depth` parallel blocks; see `AbstractTransformer`."""
+    """A transformer with one stream of tokens and `depth` parallel blocks; see `AbstractTransformer`."""
 
     depth: int = 8
 
@@ -41,7 +41,9 @@ class Flux1Joint(AbstractTransformer):
 
 @dataclass(frozen=True)
 class Flux1(AbstractTransformer):
-    """Two streams, `double` blocks, then one stream, `single` blocks; for a fixed question, see `AbstractTransformer`.
+    """A transformer with two streams for `double` blocks, then one stream for `single` blocks, for one fixed query.
+
+    `AbstractTransformer` describes the other settings.
 
     Raises:
         QueryError: when built for random roles.
@@ -64,22 +66,22 @@ class Flux1(AbstractTransformer):
 
 
 class TwoStreams(AbstractNet):
-    """Two streams that are joined after a while."""
+    """A stack of blocks of two streams, then of blocks of the joined stream."""
 
     tokenizer: Tokenizer
     time: TimeEmbedding
-    pairs: tuple["Pair", ...]
+    pairs: tuple["TwoStreamBlock", ...]
     blocks: tuple[Parallel, ...]
-    asked: Constant = eqx.field(static=True)  # elements of the whole layout
-    order: Constant = eqx.field(static=True)  # tokens, those of the given stream first
-    given: int = eqx.field(static=True)
+    latent: Constant = eqx.field(static=True)  # mask of the latent elements of the whole layout
+    order: Constant = eqx.field(static=True)  # of tokens, the given stream first
+    n_given: int = eqx.field(static=True)  # tokens of the given stream
 
     def __init__(
         self,
         settings: Flux1,
         layout: Layout,
         dependencies: Dependencies | None,
-        asked: np.ndarray,
+        latent: np.ndarray,
         *,
         key: PRNGKeyArray,
     ) -> None:
@@ -87,18 +89,18 @@ class TwoStreams(AbstractNet):
         self.tokenizer = Tokenizer(settings, layout, dependencies, key=key_tokens)
         self.time = TimeEmbedding(key=key_time)
         sizes = (settings.across, settings.heads, settings.head_size, settings.widening)
-        self.pairs = tuple(Pair(*sizes, key=k, half=settings.half) for k in keys[: settings.double])
+        self.pairs = tuple(TwoStreamBlock(*sizes, key=k, half=settings.half) for k in keys[: settings.double])
         self.blocks = tuple(Parallel(*sizes, key=k, half=settings.half) for k in keys[settings.double :])
-        self.asked = Constant(asked)
-        latent = self.tokenizer.latent(asked)
-        self.order = Constant(np.argsort(latent, kind="stable"))
-        self.given = int((~latent).sum())
-        if self.given in (0, len(latent)):
+        self.latent = Constant(latent)
+        is_latent = self.tokenizer.latent(latent)
+        self.order = Constant(np.argsort(is_latent, kind="stable"))
+        self.n_given = int((~is_latent).sum())
+        if self.n_given in (0, len(is_latent)):
             raise DataError("Flux1 needs something given and something asked; use Flux1Joint for one stream")
 
     def refusal(self, roles: np.ndarray) -> str | None:
-        wrong = np.where(self.asked.array, roles == GIVEN, roles == LATENT)
-        if not wrong.any():
+        conflicts = np.where(self.latent.array, roles == GIVEN, roles == LATENT)
+        if not conflicts.any():
             return None
         return (
             "Flux1 was built for one question, and this one asks for what was given there or gives what was asked; "
@@ -106,24 +108,24 @@ class TwoStreams(AbstractNet):
         )
 
     def prepare(self, z: Tokens, roles: Roles) -> Prepared:
-        found, order = self.tokenizer.prepare(z, roles), self.order.array
-        return Prepared(found.context, found.mask[order][:, order], found.places)
+        prepared, order = self.tokenizer.prepare(z, roles), self.order.array
+        return Prepared(prepared.context, prepared.mask[order][:, order], prepared.places)
 
     def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Prepared) -> Tokens:
         order, angles, e = self.order.array, self.tokenizer.identity.angles, self.time(time)
         h = self.tokenizer.read(values, roles, prepared)[order]
         angles = None if angles is None else angles[order]
-        known, sought = h[: self.given], h[self.given :]
+        streams = h[: self.n_given], h[self.n_given :]
         for pair in self.pairs:
-            known, sought = pair(known, sought, e, prepared.mask, angles)
-        h = jnp.concatenate([known, sought])
+            streams = pair(*streams, e, prepared.mask, angles)
+        h = jnp.concatenate(streams)
         for block in self.blocks:
             h = block(h, e, prepared.mask, angles)
-        return self.tokenizer.say(normalize(h)[np.argsort(order)])
+        return self.tokenizer.predict(normalize(h)[np.argsort(order)])
 
 
-class Pair(eqx.Module):
-    """A block of two streams: weights of their own, one attention."""
+class TwoStreamBlock(eqx.Module):
+    """A block of two streams, each with its own weights, that share one attention."""
 
     streams: tuple[Sequential, Sequential]
 
@@ -133,11 +135,19 @@ class Pair(eqx.Module):
         first, second = (Sequential(width, heads, size, widening, key=k, half=half, normed=True) for k in jr.split(key))
         self.streams = (first, second)
 
-    def __call__(self, known: Array, sought: Array, time: Array, mask: Array, angles: Any) -> tuple[Array, Array]:
-        n, (first, second) = len(known), self.streams
-        here, there = first.modulation(time), second.modulation(time)
-        turns = (None, None) if angles is None else (angles[:n], angles[n:])
-        own = (first.ask(known, here, turns[0]), second.ask(sought, there, turns[1]))
-        q, k, v = (jnp.concatenate(parts) for parts in zip(*own, strict=True))
-        seen = attend(q, k, v, mask)
-        return first.go_on(known, seen[:n], here), second.go_on(sought, seen[n:], there)
+    def __call__(
+        self, given_tokens: Array, latent_tokens: Array, time: Array, mask: Array, angles: Any
+    ) -> tuple[Array, Array]:
+        n, (first, second) = len(given_tokens), self.streams
+        first_modulation, second_modulation = first.modulation(time), second.modulation(time)
+        rotations = (None, None) if angles is None else (angles[:n], angles[n:])
+        projected = (
+            first.queries_keys_values(given_tokens, first_modulation, rotations[0]),
+            second.queries_keys_values(latent_tokens, second_modulation, rotations[1]),
+        )
+        q, k, v = (jnp.concatenate(pair) for pair in zip(*projected, strict=True))
+        attended = attend(q, k, v, mask)
+        return (
+            first.update(given_tokens, attended[:n], first_modulation),
+            second.update(latent_tokens, attended[n:], second_modulation),
+        )

@@ -4,8 +4,8 @@
     h <- h + gain(t) * MLP((1 + scale(t)) * LayerNorm(h) + shift(t))        `depth` times
     prediction = V silu(LayerNorm(h))
 
-scale, shift and gain are linear in an embedding of the time. That embedding is narrow: a wide one would make the
-modulation cost as much as the blocks. V starts at zero, so that an untrained network says nothing.
+scale, shift and gain are linear in an embedding of the time. The embedding is narrow, because with a wide one the
+modulation would cost as much as the blocks. V starts at zero, so that an untrained network predicts zero.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,18 @@ from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout
 
 
-EMBEDDED = 32  # numbers of every embedded token
+EMBEDDING_WIDTH = 32  # numbers per embedded token
 
 
 @dataclass(frozen=True)
 class AbstractMLP(AbstractArchitecture):
-    """Settings that residual MLPs share: `depth` blocks, each `width` wide; `embed` maps a name to an embedding of that
-    variable."""
+    """Settings of residual MLPs.
+
+    Args:
+        width: numbers per hidden layer.
+        depth: residual blocks.
+        embed: name of a variable to its embedding, or to an equinox module.
+    """
 
     width: int = 256
     depth: int = 3
@@ -56,8 +61,10 @@ class ResMLP(AbstractMLP):
         return _ResMLP(self, layout, key=key)
 
 
-class Block(eqx.Module):
-    modulate: tuple[Dense, ...]  # scale, shift, gain; the gradient of all in one would first be put together
+class ResidualBlock(eqx.Module):
+    """A residual block, modulated by the time."""
+
+    modulate: tuple[Dense, ...]  # scale, shift, gain; one matrix for all three has a slower gradient
     enter: Dense
     leave: Dense
 
@@ -68,7 +75,7 @@ class Block(eqx.Module):
         self.leave = Dense(width, width, key=key_leave)
 
     def __call__(self, h: Float[Array, " w"], time: Float[Array, " e"]) -> Float[Array, " w"]:
-        scale, shift, gain = (part(time) for part in self.modulate)
+        scale, shift, gain = (dense(time) for dense in self.modulate)
         inner = self.leave(jax.nn.silu(self.enter((1.0 + scale) * normalize(h) + shift)))
         return h + (1.0 + gain) * inner
 
@@ -76,7 +83,7 @@ class Block(eqx.Module):
 class _ResMLP(AbstractNet):
     enter: Dense
     time: TimeEmbedding
-    blocks: tuple[Block, ...]
+    blocks: tuple[ResidualBlock, ...]
     leave: Dense
     embedded: Embedded
 
@@ -90,11 +97,11 @@ class _ResMLP(AbstractNet):
             )
         size = layout.size - sum(layout[name].size for name in settings.embedded)
         key_enter, key_time, key_leave, *keys = jr.split(key, 3 + depth)
-        self.embedded = Embedded(settings.embed, layout, width=EMBEDDED, key=jr.fold_in(key, 0))
-        more = EMBEDDED * sum(self.embedded.tokens.values())
-        self.enter = Dense(3 * size + more, width, key=key_enter)
+        self.embedded = Embedded(settings.embed, layout, width=EMBEDDING_WIDTH, key=jr.fold_in(key, 0))
+        n_embedded = EMBEDDING_WIDTH * sum(self.embedded.tokens.values())
+        self.enter = Dense(3 * size + n_embedded, width, key=key_enter)
         self.time = TimeEmbedding(key=key_time)
-        self.blocks = tuple(Block(width, key=k) for k in keys)
+        self.blocks = tuple(ResidualBlock(width, key=k) for k in keys)
         self.leave = Dense(width, size, key=key_leave, scale=0.0)
 
     def prepare(self, z: Tokens, roles: Roles) -> Float[Array, " e"]:

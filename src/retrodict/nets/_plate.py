@@ -1,27 +1,26 @@
-"""PlateTransformer: any number of sites in, a few numbers about what they share out.
+"""PlateTransformer: summarizes any number n of sites for the inference of the parameters that they share.
 
-    tokens of a site      its elements, clean, each with value, role, identity and coordinates (see `_tokenizer`)
-    site        phi_s   = mean over its tokens of the transformed ones            sites do not see each other
-    all sites   pooled  = [mean of phi_s, moments of z_s, log(1 + values of each element per site), log of their number]
-    summary             = [center m, log width log s, features f]           one center and width per shared element
+    tokens of a site    its elements, without noise, each with value, role, identity and coordinates (see `_tokenizer`)
+    site        phi_s  = mean of its transformed tokens                   no attention between sites
+    all sites   pooled = [mean of phi_s, moments of z_s, log(1 + values of each element per site), log n]
+    summary            = [center m, log width log s, features f]          one center and width per shared element
 
-Given what they share sites are independent, so that a mean over them and their number can carry all they say together
-(Zaheer et al. 2017), at a cost that is linear in their number. A site has no number of its own: a set of 10 and one of
-1,000 are read by the same weights, in any order. With `dense` the sites look at each other before the mean, at a cost
-that is quadratic.
+Sites are independent given the shared parameters. A mean over sites and their number can therefore carry all
+information (Zaheer et al. 2017), at a cost linear in n. Sites have no order: the same weights read 10 sites or 1,000.
+With `dense` the sites attend to each other before the mean, at a cost quadratic in n.
 
-The posterior of what is shared narrows with the sites, by a factor of 14 from 1 to 200. Were a network to find it in
-coordinates of the prior, most of its precision would be spent on where and how wide it is. So center and width are
-said outright, trained by the Gaussian log density of the shared values; what is left to a flow is of order one,
+The posterior of shared parameters becomes narrow with many sites. A flow in the coordinates of the prior would need
+most of its precision for center and width. Both are therefore predicted directly, trained by the Gaussian log density
+of the shared values z, and the flow models a residual r of order one:
 
-    r = (z - m) / s,    m = a . basis + s bend(pooled),    basis = functions of S times [1, moments of z_s, bumps]
-                        log s = b . [functions of S, basis] + stretch(pooled)
+    r = (z - m) / s,    m = a . basis + s bend(pooled),    log s = b . [functions of n, basis] + stretch(pooled)
+                        basis = functions of n times [1, moments of z_s, random features]
 
-a and b, the line, are regressions, made before training and not trained: these coefficients carry the precision.
-Moments are means over sites, second moments, and log variances: what is shared is mostly where sites lie and how much
-they differ. Bumps are a layer of a network with random weights: what bends is fitted as exactly as what is straight.
-What the trained network gets wrong it gets wrong in units of the width. Where few sites lie near each other, their
-moments tell hardly how near; log standard deviations and correlations do (`near`), which the network reads alone.
+The coefficients a and b are regressions, fitted before training and then fixed, because they carry the precision.
+Moments are means over sites, second moments and log variances: shared parameters mostly set the location and the
+spread of sites. Random features are a layer with random weights; with them the regression also fits curved relations.
+Errors of the trained `bend` and `stretch` are in units of the width. If few sites lie close together, moments resolve
+their spread badly; the network alone then also reads log standard deviations and correlations (`near`).
 """
 
 from dataclasses import dataclass
@@ -42,28 +41,30 @@ from retrodict.roles import ABSENT, GIVEN, AbstractRoleLaw
 from retrodict.variables import Layout
 
 
-Runs = tuple[tuple[int, int], ...]  # where elements lie, first and beyond the last
+Runs = tuple[tuple[int, int], ...]  # consecutive elements: the first, and the one after the last
 
-WIDEST = 4.0  # a log width further from the line is not believed
-NUMBERS = 4  # functions of the number of sites
-PLENTY = 200.0  # a number of sites whose log is of order one
-BUMPS = 64
-FARTHEST, BROADEST = 10.0, 2.0  # center and log width, in the prior's: beyond what it can hold
-FAR = 4.0  # standard deviations of a moment beyond which nothing was seen
-FINEST = 1e-3  # standard deviation of values, in that of all sites
-PAIRED = 12  # runs up to which the second moments are those of pairs, too
+MAX_STRETCH = 4.0  # of a log width, added by the network to the regression
+N_NUMBER_FEATURES = 4  # functions of the number of sites
+REFERENCE_SITES = 200.0  # scales the log of the number of sites to order one
+N_RANDOM_FEATURES = 64
+MAX_CENTER, MAX_LOG_WIDTH = 10.0, 2.0  # in units of the prior; larger ones are errors of extrapolation
+MAX_STANDARDIZED_MOMENT = 4.0  # training has no sets beyond
+MIN_SD = 1e-3  # of values, in standard deviations over all sites
+MAX_PAIRED_RUNS = 12  # with more runs, products and correlations of two runs are left out
 
 
 @dataclass(frozen=True)
 class PlateTransformer(AbstractTransformer):
-    """Reads the sites of a plate, for `rd.hierarchical(layout, net=...)`; see `AbstractTransformer` for other settings.
+    """A network that summarizes the sites of a plate, for `rd.hierarchical(layout, net=...)`.
+
+    `AbstractTransformer` describes the other settings.
 
     Args:
         depth: blocks of attention and MLP within a site.
-        features: numbers that the flow of the shared parameters reads, besides their center and width.
-        dense: sites look at each other, through one more block.
-        near: log standard deviations and correlations of the sites are read, too: for few sites, which may lie a
-            hundred times nearer to each other than sites do elsewhere.
+        features: numbers for the flow of the shared parameters, in addition to their center and width.
+        dense: whether sites attend to each other, through one more block.
+        near: whether the network also reads log standard deviations and correlations of the sites; for few sites,
+            which may lie much closer together than sites usually do.
     """
 
     heads: int = 2
@@ -80,16 +81,16 @@ class PlateTransformer(AbstractTransformer):
             "PlateTransformer reads many sites: use rd.hierarchical(layout, net=rd.nets.PlateTransformer())"
         )
 
-    def reader(self, own: Layout, shared: int, *, key: PRNGKeyArray) -> "SiteReader":
-        """The network for sites that have the variables `own`, and `shared` elements to say something about."""
-        return SiteReader(self, own, shared, key=key)
+    def reader(self, site_layout: Layout, shared: int, *, key: PRNGKeyArray) -> "SiteReader":
+        """Builds the network for the layout of one site and a number of `shared` elements."""
+        return SiteReader(self, site_layout, shared, key=key)
 
 
-def runs_of(own: Layout) -> Runs:
-    """Where elements of own variables lie that are averaged as they are, all points of a function together."""
+def runs_of(site_layout: Layout) -> Runs:
+    """Returns the runs of elements with common moments: single elements, and all values of a function together."""
     runs: list[tuple[int, int]] = []
-    for v in own.variables:
-        block = own.slices[v.name]
+    for v in site_layout.variables:
+        block = site_layout.slices[v.name]
         if v.axes:
             runs.append((block.start, block.stop))
         elif v.kind != "place":
@@ -98,74 +99,77 @@ def runs_of(own: Layout) -> Runs:
 
 
 class SiteMoments(NamedTuple):
-    """What is said of sites without a network: which there are `(s,)`, how many, moments `(m,)` over them, the number
-    of the given values of every run `(r,)`, and `(f,)` how they lie together, however near."""
+    """Statistics of a set of sites, computed without a network."""
 
-    there: Array
-    n: Array
-    moments: Array
-    counts: Array
-    fine: Array
+    present: Array  # (s,), whether a site has a given value
+    n: Array  # number of present sites
+    moments: Array  # (m,): means, mean squares and log variances of runs; mean products of two runs
+    counts: Array  # (r,), given values of each run
+    correlations: Array  # (f,): log standard deviations of runs and correlations of two runs
 
     @property
-    def of_number(self) -> Float[Array, " numbers"]:
-        """What a log width depends on the number of sites by: in the end it falls with its log."""
+    def number_features(self) -> Float[Array, " numbers"]:
+        """Features of the number of sites n for the log width: 1, 1/(1+n), 1/sqrt(1+n), log(1+n).
+
+        For large n the log width is linear in log n.
+        """
         n = 1.0 * self.n
-        return jnp.stack([jnp.ones_like(n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), jnp.log1p(n) / jnp.log1p(PLENTY)])
+        log_n = jnp.log1p(n) / jnp.log1p(REFERENCE_SITES)
+        return jnp.stack([jnp.ones_like(n), 1.0 / (1.0 + n), jax.lax.rsqrt(1.0 + n), log_n])
 
     @property
     def basis(self) -> Float[Array, " b"]:
-        """What the center is a combination of: moments over sites, each times functions of the number of sites.
+        """Basis functions of the center: moments over sites, each times functions of the number of sites n.
 
-        A mean of n counts n / (n + c) beside a prior, so that all functions settle where there are many. Second moments
-        have fewer of them: what they say is rough, and every coefficient costs precision.
+        Beside a prior, the mean of n sites has a weight n / (n + c), so that all functions of n converge for large n.
+        Second moments are multiplied by two of them only, because they are noisy and every coefficient costs precision.
         """
         root, r = jax.lax.rsqrt(1.0 + self.n), len(self.counts)
-        settling = jnp.stack([jnp.ones_like(root), root, root**2, root**4])
-        first = jnp.outer(settling, jnp.append(1.0, self.moments[:r])).ravel()
-        return jnp.concatenate([first, jnp.outer(settling[:2], self.moments[r:]).ravel()])
+        powers = jnp.stack([jnp.ones_like(root), root, root**2, root**4])
+        first = jnp.outer(powers, jnp.append(1.0, self.moments[:r])).ravel()
+        return jnp.concatenate([first, jnp.outer(powers[:2], self.moments[r:]).ravel()])
 
 
-def moments_of(runs: Runs) -> int:
-    """How many moments there are."""
+def n_moments(runs: Runs) -> int:
+    """Returns the number of moments in `SiteMoments`."""
     r = len(runs)
-    return 3 * r + (r * (r - 1) // 2 if r <= PAIRED else 0)
+    return 3 * r + (r * (r - 1) // 2 if r <= MAX_PAIRED_RUNS else 0)
 
 
-def fine_of(runs: Runs) -> int:
-    """How many numbers say how values lie together."""
+def n_correlations(runs: Runs) -> int:
+    """Returns the number of log standard deviations and correlations in `SiteMoments`."""
     r = len(runs)
-    return r + (r * (r - 1) // 2 if r <= PAIRED else 0)
+    return r + (r * (r - 1) // 2 if r <= MAX_PAIRED_RUNS else 0)
 
 
-def plain(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> SiteMoments:
-    """Moments over sites; absent sites count exactly nothing, and every moment of nothing is zero."""
-    given = roles == GIVEN
-    z = jnp.where(given, z, 0.0)
-    there = jnp.any(given[:, : runs[-1][1]], axis=1)
-    each = jnp.stack([jnp.sum(given[:, a:b], axis=1) for a, b in runs], axis=1)  # values of every site and run
-    counts = jnp.sum(each, axis=0)
+def site_moments(z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs) -> SiteMoments:
+    """Computes moments over sites; absent sites have a weight of exactly zero, and moments of no sites are zero."""
+    observed = roles == GIVEN
+    z = jnp.where(observed, z, 0.0)
+    present = jnp.any(observed[:, : runs[-1][1]], axis=1)
+    site_counts = jnp.stack([jnp.sum(observed[:, a:b], axis=1) for a, b in runs], axis=1)
+    counts = jnp.sum(site_counts, axis=0)
     means = jnp.stack([jnp.sum(z[:, a:b]) for a, b in runs]) / jnp.maximum(counts, 1)
     squares = jnp.stack([jnp.sum(z[:, a:b] ** 2) for a, b in runs]) / jnp.maximum(counts, 1)
-    # a variance of a few values says little: it counts as one more value at a distance of one
-    variances = jnp.log((counts * jnp.maximum(squares - means**2, 0.0) + 1.0) / (counts + 1.0))
-    moments = [means, squares, variances]
-    off = [jnp.where(given, z - mean, 0.0)[:, a:b] for mean, (a, b) in zip(means, runs, strict=True)]
-    apart = jnp.stack([jnp.sum(part**2) for part in off])
-    sds = jnp.sqrt(apart / jnp.maximum(counts, 1) + FINEST**2)
-    fine = [jnp.log(sds)]
-    if len(runs) <= PAIRED:
-        of_site = jnp.stack([jnp.sum(z[:, a:b], axis=1) for a, b in runs], axis=1) / jnp.maximum(each, 1)
-        pairs = (each > 0).astype(z.dtype)
-        products = (of_site.T @ of_site) / jnp.maximum(pairs.T @ pairs, 1.0)
-        moments.append(products[jnp.triu_indices(len(runs), 1)])
-        alike = jnp.where(pairs > 0, of_site - means, 0.0) / sds
-        fine.append(((alike.T @ alike) / jnp.maximum(pairs.T @ pairs, 1.0))[jnp.triu_indices(len(runs), 1)])
-    return SiteMoments(there, jnp.sum(there), jnp.concatenate(moments), counts, jnp.concatenate(fine))
+    # the variance of few values is noisy: one more value at a distance of one regularizes it
+    log_variances = jnp.log((counts * jnp.maximum(squares - means**2, 0.0) + 1.0) / (counts + 1.0))
+    moments = [means, squares, log_variances]
+    residuals = [jnp.where(observed, z - mean, 0.0)[:, a:b] for mean, (a, b) in zip(means, runs, strict=True)]
+    residual_squares = jnp.stack([jnp.sum(residual**2) for residual in residuals])
+    sds = jnp.sqrt(residual_squares / jnp.maximum(counts, 1) + MIN_SD**2)
+    correlations = [jnp.log(sds)]
+    if len(runs) <= MAX_PAIRED_RUNS:
+        site_means = jnp.stack([jnp.sum(z[:, a:b], axis=1) for a, b in runs], axis=1) / jnp.maximum(site_counts, 1)
+        has_run = (site_counts > 0).astype(z.dtype)
+        n_pairs, upper = jnp.maximum(has_run.T @ has_run, 1.0), jnp.triu_indices(len(runs), 1)
+        moments.append(((site_means.T @ site_means) / n_pairs)[upper])
+        standardized = jnp.where(has_run > 0, site_means - means, 0.0) / sds
+        correlations.append(((standardized.T @ standardized) / n_pairs)[upper])
+    return SiteMoments(present, jnp.sum(present), jnp.concatenate(moments), counts, jnp.concatenate(correlations))
 
 
 class RandomFeatures(eqx.Module):
-    """Random functions `(f,)` of moments: tanh of combinations of them, in units of how they vary."""
+    """Random functions `(f,)` of standardized moments: tanh of random linear combinations."""
 
     mean: Float[Array, " m"]
     std: Float[Array, " m"]
@@ -173,45 +177,51 @@ class RandomFeatures(eqx.Module):
     bias: Float[Array, " f"]
 
     def __call__(self, moments: Float[Array, " m"], n: Array) -> Float[Array, " 2f"]:
-        """Each for many sites, and as much of it as falls with their number."""
-        inner = jnp.clip((moments - self.mean) / self.std, -FAR, FAR) @ self.weights + self.bias
+        """Returns each function times 1 and times 1/sqrt(1+n), for n sites."""
+        limit = MAX_STANDARDIZED_MOMENT
+        inner = jnp.clip((moments - self.mean) / self.std, -limit, limit) @ self.weights + self.bias
         return jnp.outer(jnp.stack([jnp.ones(()), jax.lax.rsqrt(1.0 + n)]), jnp.tanh(inner)).ravel()
 
-    def many(self, moments: Float[Array, "n m"], n: Float[Array, " n"]) -> Float[Array, "n 2f"]:
-        """Those of many sets."""
+    def batch(self, moments: Float[Array, "n m"], n: Float[Array, " n"]) -> Float[Array, "n 2f"]:
+        """Returns the features of several sets of sites."""
         return jax.vmap(self)(moments, n)
 
 
 class SiteRegression(eqx.Module):
-    """Regressions of the k shared elements: of their centers on the basis and bumps, of their log widths on these and
-    functions of the number of sites."""
+    """Linear regressions of center and log width of k shared elements on statistics of a set of sites.
+
+    The features of the center are the basis and the random features; those of the log width are the same and the
+    features of the number of sites.
+    """
 
     center: Float[Array, "b k"]
     width: Float[Array, "w k"]
-    narrowest: Float[Array, " k"]  # log width
+    narrowest: Float[Array, " k"]  # lower bound of the log width
     bumps: RandomFeatures
 
     @classmethod
-    def nothing(cls, own: Layout, shared: int) -> "SiteRegression":
-        """Center zero and width one, for sites that have the variables `own`."""
-        r, m = len(runs_of(own)), moments_of(runs_of(own))
-        b = NUMBERS * (1 + r) + 2 * (m - r) + 2 * BUMPS
-        keys = jr.split(jr.key(0), 2)  # always the same: what is random here is no part of a model
-        weights = jr.normal(keys[0], (m, BUMPS)) * jax.lax.rsqrt(1.0 * m)
-        bias = jr.uniform(keys[1], (BUMPS,), minval=-2.0, maxval=2.0)
+    def blank(cls, site_layout: Layout, shared: int) -> "SiteRegression":
+        """Returns the regression with center zero and width one, for the layout of one site and `shared` elements."""
+        runs = runs_of(site_layout)
+        r, m = len(runs), n_moments(runs)
+        b = N_NUMBER_FEATURES * (1 + r) + 2 * (m - r) + 2 * N_RANDOM_FEATURES
+        keys = jr.split(jr.key(0), 2)  # the same random features in every model
+        weights = jr.normal(keys[0], (m, N_RANDOM_FEATURES)) * jax.lax.rsqrt(1.0 * m)
+        bias = jr.uniform(keys[1], (N_RANDOM_FEATURES,), minval=-2.0, maxval=2.0)
         bumps = RandomFeatures(jnp.zeros(m), jnp.ones(m), weights, bias)
-        return cls(jnp.zeros((b, shared)), jnp.zeros((NUMBERS + b, shared)), jnp.full(shared, -jnp.inf), bumps)
+        center, width = jnp.zeros((b, shared)), jnp.zeros((N_NUMBER_FEATURES + b, shared))
+        return cls(center, width, jnp.full(shared, -jnp.inf), bumps)
 
-    def place(self, seen: SiteMoments) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Center and log width, of sites unlike those of training no farther, no wider and no narrower than can be."""
-        features = jnp.concatenate([seen.basis, self.bumps(seen.moments, seen.n)])
-        log_width = jnp.concatenate([seen.of_number, features]) @ self.width
-        center = jnp.clip(features @ self.center, -FARTHEST, FARTHEST)
-        return center, jnp.clip(log_width, self.narrowest, BROADEST)
+    def center_and_log_width(self, statistics: SiteMoments) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Predicts center and log width, within bounds that also hold for sets unlike those of training."""
+        features = jnp.concatenate([statistics.basis, self.bumps(statistics.moments, statistics.n)])
+        log_width = jnp.concatenate([statistics.number_features, features]) @ self.width
+        center = jnp.clip(features @ self.center, -MAX_CENTER, MAX_CENTER)
+        return center, jnp.clip(log_width, self.narrowest, MAX_LOG_WIDTH)
 
 
 class Summary(eqx.Module):
-    """What a set of sites says: center and width `(k,)` of every shared element, and features for a flow."""
+    """A summary of a set of sites: center and width `(k,)` of the shared elements, and features for a flow."""
 
     center: Float[Array, " k"]
     width: Float[Array, " k"]
@@ -231,50 +241,53 @@ class SiteReader(eqx.Module):
     shared: int = eqx.field(static=True)
     near: bool = eqx.field(static=True)
 
-    def __init__(self, settings: PlateTransformer, own: Layout, shared: int, *, key: PRNGKeyArray) -> None:
+    def __init__(self, settings: PlateTransformer, site_layout: Layout, shared: int, *, key: PRNGKeyArray) -> None:
         keys = iter(jr.split(key, 6 + settings.depth))
         width, sizes = settings.across, (settings.across, settings.heads, settings.head_size, settings.widening)
-        self.tokenizer = Tokenizer(settings, own, None, key=next(keys))
+        self.tokenizer = Tokenizer(settings, site_layout, None, key=next(keys))
         self.blocks = tuple(Sequential(*sizes, key=next(keys), half=settings.half) for _ in range(settings.depth))
         self.across = Sequential(*sizes, key=next(keys), half=settings.half) if settings.dense else None
         self.leave = Dense(width, width, key=next(keys))
-        runs = runs_of(own)
+        runs = runs_of(site_layout)
         self.near = settings.near
-        pooled = width + moments_of(runs) + settings.near * fine_of(runs) + len(runs) + 2
+        pooled = width + n_moments(runs) + settings.near * n_correlations(runs) + len(runs) + 2
         self.plain = Dense(pooled, shared, key=next(keys), scale=0.0)
         self.hidden = Dense(pooled, 4 * width, key=next(keys))
         self.say = Dense(4 * width, 2 * shared + settings.features, key=next(keys))
         self.shared = shared
 
-    def __call__(self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, line: SiteRegression) -> Summary:
-        """The summary of scaled elements `(s, d)` of sites, with their roles; absent sites count exactly nothing.
+    def __call__(
+        self, z: Float[Array, "s d"], roles: Int[Array, "s d"], runs: Runs, regression: SiteRegression
+    ) -> Summary:
+        """Summarizes scaled elements `(s, d)` of sites with their roles; absent sites have a weight of exactly zero.
 
-        `runs` are where the elements lie that are averaged as they are, those of a function together.
+        `runs` are those of `runs_of`, for the layout of these sites.
         """
         z = jnp.where(roles == GIVEN, z, 0.0)
-        there, n, moments, counts, fine = seen = plain(z, roles, runs)
+        present, n, moments, counts, correlations = statistics = site_moments(z, roles, runs)
         phi = jax.vmap(self._site)(z, roles)
         if self.across is not None:
-            mask = there[None, :] | jnp.eye(len(z), dtype=bool)
+            mask = present[None, :] | jnp.eye(len(z), dtype=bool)
             phi = self.across(phi, jnp.zeros(TIME_WIDTH), mask, None)
-        phi = jnp.sum(jnp.where(there[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
-        many = jnp.log1p(n) / jnp.log1p(PLENTY)
-        each = jnp.log1p(counts / jnp.maximum(n, 1))
-        pooled = jnp.concatenate([phi, moments, fine[: len(fine) * self.near], each, jnp.stack([many, many**2])])
-        found = self.say(jax.nn.silu(self.hidden(pooled)))
-        bend, wide = jnp.split(found[: 2 * self.shared], 2)
-        stretch = WIDEST * jnp.tanh((wide + self.plain(pooled)) / WIDEST)
-        center, log_width = line.place(seen)
+        phi = jnp.sum(jnp.where(present[:, None], self.leave(phi), 0.0), axis=0) / jnp.maximum(n, 1)
+        log_n = jnp.log1p(n) / jnp.log1p(REFERENCE_SITES)
+        log_counts = jnp.log1p(counts / jnp.maximum(n, 1))
+        correlations = correlations[: len(correlations) * self.near]
+        pooled = jnp.concatenate([phi, moments, correlations, log_counts, jnp.stack([log_n, log_n**2])])
+        output = self.say(jax.nn.silu(self.hidden(pooled)))
+        bend, log_stretch = jnp.split(output[: 2 * self.shared], 2)
+        stretch = MAX_STRETCH * jnp.tanh((log_stretch + self.plain(pooled)) / MAX_STRETCH)
+        center, log_width = regression.center_and_log_width(statistics)
         width = jnp.exp(log_width + stretch)
         center = center + jax.lax.stop_gradient(width) * bend
-        return Summary(center, width, normalize(found[2 * self.shared :]))
+        return Summary(center, width, normalize(output[2 * self.shared :]))
 
     def _site(self, z: Float[Array, " d"], roles: Int[Array, " d"]) -> Float[Array, " w"]:
         prepared = self.tokenizer.prepare(z, roles)
-        values = self.tokenizer.kept.array
+        values = self.tokenizer.modeled_elements.array
         h = self.tokenizer.read(z[values], roles[values], prepared)
         for block in self.blocks:
             h = block(h, jnp.zeros(TIME_WIDTH), prepared.mask, self.tokenizer.identity.angles)
-        # nobody sees an absent token, and neither does the mean
-        seen = jnp.any(prepared.mask & ~jnp.eye(len(h), dtype=bool), axis=0) if len(h) > 1 else roles[:1] != ABSENT
-        return jnp.sum(jnp.where(seen[:, None], normalize(h), 0.0), axis=0) / jnp.maximum(jnp.sum(seen), 1)
+        # the mean, like attention, leaves out absent tokens
+        present = jnp.any(prepared.mask & ~jnp.eye(len(h), dtype=bool), axis=0) if len(h) > 1 else roles[:1] != ABSENT
+        return jnp.sum(jnp.where(present[:, None], normalize(h), 0.0), axis=0) / jnp.maximum(jnp.sum(present), 1)

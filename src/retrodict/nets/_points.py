@@ -1,14 +1,14 @@
-"""PointMLP: a residual MLP for functions that are seen at points, one vector for a row and one for each of its points.
+"""PointMLP: a residual MLP for functions observed at points, with one vector per row and one per point.
 
-    c = W [values; latent?; given?; embedded observations]          all elements that are no function's
-    p_j = V [value; latent?; given?] + waves of where point j lies  the same V for all points of a function
+    c = W [values; latent?; given?; embedded observations]              all elements outside of functions
+    p_j = V [value; latent?; given?] + Fourier features of the point    the same V for all points of a function
     c <- block(c + A [mean of given p; mean of latent p; log numbers of both], t)
-    p_j <- block(p_j + B c, t)                                      `depth` times, blocks as in `_mlp`
+    p_j <- block(p_j + B c, t)                                          `depth` times, blocks as in `_mlp`
     prediction = U c at elements, Y p_j at points
 
-Points see each other through means alone (Zaheer et al. 2017), at a cost that is linear in their number and a fraction
-of that of attention. That is enough where points are independent given the rest, counts or noisy measurements; values
-that go together because they lie near each other need a `Simformer`.
+Points influence each other only through means (Zaheer et al. 2017). The cost is linear in their number and a fraction
+of that of attention. Means suffice if the values are independent given the other variables, such as counts or noisy
+measurements. Values that are correlated because their points are close need a `Simformer`.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from retrodict.nets._base import AbstractNet
 from retrodict.nets._blocks import Dense, TimeEmbedding, normalize
 from retrodict.nets._embeddings import Embedded, check_embedded
 from retrodict.nets._identity import Coordinates
-from retrodict.nets._mlp import EMBEDDED, AbstractMLP, Block
+from retrodict.nets._mlp import EMBEDDING_WIDTH, AbstractMLP, ResidualBlock
 from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import GIVEN, LATENT, AbstractRoleLaw
 from retrodict.variables import Layout, places_of
@@ -35,7 +35,7 @@ from retrodict.variables import Layout, places_of
 
 @dataclass(frozen=True)
 class PointMLP(AbstractMLP):
-    """A residual MLP of a row, and one of its points, which is the same for all points; see `AbstractMLP`."""
+    """A residual MLP for a row, and one for its points that all points share; see `AbstractMLP`."""
 
     width: int = 96
 
@@ -46,45 +46,44 @@ class PointMLP(AbstractMLP):
 
 
 class _Function(eqx.Module):
-    """What reads and says the values of one function; `values` are its elements among those that are modeled, `places`
-    where they lie among all."""
+    """The input and output layers of one function."""
 
-    values: slice = eqx.field(static=True)
-    places: slice = eqx.field(static=True)
+    values: slice = eqx.field(static=True)  # its values, among the modeled elements
+    places: slice = eqx.field(static=True)  # its points, among all elements
     enter: Dense
     waves: Coordinates
     leave: Dense
 
 
-class _Both(eqx.Module):
-    """A block of the row and one of its points, each of which looks at the other."""
+class _RowAndPoints(eqx.Module):
+    """A block for the row and a block for its points; each reads the output of the other."""
 
     pool: Dense
-    row: Block
+    row: ResidualBlock
     tell: Dense
-    point: Block
+    point: ResidualBlock
 
     def __init__(self, width: int, *, key: PRNGKeyArray) -> None:
         keys = jr.split(key, 4)
         self.pool = Dense(2 * width + 2, width, key=keys[0])
-        self.row = Block(width, key=keys[1])
+        self.row = ResidualBlock(width, key=keys[1])
         self.tell = Dense(width, width, key=keys[2])
-        self.point = Block(width, key=keys[3])
+        self.point = ResidualBlock(width, key=keys[3])
 
     def __call__(self, c: Array, p: Array, given: Array, latent: Array, time: Array) -> tuple[Array, Array]:
         inner, counts = normalize(p), jnp.stack([jnp.sum(given), jnp.sum(latent)])
-        means = [which @ inner / jnp.maximum(n, 1.0) for which, n in zip((given, latent), counts, strict=True)]
+        means = [mask @ inner / jnp.maximum(n, 1.0) for mask, n in zip((given, latent), counts, strict=True)]
         c = self.row(c + self.pool(jnp.concatenate([*means, jnp.log1p(counts)])), time)
         p = p + self.tell(normalize(c))
         return c, jax.vmap(self.point, (0, None))(p, time)
 
 
 class _PointMLP(AbstractNet):
-    elements: tuple[int, ...] = eqx.field(static=True)  # of those that are modeled, the ones of no function
+    elements: tuple[int, ...] = eqx.field(static=True)  # modeled elements outside of functions
     functions: tuple[_Function, ...]
     time: TimeEmbedding
     enter: Dense
-    blocks: tuple[_Both, ...]
+    blocks: tuple[_RowAndPoints, ...]
     leave: Dense
     embedded: Embedded
 
@@ -95,8 +94,8 @@ class _PointMLP(AbstractNet):
         width, modeled = settings.width, layout.without((*settings.embedded, *layout.places))
         keys = iter(jr.split(key, 5 + settings.depth + 3 * len(layout.functions)))
         functions = [name for name in layout.functions if name in modeled.names]
-        of_functions = {i for name in functions for i in range(*modeled.slices[name].indices(modeled.size))}
-        self.elements = tuple(i for i in range(modeled.size) if i not in of_functions)
+        function_elements = {i for name in functions for i in range(*modeled.slices[name].indices(modeled.size))}
+        self.elements = tuple(i for i in range(modeled.size) if i not in function_elements)
         self.functions = tuple(
             _Function(
                 modeled.slices[name],
@@ -108,11 +107,11 @@ class _PointMLP(AbstractNet):
             for name in functions
         )
         self.time = TimeEmbedding(key=next(keys))
-        self.embedded = Embedded(settings.embed, layout, width=EMBEDDED, key=next(keys))
-        size, more = len(self.elements), EMBEDDED * sum(self.embedded.tokens.values())
-        self.enter = Dense(3 * size + more, width, key=next(keys))
+        self.embedded = Embedded(settings.embed, layout, width=EMBEDDING_WIDTH, key=next(keys))
+        size, n_embedded = len(self.elements), EMBEDDING_WIDTH * sum(self.embedded.tokens.values())
+        self.enter = Dense(3 * size + n_embedded, width, key=next(keys))
         self.leave = Dense(width, size, key=next(keys), scale=0.0)
-        self.blocks = tuple(_Both(width, key=next(keys)) for _ in range(settings.depth))
+        self.blocks = tuple(_RowAndPoints(width, key=next(keys)) for _ in range(settings.depth))
 
     def prepare(self, z: Tokens, roles: Roles) -> tuple[Float[Array, " e"], Float[Array, "k w"]]:
         places = [f.waves(z[f.places].reshape(-1, f.waves.axes)) for f in self.functions]
@@ -120,24 +119,18 @@ class _PointMLP(AbstractNet):
 
     def __call__(self, values: Tokens, roles: Roles, time: Scalar, prepared: Any) -> Tokens:
         embedded, places = prepared
-        latent, given = (jnp.asarray(roles == role, values.dtype) for role in (LATENT, GIVEN))
-        read = jnp.stack([values, latent, given], axis=-1)
-        own = np.asarray(self.elements, int)
-        c = self.enter(jnp.concatenate([read[own].T.ravel(), embedded]))
-        p = places + jnp.concatenate([f.enter(read[f.values]) for f in self.functions])
-        at = np.concatenate([np.arange(f.values.start, f.values.stop) for f in self.functions])
+        is_latent, is_given = (jnp.asarray(roles == role, values.dtype) for role in (LATENT, GIVEN))
+        inputs = jnp.stack([values, is_latent, is_given], axis=-1)
+        elements = np.asarray(self.elements, int)
+        points = np.concatenate([np.arange(f.values.start, f.values.stop) for f in self.functions])
+        c = self.enter(jnp.concatenate([inputs[elements].T.ravel(), embedded]))
+        p = places + jnp.concatenate([f.enter(inputs[f.values]) for f in self.functions])
         e = self.time(time)
         for block in self.blocks:
-            c, p = block(c, p, given[at], latent[at], e)
-        points, start, parts = jax.nn.silu(normalize(p)), 0, [self.leave(jax.nn.silu(normalize(c)))]
+            c, p = block(c, p, is_given[points], is_latent[points], e)
+        p, start, predictions = jax.nn.silu(normalize(p)), 0, [self.leave(jax.nn.silu(normalize(c)))]
         for f in self.functions:
             count = f.values.stop - f.values.start
-            parts.append(f.leave(points[start : start + count])[:, 0])
+            predictions.append(f.leave(p[start : start + count])[:, 0])
             start += count
-        return jnp.concatenate(parts)[self._order]
-
-    @property
-    def _order(self) -> np.ndarray:
-        """Where among what is said, elements first and then functions, those that are modeled lie."""
-        points = [np.arange(f.values.start, f.values.stop) for f in self.functions]
-        return np.argsort(np.concatenate([np.asarray(self.elements, int), *points]))
+        return jnp.concatenate(predictions)[np.argsort(np.concatenate([elements, points]))]

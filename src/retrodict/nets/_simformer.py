@@ -1,10 +1,12 @@
-"""Simformer: every element a token that attends to those it depends on (Gloeckler et al. 2024, arXiv 2404.09636).
+"""Simformer: every element is a token that attends to the elements it depends on.
 
     tokens <- [value and role ; identity]
     tokens <- tokens + gate attend(tokens, mask);   tokens <- tokens + gate MLP(tokens)      `depth` times
     prediction = V normalize(tokens)
 
-Unlike there, identities are trained, and the time shifts, scales and gates each half of a block.
+Unlike in the paper, identities are trained, and the time shifts, scales and gates each half of a block.
+
+Source: Gloeckler et al. 2024, arXiv 2404.09636.
 """
 
 from dataclasses import dataclass
@@ -63,4 +65,4 @@ class OneStream(AbstractNet):
         h, e, angles = self.tokenizer.read(values, roles, prepared), self.time(time), self.tokenizer.identity.angles
         for block in self.blocks:
             h = block(h, e, prepared.mask, angles)
-        return self.tokenizer.say(normalize(h))
+        return self.tokenizer.predict(normalize(h))

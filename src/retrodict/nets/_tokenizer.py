@@ -1,10 +1,11 @@
-"""From elements to tokens and back: what every transformer here reads and says.
+"""The tokenizer of every transformer: from elements to tokens, and from tokens to predictions.
 
     token of an element     [W (value, latent?, given?) ; identity]         or their sum
-    token of a patch        the same with the values and roles of all of its elements
-    tokens of an embedding  what a network made of the whole variable, plus an identity
+    token of a patch        the same with the values and roles of all its elements
+    tokens of an embedding  the output of its network, plus an identity
 
-A *node* is what structure speaks of: an element, a patch, or a whole embedded variable. Nobody sees an absent one.
+A *node* is one vertex of the dependency graph: an element, a patch, or a whole embedded variable. The attention mask
+hides absent nodes from all tokens.
 """
 
 import math
@@ -35,30 +36,29 @@ Kind = Literal["directed", "undirected", "dense"]
 
 
 class Prepared(eqx.Module):
-    """What does not change along a path: embedded tokens `(s, width)`, who may look at whom `(t + s, t + s)`, and what
-    coordinates add to the identities `(t + s, width)`, if there are any."""
+    """The constants of a path, for `t` modeled tokens and `s` embedded ones."""
 
-    context: Array
-    mask: Array
-    places: Array | None
+    context: Array  # (s, width), the embedded tokens
+    mask: Array  # (t + s, t + s), the attention mask
+    places: Array | None  # (t + s, width), the features of coordinates
 
 
 @dataclass(frozen=True)
 class AbstractTransformer(AbstractArchitecture):
-    """Settings that all transformers share.
+    """Settings of all transformers.
 
     Args:
-        width: numbers per token; by default as many as the heads have together.
-        heads, head_size: attention heads and their numbers.
-        widening: the MLP's hidden numbers over `width`.
-        identity: how tokens are told apart.
-        merge: whether a token is value and identity side by side ("concat") or their sum.
-        edges: the mask that declared dependencies make: "directed" (inverted for the roles at hand), "undirected" or
-            "dense".
-        embed: name to an embedding, or to an equinox module; these variables are read as a whole.
-        patches: name to the rows and columns of a patch, for variables of two or three axes (images).
-        coordinates: name to the places of a variable's elements, `(*shape, axes)` or `(*shape,)`.
-        half: compute matrix products with bfloat16 factors.
+        width: numbers per token; default: `heads * head_size`.
+        heads, head_size: attention heads, and numbers per head.
+        widening: hidden units of the MLP, divided by `width`.
+        identity: the vectors that distinguish tokens.
+        merge: "concat" concatenates value and identity of a token, "sum" adds them.
+        edges: the attention mask from declared dependencies: "directed" (inverted for the roles of the query),
+            "undirected" or "dense".
+        embed: name of a variable to its embedding, or to an equinox module.
+        patches: name of a variable of two or three axes (an image) to the rows and columns of a patch.
+        coordinates: name of a variable to the coordinates of its elements, `(*shape, axes)` or `(*shape,)`.
+        half: multiply matrices with bfloat16 factors.
     """
 
     width: int | None = None
@@ -85,13 +85,13 @@ class AbstractTransformer(AbstractArchitecture):
 
     @property
     def across(self) -> int:
-        """The numbers per token."""
+        """The number of numbers per token."""
         return self.width or self.heads * self.head_size
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Elements that share their weights: plain ones, or the patches of one variable."""
+    """Consecutive elements with shared weights: single elements, or the patches of one variable."""
 
     elements: slice
     tokens: int
@@ -100,14 +100,14 @@ class _Run:
     size: int = 1
 
     def cut(self, x: Any) -> Any:
-        """Elements `(n,)` as `(tokens, size)`."""
+        """Reshapes elements `(n,)` to `(tokens, size)`."""
         if self.variable is None:
             return x[:, None]
         (h, w), (p, q) = self.variable.shape[:2], self.patch
         return x.reshape(h // p, p, w // q, q, -1).transpose(0, 2, 1, 3, 4).reshape(self.tokens, self.size)
 
     def join(self, x: Array) -> Array:
-        """The inverse of `cut`."""
+        """Inverts `cut`."""
         if self.variable is None:
             return x[:, 0]
         (h, w), (p, q) = self.variable.shape[:2], self.patch
@@ -115,20 +115,20 @@ class _Run:
 
 
 class Tokenizer(eqx.Module):
-    """The tokens of a layout: `prepare` once, `read` values into tokens, `say` predictions out of them."""
+    """The tokens of a layout: `prepare` once, `read` values into tokens, `predict` from transformed tokens."""
 
     runs: tuple[_Run, ...] = eqx.field(static=True)
-    owners: Constant = eqx.field(static=True)  # of every token, its node
-    wholes: tuple[slice, ...] = eqx.field(static=True)  # of every embedded variable, its elements in the whole layout
-    kept: Constant = eqx.field(static=True)  # elements of the whole layout that are no embedded variable's
+    owners: Constant = eqx.field(static=True)  # the node of each token
+    embedded_slices: tuple[slice, ...] = eqx.field(static=True)  # elements of each embedded variable
+    modeled_elements: Constant = eqx.field(static=True)  # elements of the layout without embedded variables
     edges: Any = eqx.field(static=True)
     merge: str = eqx.field(static=True)
     enter: tuple[Dense, ...]
     leave: tuple[Dense, ...]
     identity: Identity
     coordinates: Coordinates | None
-    known: Constant | None = eqx.field(static=True)  # coordinates of tokens, the same in every row, or NaN
-    points: Constant | None = eqx.field(static=True)  # of tokens of functions, where in the layout; or -1
+    fixed_coordinates: Constant | None = eqx.field(static=True)  # (t, axes), NaN for tokens without
+    points: Constant | None = eqx.field(static=True)  # (t, axes), elements that hold a token's point, or -1
     embedded: Embedded
 
     def __init__(
@@ -140,118 +140,116 @@ class Tokenizer(eqx.Module):
         key: PRNGKeyArray,
     ) -> None:
         keys = iter(jr.split(key, 8))
-        width, whole_layout = settings.across, layout
-        # where functions lie comes last, and is no token
+        width, full_layout = settings.across, layout
+        # the points of functions come last in the layout, and are no tokens
         layout = layout.without(layout.places)
-        _known(settings, layout)
+        _check_settings(settings, layout)
         patches = {name: tuple(size) for name, size in settings.patches}
         nodes = _nodes(layout, settings.embedded, patches)
         self.runs = _runs([v for v in layout.variables if v.name not in settings.embedded], patches)
         self.embedded = Embedded(settings.embed, layout, width=width, key=next(keys))
-        self.wholes = tuple(layout.slices[name] for name in settings.embedded)
-        self.kept = Constant(layout.tokens_of(layout.without(settings.embedded).names))
+        self.embedded_slices = tuple(layout.slices[name] for name in settings.embedded)
+        self.modeled_elements = Constant(layout.tokens_of(layout.without(settings.embedded).names))
         modeled = [n for v in nodes.variables if v.name not in settings.embedded for n in _range(nodes.slices[v.name])]
         counts = self.embedded.tokens
-        whole = [nodes.slices[name].start for name, count in counts.items() for _ in range(count)]
-        self.owners = Constant(np.asarray(modeled + whole))
+        embedded = [nodes.slices[name].start for name, count in counts.items() for _ in range(count)]
+        self.owners = Constant(np.asarray(modeled + embedded))
         if dependencies is not None:
             dependencies = dependencies.contracted([*settings.embedded, *patches])
         self.edges = None if dependencies is None else dependencies.edges(nodes, settings.edges)
         self.merge = settings.merge
-        of_identity = width - width // 2 if settings.merge == "concat" else width
-        of_value = width // 2 if settings.merge == "concat" else width
+        identity_width = width - width // 2 if settings.merge == "concat" else width
+        value_width = width // 2 if settings.merge == "concat" else width
         key_enter, key_leave = jr.split(next(keys))
-        self.enter = tuple(Dense(3 * r.size, of_value, key=jr.fold_in(key_enter, i)) for i, r in enumerate(self.runs))
+        self.enter = tuple(
+            Dense(3 * r.size, value_width, key=jr.fold_in(key_enter, i)) for i, r in enumerate(self.runs)
+        )
         self.leave = tuple(
             Dense(width, r.size, key=jr.fold_in(key_leave, i), scale=0.0) for i, r in enumerate(self.runs)
         )
-        # masks tell which elements make up a part; where everybody sees everybody, only identities could
+        # exchangeable parts share identities only under a mask, which shows the elements of one part to each other
         shared = dependencies is not None and settings.edges != "dense"
         kinds = dependencies.identity(nodes) if dependencies is not None and shared else np.arange(nodes.size)
-        for name in layout.functions:  # its values differ in where they lie, and in nothing else
+        for name in layout.functions:  # the values of a function differ in their points only
             kinds[nodes.slices[name]] = kinds[nodes.slices[name].start]
         places = _places(nodes, self.owners.array, kinds, counts)
-        self.identity = settings.identity.build(places, of_identity, settings.head_size, key=next(keys))
-        known = _coordinates(layout, dict(settings.coordinates), self.owners.array, nodes)
-        points = _points(whole_layout, self.owners.array, nodes)
-        if known is not None and points is not None and known.shape[1] != points.shape[1]:
-            raise DataError(
-                f"all coordinates need the same number of axes, got {known.shape[1]} and {points.shape[1]} of functions"
-            )
-        axes = next((array.shape[1] for array in (known, points) if array is not None), None)
-        self.known = None if known is None else Constant(standardized(known))
+        self.identity = settings.identity.build(places, identity_width, settings.head_size, key=next(keys))
+        coordinates = _coordinates(layout, dict(settings.coordinates), self.owners.array, nodes)
+        points = _points(full_layout, self.owners.array, nodes)
+        axes = _common_axes(coordinates, points)
+        self.fixed_coordinates = None if coordinates is None else Constant(standardized(coordinates))
         self.points = None if points is None else Constant(points)
-        self.coordinates = None if axes is None else Coordinates(axes, of_identity, key=next(keys))
+        self.coordinates = None if axes is None else Coordinates(axes, identity_width, key=next(keys))
 
     @property
-    def modeled(self) -> int:
-        """How many tokens are elements or patches, rather than embeddings."""
+    def n_modeled(self) -> int:
+        """The number of tokens of elements or patches, which come before those of embeddings."""
         return sum(run.tokens for run in self.runs)
 
     def prepare(self, z: Tokens, roles: Roles) -> Prepared:
-        """The embedded tokens, and who may look at whom."""
-        latent_or_given = roles[self.kept.array]
-        parts = [_summary(run.cut(latent_or_given[run.elements])) for run in self.runs]
-        whole = [jnp.max(roles[block]) for block in self.wholes]
-        counts = list(self.embedded.tokens.values())
-        of_tokens = jnp.concatenate([*parts, *(jnp.full(n, role) for n, role in zip(counts, whole, strict=True))])
+        """Computes the embedded tokens, the attention mask and the features of coordinates."""
+        modeled_roles = roles[self.modeled_elements.array]
+        run_roles = [_token_role(run.cut(modeled_roles[run.elements])) for run in self.runs]
+        embedded_roles = [jnp.max(roles[block]) for block in self.embedded_slices]
+        counts = self.embedded.tokens.values()
+        repeated = [jnp.full(n, role) for n, role in zip(counts, embedded_roles, strict=True)]
+        token_roles = jnp.concatenate([*run_roles, *repeated])
         if self.edges is None:
-            mask = (of_tokens != ABSENT)[None, :] | jnp.eye(len(of_tokens), dtype=bool)
+            mask = (token_roles != ABSENT)[None, :] | jnp.eye(len(token_roles), dtype=bool)
         else:
-            order = self.owners.array
-            of_nodes = jnp.zeros(int(order.max()) + 1, roles.dtype).at[order].set(of_tokens)
-            mask = self.edges(of_nodes)[order][:, order]
+            nodes = self.owners.array
+            node_roles = jnp.zeros(int(nodes.max()) + 1, roles.dtype).at[nodes].set(token_roles)
+            mask = self.edges(node_roles)[nodes][:, nodes]
         return Prepared(self.embedded(z, roles), mask, self._places(z))
 
     def _places(self, z: Tokens) -> Float[Array, "t width"] | None:
         if self.coordinates is None:
             return None
-        found = jnp.full((len(self.owners.array), self.coordinates.axes), jnp.nan, z.dtype)
-        if self.known is not None:
-            found = jnp.asarray(self.known.array, z.dtype)
+        coordinates = jnp.full((len(self.owners.array), self.coordinates.axes), jnp.nan, z.dtype)
+        if self.fixed_coordinates is not None:
+            coordinates = jnp.asarray(self.fixed_coordinates.array, z.dtype)
         if self.points is not None:
-            found = jnp.where(self.points.array >= 0, z[self.points.array], found)
-        return self.coordinates(found)
+            coordinates = jnp.where(self.points.array >= 0, z[self.points.array], coordinates)
+        return self.coordinates(coordinates)
 
-    def latent(self, asked: np.ndarray) -> np.ndarray:
-        """Which tokens have something to say when `asked` `(d,)` are the latent elements of the whole layout."""
-        of = asked[self.kept.array]
-        parts = [np.asarray(run.cut(of[run.elements])).any(axis=1) for run in self.runs]
-        return np.concatenate([*parts, np.zeros(len(self.owners.array) - self.modeled, bool)])
+    def latent(self, mask: np.ndarray) -> np.ndarray:
+        """Returns a mask of the tokens with a latent element, from a mask `(d,)` of the layout's latent elements."""
+        modeled = mask[self.modeled_elements.array]
+        tokens = [np.asarray(run.cut(modeled[run.elements])).any(axis=1) for run in self.runs]
+        return np.concatenate([*tokens, np.zeros(len(self.owners.array) - self.n_modeled, bool)])
 
     def read(self, values: Tokens, roles: Roles, prepared: Prepared) -> Float[Array, "t width"]:
-        """Tokens, the embedded ones last."""
-        latent, given = roles == LATENT, roles == GIVEN
-        parts = []
+        """Makes tokens from values and roles, the embedded tokens last."""
+        inputs = (values, (roles == LATENT).astype(values.dtype), (roles == GIVEN).astype(values.dtype))
+        projected = []
         for run, dense in zip(self.runs, self.enter, strict=True):
-            of = [run.cut(x[run.elements]) for x in (values, latent.astype(values.dtype), given.astype(values.dtype))]
-            parts.append(dense(jnp.concatenate(of, axis=-1)))
-        value, identity = jnp.concatenate(parts), self.identity()
+            projected.append(dense(jnp.concatenate([run.cut(x[run.elements]) for x in inputs], axis=-1)))
+        value, identity = jnp.concatenate(projected), self.identity()
         if prepared.places is not None:
             identity = identity + prepared.places
-        own, others = identity[: self.modeled], identity[self.modeled :]
-        tokens = value + own if self.merge == "sum" else jnp.concatenate([value, own], axis=-1)
-        if not len(others):
+        modeled, embedded = identity[: self.n_modeled], identity[self.n_modeled :]
+        tokens = value + modeled if self.merge == "sum" else jnp.concatenate([value, modeled], axis=-1)
+        if not len(embedded):
             return tokens
-        padded = jnp.pad(others, ((0, 0), (tokens.shape[1] - others.shape[1], 0)))
+        padded = jnp.pad(embedded, ((0, 0), (tokens.shape[1] - embedded.shape[1], 0)))
         return jnp.concatenate([tokens, prepared.context + padded])
 
-    def say(self, h: Float[Array, "t width"]) -> Tokens:
-        """Predictions for every element that is not embedded."""
-        parts, start = [], 0
+    def predict(self, h: Float[Array, "t width"]) -> Tokens:
+        """Makes predictions for every modeled element from transformed tokens."""
+        predictions, start = [], 0
         for run, dense in zip(self.runs, self.leave, strict=True):
-            parts.append(run.join(dense(h[start : start + run.tokens])))
+            predictions.append(run.join(dense(h[start : start + run.tokens])))
             start += run.tokens
-        return jnp.concatenate(parts)
+        return jnp.concatenate(predictions)
 
 
-def _summary(roles: Array) -> Array:
-    """One role for all elements of a token: latent where any is, else given where any is."""
+def _token_role(roles: Array) -> Array:
+    """Returns the role of each token from those of its elements: latent if any is, else given if any is."""
     return jnp.where(jnp.any(roles == LATENT, axis=1), LATENT, jnp.max(roles, axis=1))
 
 
 def _nodes(layout: Layout, embedded: tuple[str, ...], patches: Mapping[str, tuple[int, int]]) -> Layout:
-    """The layout with one element per node."""
+    """Returns the layout with one element per node."""
 
     def contracted(variable: Variable) -> Variable:
         if variable.name in embedded:
@@ -282,20 +280,20 @@ def _runs(variables: list[Variable], patches: Mapping[str, tuple[int, int]]) -> 
 
 
 def _places(nodes: Layout, owners: np.ndarray, kinds: np.ndarray, counts: Mapping[str, int]) -> Places:
-    """Where tokens lie; `kinds` numbers the nodes, alike where they share an identity."""
-    # the points of a function are in no order
+    """Returns the positions of tokens; nodes of the same number in `kinds` share an identity."""
+    # the points of a function have no order
     place = np.concatenate([_grid(v.shape) * (v.axes == 0) for v in nodes.variables])[owners]
-    # an embedding's tokens are in order, in one dimension
-    within = np.concatenate([np.zeros(len(owners) - sum(counts.values()), int), *map(np.arange, counts.values())])
-    place[:, 1] += within
-    identity = np.unique(np.stack([kinds[owners], within]), axis=1, return_inverse=True)[1]
+    # the tokens of an embedding have an order, in one dimension
+    order = np.concatenate([np.zeros(len(owners) - sum(counts.values()), int), *map(np.arange, counts.values())])
+    place[:, 1] += order
+    identity = np.unique(np.stack([kinds[owners], order]), axis=1, return_inverse=True)[1]
     axes = {v.name: len(v.shape) for v in nodes.variables} | {name: int(n > 1) for name, n in counts.items()}
     extent = tuple(axes[nodes.variables[i].name] for i in nodes.owner[owners])
     return Places(identity, nodes.owner[owners], place, extent)
 
 
 def _grid(shape: tuple[int, ...]) -> np.ndarray:
-    """Row and column of every element, `(n, 2)`; the last axis is the column of a variable of one axis."""
+    """Returns row and column of every element, `(n, 2)`; a variable of one axis has columns only."""
     if len(shape) < 2:
         n = math.prod(shape)
         return np.stack([np.zeros(n, int), np.arange(n)], axis=1)
@@ -303,18 +301,22 @@ def _grid(shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([rows.ravel(), columns.ravel()], axis=1)
 
 
-def _coordinates(layout: Layout, known: Mapping[str, Any], owners: np.ndarray, nodes: Layout) -> np.ndarray | None:
-    """Coordinates of every token, `(t, axes)`, NaN where there are none."""
-    if not known:
+def _coordinates(layout: Layout, settings: Mapping[str, Any], owners: np.ndarray, nodes: Layout) -> np.ndarray | None:
+    """Returns the coordinates of every token, `(t, axes)`, NaN for tokens without.
+
+    Raises:
+        DataError: coordinates of a wrong shape, or of different numbers of axes.
+    """
+    if not settings:
         return None
     arrays = {}
-    for name, given in known.items():
-        array, shape = np.asarray(given, float), layout[name].shape
+    for name, coordinates in settings.items():
+        array, shape = np.asarray(coordinates, float), layout[name].shape
         array = array[..., None] if array.shape == shape else array
         if array.shape[:-1] != shape or not np.isfinite(array).all():
             raise DataError(
                 f"the coordinates of '{name}' must be finite and have the shape {shape} or {(*shape, 'axes')}, "
-                f"got {np.shape(given)}"
+                f"got {np.shape(coordinates)}"
             )
         arrays[name] = array.reshape(layout[name].size, -1)
     axes = {array.shape[1] for array in arrays.values()}
@@ -326,7 +328,7 @@ def _coordinates(layout: Layout, known: Mapping[str, Any], owners: np.ndarray, n
 
 
 def _points(layout: Layout, owners: np.ndarray, nodes: Layout) -> np.ndarray | None:
-    """Where among the elements of the layout the coordinates of every token lie, `(t, axes)`, -1 where there are none.
+    """Returns the indices of the layout's elements that hold a token's point, `(t, axes)`, -1 for tokens without.
 
     Raises:
         DataError: functions of different numbers of coordinates.
@@ -337,13 +339,25 @@ def _points(layout: Layout, owners: np.ndarray, nodes: Layout) -> np.ndarray | N
     if len(axes) > 1:
         raise DataError(f"all functions need the same number of coordinates, got {sorted(axes)}")
     (width,) = axes
-    found = np.full((nodes.size, width), -1)
+    indices = np.full((nodes.size, width), -1)
     for name in layout.functions:
-        found[nodes.slices[name]] = np.arange(layout.size)[layout.slices[places_of(name)]].reshape(-1, width)
-    return found[owners]
+        indices[nodes.slices[name]] = np.arange(layout.size)[layout.slices[places_of(name)]].reshape(-1, width)
+    return indices[owners]
 
 
-def _known(settings: AbstractTransformer, layout: Layout) -> None:
+def _common_axes(coordinates: np.ndarray | None, points: np.ndarray | None) -> int | None:
+    """Returns the number of axes of all coordinates, `None` without any.
+
+    Raises:
+        DataError: fixed coordinates and functions of different numbers of axes.
+    """
+    axes = [array.shape[1] for array in (coordinates, points) if array is not None]
+    if len(set(axes)) > 1:
+        raise DataError(f"all coordinates need the same number of axes, got {axes[0]} and {axes[1]} of functions")
+    return axes[0] if axes else None
+
+
+def _check_settings(settings: AbstractTransformer, layout: Layout) -> None:
     """Raises DataError unless every name and patch fits the layout."""
     patches = dict(settings.patches)
     check_embedded(settings.embedded, layout)
@@ -363,7 +377,7 @@ def _known(settings: AbstractTransformer, layout: Layout) -> None:
 
 
 def _pairs(mapping: Any) -> tuple[tuple[str, Any], ...]:
-    """A mapping as pairs, so that settings can be compared and hashed."""
+    """Turns a mapping into pairs, so that settings can be compared and hashed."""
     return tuple((name, _frozen(value)) for name, value in dict(mapping).items())
 
 

@@ -1,5 +1,10 @@
-"""What varies about a path beside its schedule: what is predicted, which times are trained, how errors are weighed,
-how much noise a stochastic solver adds."""
+"""The parts of a path beside its schedule: parameterization, law of the training times, weighting, diffusion.
+
+parameterization    (a, b) of the network's target `a x1 + b x0`
+time law            the distribution of t in training
+weighting           the weight of a squared error of the prediction
+diffusion           the noise g(t) that a stochastic solver adds
+"""
 
 import abc
 from collections.abc import Callable
@@ -19,22 +24,22 @@ Parameterization: TypeAlias = Callable[[Array, Array, Array, Array], tuple[Array
 
 
 def velocity(alpha: Array, sigma: Array, alpha_slope: Array, sigma_slope: Array) -> tuple[Array, Array]:
-    """Predict the velocity of the path (flow matching)."""
+    """Returns (a, b) of the velocity of the path: (alpha', sigma'), as in flow matching."""
     return alpha_slope, sigma_slope
 
 
 def noise(alpha: Array, sigma: Array, alpha_slope: Array, sigma_slope: Array) -> tuple[Array, Array]:
-    """Predict the noise (denoising score matching: the score is `-noise / sigma`)."""
+    """Returns (a, b) of the noise: (0, 1), as in denoising score matching, where the score is `-noise / sigma`."""
     return jnp.zeros_like(alpha), jnp.ones_like(alpha)
 
 
 def data(alpha: Array, sigma: Array, alpha_slope: Array, sigma_slope: Array) -> tuple[Array, Array]:
-    """Predict the data (denoising)."""
+    """Returns (a, b) of the data: (1, 0), as in denoising."""
     return jnp.ones_like(alpha), jnp.zeros_like(alpha)
 
 
 def mix(alpha: Array, sigma: Array, alpha_slope: Array, sigma_slope: Array) -> tuple[Array, Array]:
-    """Predict the mix of unit variance that is uncorrelated with `x_t` (Karras et al., 2022, their F)."""
+    """Returns (a, b) of the mix of unit variance that is uncorrelated with `x_t` (F of Karras et al., 2022)."""
     norm = jnp.sqrt(alpha**2 + sigma**2)
     return sigma / norm, -alpha / norm
 
@@ -43,15 +48,15 @@ def mix(alpha: Array, sigma: Array, alpha_slope: Array, sigma_slope: Array) -> t
 
 
 class AbstractTimeLaw(eqx.Module):
-    """How often each time is trained, as a map from a uniform draw to a time."""
+    """The distribution of the training times, as a map from a uniform draw to a time."""
 
     @abc.abstractmethod
     def __call__(self, u: Scalar, schedule: AbstractSchedule) -> Scalar:
-        """Maps a uniform draw on (0, 1) to a time."""
+        """Returns the time that belongs to a uniform draw `u` on (0, 1)."""
 
 
 class PowerLaw(AbstractTimeLaw):
-    """Density proportional to `t ** power`: 0 is uniform, more looks harder at the data (Wildberger et al., 2023)."""
+    """Density proportional to `t ** power`: 0 is uniform, larger is denser near the data (Wildberger et al., 2023)."""
 
     power: float = eqx.field(static=True, default=0.0)
 
@@ -60,7 +65,7 @@ class PowerLaw(AbstractTimeLaw):
 
 
 class LogitNormal(AbstractTimeLaw):
-    """`logit(t) ~ N(mean, sd^2)` (Esser et al., 2024)."""
+    """A logit-normal time, `logit(t) ~ N(mean, sd^2)` (Esser et al., 2024)."""
 
     mean: float = eqx.field(static=True, default=0.0)
     sd: float = eqx.field(static=True, default=1.0)
@@ -70,7 +75,7 @@ class LogitNormal(AbstractTimeLaw):
 
 
 class LogNormalRatio(AbstractTimeLaw):
-    """`log(sigma / alpha) ~ N(mean, sd^2)` (Karras et al., 2022, their P_mean and P_std)."""
+    """A log-normal ratio, `log(sigma / alpha) ~ N(mean, sd^2)` (P_mean and P_std of Karras et al., 2022)."""
 
     mean: float = eqx.field(static=True, default=-1.2)
     sd: float = eqx.field(static=True, default=1.2)
@@ -80,66 +85,67 @@ class LogNormalRatio(AbstractTimeLaw):
 
 
 def _normal(u: Scalar) -> Scalar:
-    """A standard normal number of a uniform one."""
-    from jax.scipy.special import ndtri  # a tenth of what importing jax costs, and only these two laws need it
+    """Returns the standard normal quantile of `u`."""
+    from jax.scipy.special import ndtri  # imported here: slow to import, and only two laws need it
 
     return ndtri(jnp.clip(u, 1e-6, 1.0 - 1e-6))
 
 
-# Weightings: what a squared error in the prediction counts ------------------------------------------------------------
+# Weightings: the weight of a squared error of the prediction ----------------------------------------------------------
 
 Weighting: TypeAlias = Callable[[AbstractSchedule, Parameterization, Scalar], Array]
 
 
 def plain(schedule: AbstractSchedule, parameterization: Parameterization, t: Scalar) -> Array:
-    """Every error counts as it is."""
+    """Returns 1: errors at all times count alike."""
     return jnp.ones_like(t)
 
 
 def likelihood(schedule: AbstractSchedule, parameterization: Parameterization, t: Scalar) -> Array:
-    """Errors of the score count g(t)^2, which bounds the negative log likelihood (Song et al., 2021, Theorem 1).
+    """Returns the likelihood weighting: g(t)^2 for the squared error of the score (Song et al., 2021, Theorem 1).
 
-    The bound is for uniform times, `PowerLaw(0.0)`, which are no method's default; other laws weigh it anew.
+    The weighted loss bounds the negative log likelihood for uniform times, `PowerLaw(0.0)`. No method has uniform times
+    by default, and with other laws the loss is not that bound.
 
-    With g^2 that of the reverse SDE, an error in the noise counts g^2 / sigma^2 = 2 d/dt log(alpha / sigma). For the
-    velocity of straight lines that is `2 t / (1 - t)`: let `span` stop short of the data, such as at .999.
+    With g^2 of the reverse SDE, the weight of an error of the noise is g^2 / sigma^2 = 2 d/dt log(alpha / sigma). For
+    the velocity of straight lines the weight is `2 t / (1 - t)`: let `span` stop short of the data, such as at .999.
     """
-    (alpha, sigma), (up, down) = schedule(t), schedule.slopes(t)
-    a, b = parameterization(alpha, sigma, up, down)
+    (alpha, sigma), (alpha_slope, sigma_slope) = schedule(t), schedule.slopes(t)
+    a, b = parameterization(alpha, sigma, alpha_slope, sigma_slope)
     noise_per_prediction = alpha / (alpha * b - sigma * a)
-    return 2.0 * noise_per_prediction**2 * (up / alpha - down / sigma)
+    return 2.0 * noise_per_prediction**2 * (alpha_slope / alpha - sigma_slope / sigma)
 
 
 # Noise levels of stochastic solvers -----------------------------------------------------------------------------------
 
 
 class AbstractDiffusion(eqx.Module):
-    """How much noise g(t) dW a stochastic solver adds: any amount leaves every marginal as it is.
+    """The noise g(t) dW that a stochastic solver adds. The marginals of x_t are the same for every g.
 
-    dx = (velocity + g^2 / 2 score) dt + g dW;  the drift's second part is `-(g^2 / sigma) noise / 2`, so that what a
-    level says is `g^2 / sigma`, which stays finite where sigma is 0.
+    The SDE is dx = (velocity + g^2 / 2 score) dt + g dW. With score = -noise / sigma the second term of the drift is
+    `-(g^2 / sigma) noise / 2`. A diffusion therefore returns `g^2 / sigma`, which stays finite if sigma is 0.
     """
 
     @abc.abstractmethod
     def __call__(self, t: Scalar, schedule: AbstractSchedule) -> Array:
-        """`g(t)^2 / sigma(t)`."""
+        """Returns `g(t)^2 / sigma(t)`."""
 
 
 class Reverse(AbstractDiffusion):
-    """The reverse SDE of score models (Anderson, 1982; Song et al., 2021), its noise `scale` times as large.
+    """The reverse SDE of score models (Anderson, 1982; Song et al., 2021), with noise `scale` times as large.
 
-    g^2 = scale^2 2 sigma^2 d/dt log(alpha / sigma), infinite where alpha is 0.
+    g^2 = scale^2 2 sigma^2 d/dt log(alpha / sigma), which is infinite if alpha is 0.
     """
 
     scale: float = eqx.field(static=True, default=1.0)
 
     def __call__(self, t: Scalar, schedule: AbstractSchedule) -> Array:
-        (alpha, sigma), (up, down) = schedule(t), schedule.slopes(t)
-        return self.scale**2 * 2.0 * (sigma * up / alpha - down)
+        (alpha, sigma), (alpha_slope, sigma_slope) = schedule(t), schedule.slopes(t)
+        return self.scale**2 * 2.0 * (sigma * alpha_slope / alpha - sigma_slope)
 
 
 class NonSingular(AbstractDiffusion):
-    """`g = scale sqrt(sigma)`: on straight lines the family of Singh and Fischer (arXiv 2410.02217)."""
+    """The noise `g = scale sqrt(sigma)`, on straight lines the family of Singh and Fischer (arXiv 2410.02217)."""
 
     scale: float = eqx.field(static=True, default=1.0)
 
@@ -148,7 +154,7 @@ class NonSingular(AbstractDiffusion):
 
 
 class ZeroEnds(AbstractDiffusion):
-    """`g = scale sqrt(alpha sigma)`, zero at both ends of a straight line (Singh and Fischer, arXiv 2410.02217)."""
+    """The noise `g = scale sqrt(alpha sigma)`, zero at both ends of a straight line (same source)."""
 
     scale: float = eqx.field(static=True, default=1.0)
 

@@ -1,4 +1,4 @@
-"""The four published methods, each one row of the table."""
+"""The four published methods. Each is one row of the table in `retrodict.paths`."""
 
 from typing import Any
 
@@ -19,19 +19,18 @@ from retrodict.paths._path import Path
 from retrodict.paths._schedules import AbstractSchedule, Karras, Straight, VarianceExploding, VariancePreserving
 
 
-# noise levels of scores: those at which numbers of standard deviation one are neither all signal nor all noise
-_NEAR_DATA = LogNormalRatio(-0.7, 1.6)
+# the noise levels of score matching: data of standard deviation one are neither all signal nor all noise there
+_NOISE_LEVELS = LogNormalRatio(-0.7, 1.6)
 
 
 def flow_matching(*, power: float = 2.0, times: AbstractTimeLaw | None = None, source: Any = None) -> Path:
-    """Flow matching along straight lines (Lipman et al., 2023), times with density proportional to `t ** power`.
+    """Returns flow matching along straight lines (Lipman et al., 2023).
 
-    Uniform times (power 0) train the noise's end as much as the data's, where the fine structure forms. After equal
-    training, power 2 lowers the negative log posterior of held-out pairs of every task it was tried on: two moons from
-    -3.49 to -3.66, SLCP from 5.10 to 4.86, the Gaussian mixture from 1.15 to 1.13.
+    Training times have a density proportional to `t ** power`. The default of 2 trains mostly near the data, where the
+    fine structure forms; power 0, uniform times, trains both ends alike.
 
     Args:
-        times: another law of the training times, such as `LogitNormal()`.
+        times: a law of the training times in place of `PowerLaw(power)`, such as `LogitNormal()`.
         source: the law of the noise, any numpyro distribution of single numbers; standard normal by default.
     """
     return Path(Straight(), velocity, times or PowerLaw(power), source=source)
@@ -45,16 +44,15 @@ def vp(
     times: AbstractTimeLaw | None = None,
     weighting: Weighting = plain,
 ) -> Path:
-    """Score matching with the variance-preserving schedule (Song et al., 2021); stops 1e-5 short of the data.
+    """Returns score matching with the variance-preserving schedule (Song et al., 2021), up to t = 1 - 1e-5.
 
-    log sigma / alpha is trained as N(-0.7, 1.6^2), as in `ve`, and not by uniform times, as published: negative log
-    posterior of held-out pairs 3.72 (SLCP) and -3.67 (two moons), where times of density `t ** 2` have 3.77 and -3.65
-    and uniform ones, by an earlier version, .4 more than those on SLCP.
+    Training draws `log(sigma / alpha)` from N(-0.7, 1.6^2), as in `ve`, and not uniform times as published. Such noise
+    levels fit held-out simulations better.
     """
     return Path(
         VariancePreserving(beta_min, beta_max),
         parameterization,
-        times or _NEAR_DATA,
+        times or _NOISE_LEVELS,
         span=(0.0, 1.0 - 1e-5),
         weighting=weighting,
         diffusion=Reverse(),
@@ -69,16 +67,15 @@ def ve(
     times: AbstractTimeLaw | None = None,
     weighting: Weighting = plain,
 ) -> Path:
-    """Score matching with the variance-exploding schedule (Song et al., 2021), for data of standard deviation one.
+    """Returns score matching with the variance-exploding schedule (Song et al., 2021), for data of sd one.
 
-    log sigma is trained as N(-0.7, 1.6^2): uniform times, as published, spend two fifths of the work on noise far
-    above or below any data. Negative log posterior of held-out pairs of SLCP: 4.32 with uniform times, 3.98 with
-    EDM's N(-1.2, 1.2^2), 3.87 so (flow matching 3.82).
+    Training draws `log(sigma)` from N(-0.7, 1.6^2) and not uniform times as published: two fifths of uniform times have
+    noise far above or far below the scale of the data.
     """
     return Path(
         VarianceExploding(sigma_min, sigma_max),
         parameterization,
-        times or _NEAR_DATA,
+        times or _NOISE_LEVELS,
         weighting=weighting,
         grid=Uniform(),
         diffusion=Reverse(),
@@ -86,12 +83,12 @@ def ve(
 
 
 def edm(*, schedule: AbstractSchedule | None = None, mean: float = -1.2, sd: float = 1.2) -> Path:
-    """EDM (Karras et al., 2022): sigma itself the clock, the mix of unit variance predicted, log-normal sigma trained.
+    """Returns EDM (Karras et al., 2022): its schedule of sigma, its mix of unit variance, log-normal sigma in training.
 
     Args:
-        schedule: another one, such as `VariancePreserving()`; what is predicted and trained stays EDM's.
+        schedule: a schedule in place of `Karras()`, such as `VariancePreserving()`; the rest stays that of EDM.
         mean: P_mean, the mean of `log(sigma / alpha)` in training.
-        sd: P_std, its standard deviation.
+        sd: P_std, the standard deviation of `log(sigma / alpha)` in training.
     """
     schedule = schedule or Karras()
     span = (0.0, 1.0 - 1e-5) if isinstance(schedule, VariancePreserving) else (0.0, 1.0)

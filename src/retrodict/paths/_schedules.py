@@ -1,6 +1,6 @@
-"""Schedules: how much data `alpha` and how much noise `sigma` stand in `x_t = alpha x1 + sigma x0`.
+"""Schedules: the coefficients `alpha` of the data and `sigma` of the noise in `x_t = alpha x1 + sigma x0`.
 
-`t = 0` is noise and `t = 1` is data, so that the ratio `sigma / alpha` falls all the way.
+Time t = 0 is noise and t = 1 is data, so the ratio `sigma / alpha` falls strictly with t.
 """
 
 import abc
@@ -14,29 +14,30 @@ from retrodict._types import Scalar
 
 
 class AbstractSchedule(eqx.Module):
-    """How much data and how much noise stand in `x_t`."""
+    """The coefficients of data and noise in `x_t`, as functions of time."""
 
     @abc.abstractmethod
     def __call__(self, t: Scalar) -> tuple[Array, Array]:
-        """Returns `(alpha, sigma)`; `sigma / alpha` falls strictly with `t`."""
+        """Returns `(alpha, sigma)` at time `t`; `sigma / alpha` must fall strictly with `t`."""
 
     def slopes(self, t: Scalar) -> tuple[Array, Array]:
-        """Returns `(alpha', sigma')`. JAX differentiates; nobody writes these by hand."""
+        """Returns the time derivatives `(alpha', sigma')`, by automatic differentiation."""
         _, slopes = jax.jvp(self, (t,), (jnp.ones_like(t),))
         return slopes
 
     def at_ratio(self, ratio: Array) -> Array:
-        """The time at which `sigma / alpha` is `ratio`, or the nearest end; by bisection, for any schedule."""
+        """Returns the time at which `sigma / alpha` is `ratio`, or the nearest end, by bisection for any schedule."""
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def bisect(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = (low + high) / 2
             alpha, sigma = self(middle)
-            early = sigma > ratio * alpha
-            return jnp.where(early, middle, low), jnp.where(early, high, middle)
+            is_too_early = sigma > ratio * alpha
+            return jnp.where(is_too_early, middle, low), jnp.where(is_too_early, high, middle)
 
         ends = (jnp.zeros_like(ratio), jnp.ones_like(ratio))
-        low, high = jax.lax.fori_loop(0, 52 if ratio.dtype == jnp.float64 else 26, halve, ends)
+        halvings = 52 if ratio.dtype == jnp.float64 else 26  # about the bits of the mantissa
+        low, high = jax.lax.fori_loop(0, halvings, bisect, ends)
         return (low + high) / 2
 
 
@@ -48,9 +49,10 @@ class Straight(AbstractSchedule):
 
 
 class VariancePreserving(AbstractSchedule):
-    """`alpha = exp(-B / 2)`, `sigma = sqrt(1 - exp(-B))`, B the integral of beta from t to 1 (Song et al., 2021).
+    """The variance-preserving schedule (Song et al., 2021): `alpha = exp(-B / 2)`, `sigma = sqrt(1 - exp(-B))`.
 
-    beta falls linearly from `beta_max` at the noise to `beta_min` at the data. sigma' is infinite at the data.
+    B is the integral of beta from t to 1, and beta falls linearly from `beta_max` at the noise to `beta_min` at the
+    data. The slope sigma' is infinite at the data.
     """
 
     beta_min: float = eqx.field(static=True, default=0.1)
@@ -63,7 +65,10 @@ class VariancePreserving(AbstractSchedule):
 
 
 class VarianceExploding(AbstractSchedule):
-    """`alpha = 1`, sigma geometric from `sigma_max` at the noise to `sigma_min` at the data (Song et al., 2021)."""
+    """The variance-exploding schedule (Song et al., 2021): alpha = 1, sigma falls from `sigma_max` to `sigma_min`.
+
+    log sigma is linear in t.
+    """
 
     sigma_min: float = eqx.field(static=True, default=1e-3)
     sigma_max: float = eqx.field(static=True, default=80.0)
@@ -73,7 +78,10 @@ class VarianceExploding(AbstractSchedule):
 
 
 class Karras(AbstractSchedule):
-    """`alpha = 1`, `sigma ** (1 / rho)` linear from `sigma_max` to `sigma_min` (Karras et al., 2022, eq. 5)."""
+    """The EDM schedule (Karras et al., 2022, eq. 5): alpha = 1, sigma falls from `sigma_max` to `sigma_min`.
+
+    `sigma ** (1 / rho)` is linear in t.
+    """
 
     sigma_min: float = eqx.field(static=True, default=0.002)
     sigma_max: float = eqx.field(static=True, default=80.0)

@@ -1,21 +1,24 @@
-"""Pictures: results in, matplotlib figures out.
+"""Pictures: draws and results in, matplotlib figures out.
 
-Nothing is computed here but counts and quantiles. Pictures of draws say "how sure" in two masses, 50 % and 90 %:
+Only counts and quantiles are computed here. Pictures of draws show uncertainty by two masses, q = 50 % and 90 %:
 
     band, bar       from the quantile (1 - q) / 2 of the draws to the quantile (1 + q) / 2,   q = .5, .9
     contour         the level of a 2-D histogram above which a share q of the draws lies
 
-A figure is a free-standing `matplotlib.figure.Figure`: `pyplot` and its global state are never touched, so nothing pops
-up, nothing leaks and no display is needed; show it in a notebook, `save` it, or hand it to a report. Colors are those
-of Okabe and Ito, which color-blind readers can tell apart. NaN means "not there" and is left out.
+Every function but `bands` returns a free-standing `matplotlib.figure.Figure`. `pyplot` and its global state are never
+touched: no window opens, no memory leaks, and no display is needed. A notebook shows the figure, `save` writes it, and
+a report takes it. The colors are those of Okabe and Ito, for color-blind readers. NaN stands for a missing value and is
+left out.
 """
 
-from retrodict.plots._calibration import MANY as MANY
+from retrodict.plots._calibration import MAX_PANELS as MAX_PANELS
 from retrodict.plots._calibration import coverage as coverage
 from retrodict.plots._calibration import ecdf as ecdf
 from retrodict.plots._calibration import lc2st as lc2st
+from retrodict.plots._calibration import predictive as predictive
 from retrodict.plots._calibration import ranks as ranks
 from retrodict.plots._calibration import tarp as tarp
+from retrodict.plots._corner import MAX_CORNER_ELEMENTS as MAX_CORNER_ELEMENTS
 from retrodict.plots._corner import corner as corner
 from retrodict.plots._series import bands as bands
 from retrodict.plots._series import forecast as forecast
@@ -27,7 +30,9 @@ from retrodict.plots._series import traces as traces
 from retrodict.plots._style import BLUE as BLUE
 from retrodict.plots._style import GREEN as GREEN
 from retrodict.plots._style import INK as INK
-from retrodict.plots._style import MOST as MOST
 from retrodict.plots._style import PALETTE as PALETTE
 from retrodict.plots._style import VERMILION as VERMILION
 from retrodict.plots._style import save as save
+
+
+MANY, MOST = MAX_PANELS, MAX_CORNER_ELEMENTS  # earlier names

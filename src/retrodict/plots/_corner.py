@@ -1,4 +1,4 @@
-"""Corners: sets of draws over each other, every element against every other."""
+"""Corner plots: sets of draws, every element against every other."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from retrodict._errors import DataError, unknown
 from retrodict.diagnostics.summary import columns
-from retrodict.plots._style import INK, MASSES, MOST, WIDTH, Numbers, colors, new_figure, styled
+from retrodict.plots._style import INK, MASSES, WIDTH, Numbers, colors, new_figure, sets_of, styled
 
 
 if TYPE_CHECKING:
@@ -16,27 +16,33 @@ if TYPE_CHECKING:
 else:
     Axes = Figure = Any
 
+MAX_CORNER_ELEMENTS = 12  # more panels cannot be read
+
 
 @styled
 def corner(
-    samples: Mapping[str, Mapping[str, Numbers]],
+    draws: Mapping[str, Numbers] | Mapping[str, Mapping[str, Numbers]],
     *,
     names: Sequence[str] | None = None,
     truth: Mapping[str, Numbers] | None = None,
 ) -> Figure:
-    """Several sets of draws over each other: histograms on the diagonal, 50 % and 90 % contours below it.
+    """Draws a histogram of each element and, below the diagonal, contours of each pair of elements.
 
-    `samples` maps a label to a mapping from name to draws `(n,)` or `(n, *shape)`, the latter shown element by element
-    as `theta[0]`. `names` chooses variables or elements (default: those that all sets have); `truth` maps names to
-    values, shown as lines; what it has beyond the names shown is ignored.
+    How to read it: the inner contour holds 50 % of the draws and the outer one 90 %. A tilted contour is a correlation,
+    two islands are two modes. Dashed lines are the truth; for a calibrated posterior they lie within the outer contour
+    nine times out of ten. Several sets of draws lie over each other: equal posteriors have equal contours.
+
+    Args:
+        draws: one set of draws `{name: (n,) or (n, *shape)}`, as `model.sample` returns, or several sets
+            `{label: {name: draws}}`. Arrays are shown element by element, as `theta[0]`.
+        names: the variables or elements to show; default: those in all sets.
+        truth: values by name, shown as lines. Names that are not shown are ignored.
 
     Raises:
         DataError: no draws, a name that a set lacks, or more than 12 elements.
     """
-    if not samples:
-        raise DataError("a corner needs at least one set of draws, {label: {name: draws}}")
-    sets = {label: _elements(values) for label, values in samples.items()}
-    keys = _chosen(sets, names)
+    sets = {label: _elements(values) for label, values in sets_of(draws, "a corner").items()}
+    keys = _shared_elements(sets, names)
     lines = _elements({name: np.asarray(value)[None] for name, value in (truth or {}).items()})
     d = len(keys)
     size = min(WIDTH, 1.6 + 1.35 * d)
@@ -49,46 +55,59 @@ def corner(
                 _histogram(ax, values[keys[i]], label, color)
             else:
                 _contours(ax, values[keys[j]], values[keys[i]], color)
-        _frame(ax, keys[j], keys[i], sets, lines)
+        _set_limits(ax, keys[j], keys[i], sets, lines)
         ax.label_outer()
     handles, texts = figure.axes[0].get_legend_handles_labels()
     if d > 1:
         figure.legend(handles, texts, loc="upper right", title="contours: 50 % and 90 %", alignment="left")
-    else:
+    elif handles:
         figure.legend(handles, texts, loc="outside upper center", ncols=len(texts))
     return figure
 
 
 def _elements(values: Mapping[str, Numbers]) -> dict[str, np.ndarray]:
-    """`(n, *shape)` arrays taken apart: `rate`, `theta[0]`, `field[1,2]`, each `(n,)`."""
-    arrays = {name: np.asarray(draws, float) for name, draws in values.items()}
-    for name, array in arrays.items():
-        if not array.ndim:
+    """Splits arrays `(n, *shape)` into columns `(n,)` by element: `rate`, `theta[0]`, `field[1,2]`.
+
+    Raises:
+        DataError: an array of another kind, or of another number of draws.
+    """
+    arrays = {}
+    for name, draws in values.items():
+        try:
+            arrays[name] = np.asarray(draws, float)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"'{name}' must be an array of numbers (n,) or (n, *shape): {error}") from error
+        if not arrays[name].ndim:
             raise DataError(f"'{name}' is a single number, where draws of the shape (n,) or (n, *shape) are needed")
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"the variables of a set need one number of draws, got {counts}")
     return {key: np.where(np.isfinite(column), column, np.nan) for key, column in columns(arrays).items()}
 
 
-def _chosen(sets: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str] | None) -> list[str]:
-    """The elements to show, each of which every set has."""
+def _shared_elements(sets: Mapping[str, Mapping[str, np.ndarray]], names: Sequence[str] | None) -> list[str]:
+    """Returns the elements to show, which every set has."""
     shared = [key for key in next(iter(sets.values())) if all(key in values for values in sets.values())]
     keys = []
     for name in shared if names is None else names:
-        found = [key for key in shared if key == name or key.startswith(f"{name}[")]
-        if not found:
+        elements = [key for key in shared if key == name or key.startswith(f"{name}[")]
+        if not elements:
             raise DataError(unknown("the corner", name, shared, owner="all sets have"))
-        keys += found
+        keys += elements
     for key in keys:
         if not all(np.isfinite(values[key]).any() for values in sets.values()):
             raise DataError(f"'{key}' has no finite draw in one of the sets: there is nothing to show")
-    if not 0 < len(keys) <= MOST:
-        raise DataError(f"a corner shows 1 to {MOST} elements, got {len(keys)} that all sets have: choose by names=")
+    if not 0 < len(keys) <= MAX_CORNER_ELEMENTS:
+        raise DataError(
+            f"a corner shows 1 to {MAX_CORNER_ELEMENTS} elements, got {len(keys)} that all sets have: choose by names="
+        )
     return keys
 
 
-def _frame(
+def _set_limits(
     ax: Axes, column: str, row: str, sets: Mapping[str, Mapping[str, np.ndarray]], lines: Mapping[str, np.ndarray]
 ) -> None:
-    """Limits that hold 99 % of each set and the truth; few ticks; the truth as lines."""
+    """Sets limits that contain 99 % of each set and the truth, and draws the truth as lines."""
     from matplotlib.ticker import MaxNLocator
 
     for key, axis in ((column, "x"), *([(row, "y")] if row != column else [])):
@@ -109,19 +128,19 @@ def _histogram(ax: Axes, values: np.ndarray, label: str, color: str) -> None:
     bins = int(np.clip(2 * len(values) ** (1 / 3), 10, 60))
     ends = np.quantile(values, [0.001, 0.999], method="inverted_cdf")
     style = {"bins": bins, "range": ends, "density": True, "histtype": "stepfilled"}
-    ax.hist(values, **style, facecolor=(color, 0.22), edgecolor=color, linewidth=1.1, label=label)
+    ax.hist(values, **style, facecolor=(color, 0.22), edgecolor=color, linewidth=1.1, label=label or None)
 
 
 def _contours(ax: Axes, x: np.ndarray, y: np.ndarray, color: str) -> None:
-    """The two regions of highest density that hold 90 % and 50 % of the draws."""
-    there = np.isfinite(x) & np.isfinite(y)
-    x, y = x[there], y[there]
+    """Draws the two regions of highest density that hold 90 % and 50 % of the draws."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
     bins = int(np.clip(len(x) ** 0.5 / 1.6, 12, 60))
     ends = [np.quantile(v, [0.001, 0.999], method="inverted_cdf") for v in (x, y)]
     ends = [(low, high) if low < high else (low - 0.5, high + 0.5) for low, high in ends]
     counts, xs, ys = np.histogram2d(x, y, bins=bins, range=ends)
-    counts = np.pad(counts, 2)  # a rim of nothing, so that contours close
-    for axis in (0, 1):  # a touch of smoothing over neighbors, (1, 2, 1) / 4
+    counts = np.pad(counts, 2)  # a rim of zeros closes the contours
+    for axis in (0, 1):  # a little smoothing over neighbors, (1, 2, 1) / 4
         counts = (2 * counts + np.roll(counts, 1, axis) + np.roll(counts, -1, axis)) / 4
     ranked = np.sort(counts.ravel())[::-1]
     share = np.cumsum(ranked) / ranked.sum()

@@ -16,6 +16,7 @@ from retrodict.query.family import words as words
 from retrodict.query.interval import Interval as Interval
 from retrodict.query.tokens import Batch as Batch
 from retrodict.query.tokens import as_numbers as as_numbers
+from retrodict.query.tokens import count as count
 from retrodict.query.tokens import elements as elements
 from retrodict.query.tokens import flatten as flatten
 from retrodict.query.tokens import unflatten as unflatten

@@ -49,7 +49,7 @@ def parse(
     Args:
         given: names to values `shape`, to intervals, or, in a `Batch`, to values `(B, *shape)`.
         of: names; or names to booleans `shape`, the elements that are asked, or to None for all that is not given.
-        guide: constraints on the answer; what they speak of is drawn, too.
+        guide: constraints on the answer; their elements are drawn, too.
         strength: the exponent of classifier-free guidance.
         correct: whether guided draws are weighted by their density.
         embedded: variables that can be given, not asked, and the number of their axes along which parts may be missing.
@@ -58,14 +58,12 @@ def parse(
         QueryError: a wrong name, an element of `of` that is given as well, or nothing left to ask.
         DataError: a wrong shape or type, infinite numbers, or a value outside its support.
     """
-    embedded = embedded or {}
-    given = as_mapping(given)
+    embedded, given, places = embedded or {}, as_mapping(given), dict[str, slice]()
     check_names("`given`", given, layout.names)
-    mentioned, missing = set(given), _names_with_missing(layout, given)
-    places: Mapping[str, slice] = {}
+    missing = _names_with_missing(layout, given)
     if layout.functions and not in_slots(layout, given):
         resized = slots(layout, given, of)
-        layout, given, of, places = resized.layout, resized.given, resized.of, resized.answers
+        layout, given, of, places = resized.layout, resized.given, resized.of, dict(resized.answers)
     answers = layout.without((*embedded, *layout.places))
     intervals, batched = intervals_in(given), isinstance(given, Batch)
     if batched and (intervals or guide or strength != 1.0):
@@ -73,7 +71,7 @@ def parse(
     observed = observed_arrays(layout, given if batched else _exact(answers, given, intervals), batched=batched)
     if of is None:
         unmentioned = [name for name in answers.names if name not in given]
-        names = unmentioned or [name for name in answers.names if name in missing and name in mentioned]
+        names = unmentioned or [name for name in answers.names if name in missing]
     else:
         names = requested(layout, of)
     masks = {name: _element_mask(layout[name], of) for name in names}
@@ -84,11 +82,11 @@ def parse(
     roles, values = _roles_and_values(layout, masks, observed)
     _refuse_embedded(layout, names, roles, embedded)
     return Query(
-        layout=layout,
-        answers=answers,
-        roles=roles,
-        values=values,
-        of=tuple(name for name in layout.names if name in names),
+        layout,
+        answers,
+        roles,
+        values,
+        tuple(name for name in layout.names if name in names),
         batched=batched,
         places=places,
         intervals=intervals,

@@ -11,6 +11,7 @@ from retrodict.query._sites import SiteQuery
 from retrodict.query.family import Shares, shares_of, words
 from retrodict.query.interval import Interval
 from retrodict.query.tokens import unflatten
+from retrodict.roles import GIVEN, LATENT
 from retrodict.variables import Layout
 
 
@@ -62,6 +63,13 @@ class Query:
         return bool(self.constraints or self.intervals) or self.strength != 1.0
 
     def named(self, tokens: Any) -> dict[str, Any]:
-        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`."""
+        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
+
+        Given elements come back as given, and elements that were not asked as NaN.
+        """
+        if not self.sites:
+            columns = self.layout.tokens_of(self.answers.names)
+            roles, values = self.roles[:, None, columns], self.values[:, None, columns]
+            tokens = np.where(roles == LATENT, tokens, np.where(roles == GIVEN, values, np.nan))
         draws = unflatten(self.answers, tokens if self.batched else tokens[0], self.of)
         return {name: value[..., self.places[name]] if name in self.places else value for name, value in draws.items()}

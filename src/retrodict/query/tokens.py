@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from retrodict._errors import DataError, listed
+from retrodict._errors import DataError, QueryError, listed
 from retrodict.variables import Layout, Variable
 
 
@@ -85,3 +85,14 @@ def elements(layout: Layout, mask: np.ndarray) -> dict[str, np.ndarray]:
 def shape_text(first: str, variable: Variable) -> str:
     """Returns a shape with one leading axis, as messages show it: `(n, 3)`."""
     return "(" + ", ".join([first, *map(str, variable.shape)]) + ("," if not variable.shape else "") + ")"
+
+
+def count(n: Any) -> int:
+    """Returns a number of draws.
+
+    Raises:
+        QueryError: it is no positive whole number.
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
+    return int(n)

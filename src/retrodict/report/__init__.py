@@ -1,4 +1,4 @@
-"""Reports: results in, one self-contained HTML page out."""
+"""Reports: one self-contained HTML page from texts, tables and figures."""
 
 from retrodict.report.html import Block as Block
 from retrodict.report.html import Drawing as Drawing

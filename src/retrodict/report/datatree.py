@@ -1,9 +1,9 @@
-"""Draws in the form that the rest of the field reads: an xarray DataTree in ArviZ's schema.
+"""Draws as an xarray DataTree in the schema of ArviZ, which plots, summarizes and stores it.
 
-    posterior, prior, posterior_predictive     (chain, draw, *dims)         draws of a model are one chain
+    posterior, prior, posterior_predictive     (chain, draw, *dims)         one chain
     observed_data                              (*dims)
 
-Draws of a generative model are independent, so there is one chain and every draw is an effective one.
+Draws of a model are independent: they are one chain, and its effective sample size is the number of draws.
 
 Source: the InferenceData schema of ArviZ (Kumar et al. 2019, doi 10.21105/joss.01143).
 """
@@ -32,14 +32,18 @@ def to_datatree(
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
 ) -> DataTree:
-    """An `xarray.DataTree` with the groups of ArviZ, of draws `{name: (n, *shape)}` by whatever made them.
+    """Converts draws `{name: (n, *shape)}`, of a model or of any other source, to a DataTree with ArviZ's groups.
 
-    `draws` become the group `posterior`; `prior` and `posterior_predictive` are such draws, too, each group with its
-    own number of them; `observed` is `{name: shape}`. `dims` names the axes of a variable (else `name_dim_0`, ...) and
-    `coords` labels places along them, as in `dims={"hare": ["year"]}, coords={"year": range(1900, 1921)}`.
+    Args:
+        draws: the group `posterior`.
+        prior: draws of the group `prior`, of a number of their own.
+        posterior_predictive: draws of that group, of a number of their own.
+        observed: arrays `{name: (*shape)}` of the group `observed_data`.
+        dims: names of the axes of a variable, as in `{"hare": ["year"]}`; default: `hare_dim_0`, ...
+        coords: labels along an axis, as in `{"year": range(1900, 1921)}`.
 
     Raises:
-        DataError: draws of different numbers, or names of axes that do not fit their variables.
+        DataError: draws of different numbers, or axes that do not fit their variables.
         RetrodictError: xarray is not installed.
 
     Source: Kumar et al. 2019, doi 10.21105/joss.01143.
@@ -48,43 +52,43 @@ def to_datatree(
         import xarray
     except ImportError as error:
         raise RetrodictError("a DataTree needs xarray: pip install 'retrodict[arviz]'") from error
-    named, places = dict(dims or {}), dict(coords or {})
-    everything = [*draws, *(prior or {}), *(posterior_predictive or {}), *(observed or {})]
-    for name in named:
-        if name not in everything:
-            raise DataError(unknown("`dims`", name, everything, owner="there are"))
-    groups = {"posterior": draws, "prior": prior, "posterior_predictive": posterior_predictive}
-    found = {group: _drawn(group, values, named) for group, values in groups.items() if values}
+    axis_names, axis_labels = dict(dims or {}), dict(coords or {})
+    names = [*draws, *(prior or {}), *(posterior_predictive or {}), *(observed or {})]
+    for name in axis_names:
+        if name not in names:
+            raise DataError(unknown("`dims`", name, names, owner="there are"))
+    drawn_groups = {"posterior": draws, "prior": prior, "posterior_predictive": posterior_predictive}
+    groups = {group: _chain(group, values, axis_names) for group, values in drawn_groups.items() if values}
     if observed:
-        found["observed_data"] = {name: _axes(name, np.asarray(value), named) for name, value in observed.items()}
-    every = {axis for variables in found.values() for axes, _ in variables.values() for axis in axes}
-    for axis in places:
-        if axis not in every:
-            raise DataError(unknown("`coords`", axis, sorted(every), owner="the axes are"))
-    trees = {}
-    for group, variables in found.items():
-        used = {axis for axes, _ in variables.values() for axis in axes}
-        numbered = {axis: np.arange(n) for axis, n in _lengths(variables).items() if axis in ("chain", "draw")}
-        labels = {axis: list(place) for axis, place in places.items() if axis in used}
-        _check_lengths(_lengths(variables), labels)
+        groups["observed_data"] = {name: _axes(name, np.asarray(value), axis_names) for name, value in observed.items()}
+    known_axes = {axis for variables in groups.values() for axes, _ in variables.values() for axis in axes}
+    for axis in axis_labels:
+        if axis not in known_axes:
+            raise DataError(unknown("`coords`", axis, sorted(known_axes), owner="the axes are"))
+    datasets = {}
+    for group, variables in groups.items():
+        lengths = _lengths(variables)
+        numbers = {axis: np.arange(n) for axis, n in lengths.items() if axis in ("chain", "draw")}
+        labels = {axis: list(values) for axis, values in axis_labels.items() if axis in lengths}
+        _check_lengths(lengths, labels)
         attributes = {"inference_library": "retrodict"}
-        trees[group] = xarray.Dataset(variables, coords={**numbered, **labels}, attrs=attributes)
-    return xarray.DataTree.from_dict(trees)
+        datasets[group] = xarray.Dataset(variables, coords={**numbers, **labels}, attrs=attributes)
+    return xarray.DataTree.from_dict(datasets)
 
 
-Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]  # axes and array by name
 
 
-def _drawn(group: str, values: Mapping[str, Any], dims: Mapping[str, Sequence[str]]) -> Variables:
+def _chain(group: str, values: Mapping[str, Any], dims: Mapping[str, Sequence[str]]) -> Variables:
     arrays = {name: np.asarray(value) for name, value in values.items()}
     counts = {name: array.shape[:1] for name, array in arrays.items()}
     if len(set(counts.values())) > 1 or () in counts.values():
         raise DataError(f"draws are (n, *shape) with one n for all of the group '{group}', got {counts}")
-    found = {}
+    variables = {}
     for name, array in arrays.items():
         axes, _ = _axes(name, array[0], dims)
-        found[name] = (("chain", "draw", *axes), array[None])
-    return found
+        variables[name] = (("chain", "draw", *axes), array[None])
+    return variables
 
 
 def _axes(name: str, array: np.ndarray, dims: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], np.ndarray]:

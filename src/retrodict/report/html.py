@@ -1,12 +1,12 @@
-"""Reports: results in, one HTML page out.
+"""A writer of reports: one self-contained HTML page from texts, tables and figures.
 
     page    = title, lead, key figures, sections, footnote
     section = title, blocks
     block   = text | table | picture | drawing
 
-The page is one file that needs nothing else: styles are inline, pictures are embedded, and there is no script and no
-link to the outside, so that it can be mailed, archived and opened anywhere. Nothing is computed here, and all text is
-escaped.
+The page needs no other file: its style sheet is inline, pictures are embedded, and it has no script and no external
+link. It can be mailed, archived and opened anywhere. Nothing is computed here, and all text is escaped. The skeleton of
+the page and its style sheet are `page.html` and `style.css` beside this module.
 """
 
 import base64
@@ -15,6 +15,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,32 +24,33 @@ from retrodict._errors import DataError, FileError
 from retrodict._runtime.atomic_files import write_whole
 
 
-# matplotlib is not needed to write a page without figures.
+# matplotlib is not needed for a page without figures.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any
 
-_DPI = 200  # sharp on dense screens and on paper
-_FILE_DPI = 150  # what `plots.save` writes
-_INCH = 104  # CSS pixels: the seven inches of a wide figure are then the width of the text
-_PNG = b"\x89PNG\r\n\x1a\n"
+FIGURE_DPI = 200  # of embedded figures, sharp on dense screens and on paper
+FILE_DPI = 150  # of files that `plots.save` writes
+PIXELS_PER_INCH = 104  # of CSS; a wide figure, of seven inches, is as wide as the text
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs of plain text, an empty line between two of them."""
+    """Paragraphs of plain text, separated by empty lines."""
 
     body: str
 
     def to_html(self) -> str:
-        """One `<p>` per paragraph."""
-        return "".join(f"<p>{_escaped(part)}</p>\n" for part in self.body.split("\n\n") if part.strip())
+        """Returns a `<p>` for each paragraph."""
+        paragraphs = [text for text in self.body.split("\n\n") if text.strip()]
+        return "".join(f"<p>{_escaped(text)}</p>\n" for text in paragraphs)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of strings, numbers or `None`; numbers are shown to four digits, whole numbers in full.
+    """A table with rows of strings, numbers or `None`; floats are shown to four digits, integers in full.
 
     Raises:
         DataError: a row has not one cell per column.
@@ -64,20 +66,20 @@ class Table:
                 raise DataError(f"row {i} of a table has {len(row)} cells, but there are {len(self.columns)} columns")
 
     def to_html(self, *, style: str = "") -> str:
-        """A `<table>` in a frame; `style` goes into its tag."""
+        """Returns a `<table>` in a frame; `style` goes into its tag."""
         numeric = [all(_is_number(row[j]) for row in self.rows) for j in range(len(self.columns))]
         marks = [' class="number"' if n and self.rows else "" for n in numeric]
         heads = "".join(f'<th scope="col"{m}>{_escaped(c)}</th>' for c, m in zip(self.columns, marks, strict=True))
         body = "".join(f"<tr>{self._row(row, marks)}</tr>\n" for row in self.rows)
         caption = f"<caption>{_escaped(self.caption)}</caption>" if self.caption else ""
-        # The frame scrolls where a table is wider than a phone; it takes the focus, so that a keyboard can scroll it.
+        # the frame scrolls a table that is wider than the screen; with a tabindex also by keyboard
         return (
             f'<div class="wide" tabindex="0"><table{style}>{caption}\n'
             f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}</tbody></table></div>\n"
         )
 
     def to_markdown(self) -> str:
-        """Lines of a Markdown table, without the caption."""
+        """Returns the lines of a Markdown table, without the caption."""
         lines = [self.columns, ["---"] * len(self.columns)]
         lines += [[html.unescape(_cell(value)).replace("|", "\\|") for value in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -91,10 +93,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A matplotlib figure, or the path of a PNG file, embedded in the page; `alt` says in words what is seen.
+    """A matplotlib figure, or the path of a PNG file, embedded as pixels; `alt` describes it in words.
 
     Raises:
-        FileError: when written, a path that cannot be read or is no PNG file.
+        FileError: when the page is written, a path that cannot be read or is no PNG file.
     """
 
     source: Figure | str | Path
@@ -102,37 +104,32 @@ class Picture:
     alt: str = ""
 
     def to_html(self) -> str:
-        """A `<figure>` with the picture inside."""
+        """Returns a `<figure>` with the picture inside."""
         png = self._png()
-        inch = _INCH / (_FILE_DPI if isinstance(self.source, str | Path) else _DPI)
-        wide, high = (round(inch * int.from_bytes(png[k : k + 4])) for k in (16, 20))  # where a PNG says its size
-        data = base64.b64encode(png).decode()
-        caption = f"<figcaption>{_escaped(self.caption)}</figcaption>" if self.caption else ""
-        return (
-            f'<figure><img src="data:image/png;base64,{data}" alt="{_escaped(self.alt or self.caption)}" '
-            f'width="{wide}" height="{high}">{caption}</figure>\n'
-        )
+        scale = PIXELS_PER_INCH / (FILE_DPI if isinstance(self.source, str | Path) else FIGURE_DPI)
+        width, height = (round(scale * int.from_bytes(png[k : k + 4])) for k in (16, 20))  # bytes of the PNG header
+        return _figure("png", png, self.alt or self.caption, width, height, self.caption)
 
     def _png(self) -> bytes:
         if not isinstance(self.source, str | Path):
             buffer = io.BytesIO()
-            self.source.savefig(buffer, format="png", dpi=_DPI)
+            self.source.savefig(buffer, format="png", dpi=FIGURE_DPI)
             return buffer.getvalue()
         try:
             png = Path(self.source).read_bytes()
         except OSError as error:
             raise FileError(f"the picture '{self.source}' cannot be read: {error.strerror}") from error
-        if not png.startswith(_PNG):
+        if not png.startswith(PNG_SIGNATURE):
             raise FileError(f"'{self.source}' is no PNG file: only those and matplotlib figures go into a report")
         return png
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A matplotlib figure as vectors, sharp at any size; `alt` says in words what is seen.
+    """A matplotlib figure, embedded as vectors, sharp at any size; `alt` describes it in words.
 
     Raises:
-        DataError: without `alt`, which is all that some readers get.
+        DataError: an empty `alt`, on which readers who cannot see depend.
     """
 
     figure: Figure
@@ -144,16 +141,11 @@ class Drawing:
             raise DataError("a drawing needs `alt`, its content in words, for readers who cannot see it")
 
     def to_html(self) -> str:
-        """A `<figure>` with the drawing inside, as an image: names inside one SVG do not meet those of another."""
+        """Returns a `<figure>` with the drawing as an image, so that names inside two SVGs cannot clash."""
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format="svg", metadata={"Date": None})
-        data = base64.b64encode(buffer.getvalue()).decode()
-        wide, high = (round(_INCH * inches) for inches in self.figure.get_size_inches())
-        caption = f"<figcaption>{_escaped(self.caption)}</figcaption>" if self.caption else ""
-        return (
-            f'<figure><img src="data:image/svg+xml;base64,{data}" alt="{_escaped(self.alt)}" '
-            f'width="{wide}" height="{high}">{caption}</figure>\n'
-        )
+        width, height = (round(PIXELS_PER_INCH * inches) for inches in self.figure.get_size_inches())
+        return _figure("svg+xml", buffer.getvalue(), self.alt, width, height, self.caption)
 
 
 Block: TypeAlias = Text | Table | Picture | Drawing
@@ -164,7 +156,7 @@ class Section:
     """A heading and the blocks below it.
 
     Raises:
-        DataError: a block that is none.
+        DataError: a block of another type.
     """
 
     title: str
@@ -176,7 +168,7 @@ class Section:
                 raise DataError(f"a section holds Text, Table, Picture or Drawing, not {type(block).__name__}: wrap it")
 
     def to_html(self, anchor: str) -> str:
-        """A `<section>` that `#anchor` leads to."""
+        """Returns a `<section>`, the target of `#anchor`."""
         blocks = "".join(block.to_html() for block in self.blocks)
         return f'<section id="{anchor}">\n<h2>{_escaped(self.title)}</h2>\n{blocks}</section>\n'
 
@@ -192,8 +184,8 @@ def write_report(
 ) -> Path:
     """Writes one self-contained HTML page: title, `lead` (one line), `key_figures`, sections, `footnote`.
 
-    Returns the path. The caller puts versions and the time into the footnote. The file appears whole or not at all;
-    one that is there already is replaced.
+    Returns the path. Versions and the time belong in the footnote, from the caller. The file is written completely or
+    not at all; an existing file is replaced.
 
     Raises:
         FileError: a place that cannot be written, or a picture that cannot be read.
@@ -204,15 +196,28 @@ def write_report(
     parts += [f'<p class="lead">{_escaped(lead)}</p>\n'] if lead else []
     parts += ["</header>\n"]
     parts += [key_figures.to_html(style=' class="key"')] if key_figures else []
-    if len(sections) > 3:  # fewer can be seen at a glance
+    if len(sections) > 3:  # a short page needs no contents
         links = zip(anchors, sections, strict=True)
         items = "".join(f'<li><a href="#{anchor}">{_escaped(section.title)}</a></li>' for anchor, section in links)
         parts += [f'<nav aria-label="Contents"><ol>{items}</ol></nav>\n']
     parts += [section.to_html(anchor) for anchor, section in zip(anchors, sections, strict=True)]
     parts += [f"<footer>{Text(footnote).to_html()}</footer>\n"] if footnote else []
-    page = _PAGE.format(title=_escaped(title), style=_STYLE, body="".join(parts))
+    page = _resource("page.html").format(title=_escaped(title), style=_resource("style.css"), body="".join(parts))
     write_whole(path, page.encode(errors="replace"))
     return path
+
+
+def _resource(name: str) -> str:
+    return resources.files("retrodict.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _figure(kind: str, content: bytes, alt: str, width: int, height: int, caption: str) -> str:
+    data = base64.b64encode(content).decode()
+    text = f"<figcaption>{_escaped(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure><img src="data:image/{kind};base64,{data}" alt="{_escaped(alt)}" '
+        f'width="{width}" height="{height}">{text}</figure>\n'
+    )
 
 
 def _escaped(text: str) -> str:
@@ -220,7 +225,7 @@ def _escaped(text: str) -> str:
 
 
 def _scalar(value: Any) -> Any:
-    """An array's single number as a plain one."""
+    """Turns an array of one number into a plain number."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
@@ -230,7 +235,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
-    """A value as a reader wants it, in HTML: `None` is a dash, a minus is no hyphen."""
+    """Formats a value for readers, in HTML: `None` is a dash, a minus sign is no hyphen."""
     value = _scalar(value)
     if value is None:
         return "&ndash;"
@@ -243,68 +248,3 @@ def _cell(value: Any) -> str:
     else:
         text = f"{float(value):.4g}"
     return text.replace("-", "&minus;")
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2126; --soft: #59616b; --line: #d9dde2; --tint: #f4f6f8; --paper: #ffffff;
-  --accent: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e7ea; --soft: #a0a8b1; --line: #373d44; --tint: #20252a; --paper: #16191d; --accent: #56b4e9; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 1rem/1.6 system-ui, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; -webkit-text-size-adjust: 100%; }
-main { max-width: 48rem; margin: 0 auto; padding: 2.5rem 1.25rem 3rem; }
-h1 { font-size: clamp(1.6rem, 5vw, 2.1rem); line-height: 1.2; margin: 0; letter-spacing: -.01em;
-  overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.75rem 0 .75rem; overflow-wrap: anywhere; }
-p { margin: .75rem 0; overflow-wrap: anywhere; }
-.lead { font-size: 1.1rem; color: var(--soft); margin: .6rem 0 0; }
-header { border-bottom: 2px solid var(--accent); padding-bottom: 1.25rem; margin-bottom: 1.5rem; }
-nav ol { columns: 2 14rem; margin: 1.5rem 0 0; padding-left: 1.4rem; color: var(--soft); font-size: .95rem; }
-a { color: var(--accent); text-decoration: none; }
-a:hover, a:focus-visible { text-decoration: underline; }
-.wide { overflow-x: auto; margin: 1.25rem 0; }
-table { border-collapse: collapse; min-width: 60%; font-size: .92rem; line-height: 1.4; }
-caption { caption-side: top; text-align: left; color: var(--soft); padding-bottom: .5rem; }
-th, td { text-align: left; vertical-align: baseline; padding: .4rem 1rem .4rem .25rem;
-  border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 1.5px solid var(--soft); font-weight: 600; }
-tbody th { font-weight: 400; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.key { width: 100%; background: var(--tint); font-size: 1rem; }
-.key th, .key td { padding: .55rem 1rem; }
-.key tbody tr:last-child > * { border-bottom: 0; }
-.key .number { font-weight: 600; }
-figure { margin: 1.5rem 0; }
-img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
-@media screen and (prefers-color-scheme: dark) { img { padding: .5rem; } }
-figcaption { color: var(--soft); font-size: .92rem; margin-top: .6rem; }
-footer { margin-top: 3.5rem; border-top: 1px solid var(--line); padding-top: .5rem; color: var(--soft);
-  font-size: .85rem; }
-@media print {
-  :root { color-scheme: light; --ink: #000000; --soft: #444444; --line: #bbbbbb; --tint: #ffffff; --paper: #ffffff;
-    --accent: #000000; }
-  main { max-width: none; padding: 0; }
-  body { font-size: 10.5pt; }
-  h2, caption { break-after: avoid; }
-  figure, tr { break-inside: avoid; }
-  nav { display: none; }
-  .wide { overflow: visible; }
-}
-"""

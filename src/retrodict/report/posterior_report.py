@@ -23,7 +23,7 @@ from retrodict.diagnostics import Predictive
 from retrodict.diagnostics.summary import columns, summarize
 from retrodict.evaluation import Check, check
 from retrodict.evaluation.misspecification import Unlike, unlike
-from retrodict.models import AbstractModel
+from retrodict.models import AbstractModel, model_for
 from retrodict.query import Batch
 from retrodict.simulation._failures import FEWEST, Failures, failures
 
@@ -99,10 +99,9 @@ def examine(
     return Findings(draws, likeness, found, checked, time.monotonic() - begun, seed, which)
 
 
-def _refuse(model: Any) -> None:
+def _refuse(model: AbstractModel) -> None:
     """Refuses, before anything is computed, a model that a report cannot be about."""
-    if not isinstance(model, AbstractModel):
-        raise QueryError(f"a report takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+    model_for("a report", model)
     if model.of_sites:
         raise QueryError("a report is not offered for models of many sites; rd.check is, and `model.site` of one site")
     if model.layout.functions:

@@ -1,4 +1,4 @@
-"""Solvers: from noise to data, chosen after training, any of them for any path.
+"""Solvers carry noise to data. They are chosen after training, and any of them serves any path.
 
     solver(flow, x, t_start, t_end, key=...)  ->  x at t_end
 
@@ -6,13 +6,13 @@
 |---|---|---|---|
 | fixed grid | `Euler`, `Midpoint`, `Heun`, `RK4`, `AdamsBashforth` | the velocity | yes |
 | adaptive, per row | `Dopri5`, `Tsit5` | the velocity | yes |
-| exponential | `DPMSolver` | the guess of the data | no |
-| Karras et al.'s Algorithm 2 | `EDMSampler` | the guess of the data; standard normal noise | no |
-| another schedule | `Straightened(solver)`: any of them along straight lines | the guess of the data | no |
-| measured on the model | `Auto(error=.01)`: the cheapest of those on fixed grids whose error is small enough | | yes |
+| exponential | `DPMSolver` | the denoised data | no |
+| Algorithm 2 of Karras et al. | `EDMSampler` | the denoised data; standard normal noise | no |
+| other schedule | `Straightened(solver)`: any solver along straight lines | the denoised data | no |
+| measured on the model | `Auto(error=.01)`: the cheapest solver on a fixed grid whose error is small enough | | yes |
 | SDE | `EulerMaruyama`, `StochasticHeun`, `SEA`, `ShARK` | the score, so Gaussian noise | no |
 
-Those that need the velocity only take any pytree and any function `(x, t)`. A solver that cannot follow a path says
+Solvers that need only the velocity take any pytree and any function `(x, t)`. A solver that cannot follow a path says
 why (`refusal`).
 """
 
@@ -28,6 +28,7 @@ from retrodict.solvers._auto import Auto as Auto
 from retrodict.solvers._auto import at_cost as at_cost
 from retrodict.solvers._auto import stripped as stripped
 from retrodict.solvers._auto import told as told
+from retrodict.solvers._auto import with_explicit_grid as with_explicit_grid
 from retrodict.solvers._base import AbstractSolver as AbstractSolver
 from retrodict.solvers._base import AbstractStepping as AbstractStepping
 from retrodict.solvers._edm import EDMSampler as EDMSampler
@@ -48,9 +49,17 @@ from retrodict.solvers._straightened import Straightened as Straightened
 
 
 SOLVERS = {
-    solver.__name__: solver
-    for solver in (
-        Euler, Midpoint, Heun, RK4, AdamsBashforth, Dopri5, Tsit5, DPMSolver, EDMSampler,
-        EulerMaruyama, StochasticHeun, SEA, ShARK,
-    )
-}  # fmt: skip
+    "Euler": Euler,
+    "Midpoint": Midpoint,
+    "Heun": Heun,
+    "RK4": RK4,
+    "AdamsBashforth": AdamsBashforth,
+    "Dopri5": Dopri5,
+    "Tsit5": Tsit5,
+    "DPMSolver": DPMSolver,
+    "EDMSampler": EDMSampler,
+    "EulerMaruyama": EulerMaruyama,
+    "StochasticHeun": StochasticHeun,
+    "SEA": SEA,
+    "ShARK": ShARK,
+}

@@ -1,7 +1,7 @@
 """Adaptive solvers, by diffrax: steps as short as a tolerance asks, chosen per row.
 
-Under `vmap` every row keeps its own clock and its own step, so that a row's value never depends on its neighbors; a
-row that would need more than `max_steps` gives NaN rather than a call that hangs.
+Under `vmap` every row has its own time and its own step, so the value of a row never depends on its neighbors. A row
+that would need more than `max_steps` becomes NaN, so that no call hangs.
 """
 
 import abc
@@ -22,12 +22,12 @@ class AbstractAdaptive(AbstractSolver):
 
     @abc.abstractmethod
     def pair(self) -> Any:
-        """The diffrax solver."""
+        """Returns the diffrax solver."""
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
-        import diffrax  # half a second to import, and only this room needs it
+        import diffrax  # imported here: slow to import, and few calls need it
         import jax
         import jax.numpy as jnp
 
@@ -46,8 +46,8 @@ class AbstractAdaptive(AbstractSolver):
             max_steps=self.max_steps,
             throw=False,
         )
-        done = solution.result == diffrax.RESULTS.successful
-        return jax.tree.map(lambda leaf: jnp.where(done, leaf[-1], jnp.nan), solution.ys)
+        is_successful = solution.result == diffrax.RESULTS.successful
+        return jax.tree.map(lambda leaf: jnp.where(is_successful, leaf[-1], jnp.nan), solution.ys)
 
     @property
     def evaluations(self) -> None:
@@ -55,7 +55,7 @@ class AbstractAdaptive(AbstractSolver):
 
 
 class Dopri5(AbstractAdaptive):
-    """Dormand and Prince's pair of orders 5 and 4."""
+    """The pair of Dormand and Prince, of orders 5 and 4."""
 
     rtol: float = eqx.field(static=True, default=1e-5)
     atol: float = eqx.field(static=True, default=1e-5)
@@ -68,7 +68,7 @@ class Dopri5(AbstractAdaptive):
 
 
 class Tsit5(AbstractAdaptive):
-    """Tsitouras' pair of orders 5 and 4."""
+    """The pair of Tsitouras, of orders 5 and 4."""
 
     rtol: float = eqx.field(static=True, default=1e-5)
     atol: float = eqx.field(static=True, default=1e-5)

@@ -1,6 +1,6 @@
-"""A solver that a model chooses for itself: the setting. What is measured, and how, is in `models/_auto_solver`.
+"""`Auto`, a solver that a model chooses for itself. The measurement is in `models/_auto_solver`.
 
-A *candidate* is a solver whose number of steps is open: a scheme on a grid. `at_cost` fills it in.
+A *candidate* is a scheme on a grid whose number of steps is still open. `at_cost` sets it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import QueryError
 from retrodict.paths import KarrasRho, LogSNR, Path, Power, Uniform
-from retrodict.solvers._base import AbstractSolver, AbstractStepping, State, Told, Velocity
+from retrodict.solvers._base import AbstractSolver, AbstractStepping, ExplicitGrid, State, Velocity
 from retrodict.solvers._edm import EDMSampler
 from retrodict.solvers._fixed import RK4, AbstractOneStep, AdamsBashforth, Heun
 from retrodict.solvers._multistep import DPMSolver
@@ -19,7 +19,7 @@ from retrodict.solvers._stochastic import AbstractStochastic
 from retrodict.solvers._straightened import Straightened
 
 
-# along straight lines, where a grid means the same on every path; DPM-Solver knows no other way
+# along straight lines, so that a grid means the same on every path
 CANDIDATES: tuple[AbstractSolver, ...] = tuple(
     Straightened(scheme(grid=grid))
     for scheme in (AdamsBashforth, DPMSolver, Heun, RK4)
@@ -28,25 +28,26 @@ CANDIDATES: tuple[AbstractSolver, ...] = tuple(
 
 
 class Auto(AbstractSolver):
-    """The cheapest of `candidates` whose error is at most `error`, as the model measures it on itself.
+    """The cheapest of `candidates` whose error is at most `error`, measured by the model on itself.
 
-    Draws: the same noise is carried to data by a candidate and by a solution so fine that its own error is known. The
-    error is the root mean square of how far the two end apart, over draws, elements and observations, in units of how
-    far the draws of one observation spread (half of their central 68 %), in the model's coordinates. It bounds the
-    Wasserstein distance of second order between what is drawn and what the flow says. Densities: the root mean square
-    error of the log density of such draws, in nats.
+    The error of draws compares two ends of the same noise: that of a candidate, and that of a reference solution so
+    fine that its error is known. It is the root mean square of their difference over draws, elements and observations,
+    in the model's coordinates. Its unit is the spread of the draws of one observation: half of their central 68 %. It
+    bounds the Wasserstein distance of second order between the draws and the law of the flow. The error of densities is
+    the root mean square error of the log density of such draws, in nats.
 
-    Observations are drawn from the model itself, where it was trained to be asked about them, and are otherwise
-    standard normal in the model's coordinates; `rd.tune` measures on simulations, and keeps the choice with the model.
-    The choice belongs to the weights and to the roles of a question. It is the same for every key, and made once in a
-    process. Where nothing reaches `error` the best there is draws, with a `SolverWarning`.
+    Observations are drawn from the model itself if it was trained to draw them, and else are standard normal in the
+    model's coordinates. `rd.tune` measures on simulations and stores the choice with the model. A choice belongs to the
+    weights and to the roles of a query. It is the same for every key, and is made once in a process. If no candidate
+    reaches `error`, the best one is used, with a `SolverWarning`.
 
     Attributes:
-        error: at most so much, above 0.
+        error: the largest error allowed, above 0.
         candidates: solvers whose number of steps is open, compared at equal numbers of evaluations.
 
     Raises:
-        QueryError: an error that is not above 0, or a candidate that chooses its steps itself or draws noise.
+        QueryError: an error that is not above 0, no candidates, or a candidate that chooses its steps itself or draws
+            noise.
     """
 
     error: float = eqx.field(static=True, default=0.01)
@@ -56,12 +57,12 @@ class Auto(AbstractSolver):
         if isinstance(self.error, bool) or not isinstance(self.error, int | float) or not self.error > 0.0:
             raise QueryError(f"Auto needs an error above 0, such as Auto(error=0.01), got {self.error!r}")
         for candidate in self.candidates:
-            own = stripped(candidate)
-            random = isinstance(own, AbstractStochastic) or (isinstance(own, EDMSampler) and own.churn > 0.0)
-            if random or not isinstance(own, AbstractStepping):
+            scheme = stripped(candidate)
+            has_churn = isinstance(scheme, EDMSampler) and scheme.churn > 0.0
+            if has_churn or isinstance(scheme, AbstractStochastic) or not isinstance(scheme, AbstractStepping):
                 raise QueryError(
                     "Auto compares solvers that take a given number of steps and draw no noise on their way, got "
-                    f"{type(own).__name__}; name some such as AdamsBashforth(grid=Power())"
+                    f"{type(scheme).__name__}; name some such as AdamsBashforth(grid=Power())"
                 )
         if not self.candidates:
             raise QueryError("Auto has no candidates; name at least one, or leave `candidates` out")
@@ -70,8 +71,8 @@ class Auto(AbstractSolver):
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
         raise QueryError(
-            "Auto chooses among solvers for a question to a model of `rd.joint` and its relatives; name one here, such "
-            "as AdamsBashforth(steps=16)"
+            "Auto chooses a solver for a query to a model of `rd.joint` and its relatives; name one here, such as "
+            "AdamsBashforth(steps=16)"
         )
 
     @property
@@ -80,15 +81,15 @@ class Auto(AbstractSolver):
 
 
 def stripped(solver: AbstractSolver) -> AbstractSolver:
-    """The solver that goes along straight lines, if this is one that does, or else the solver itself."""
+    """Returns the solver inside `Straightened`, or else the solver itself."""
     return solver.solver if isinstance(solver, Straightened) else solver
 
 
 def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
-    """The solver with as many steps as so many evaluations of the network allow; an adaptive one as it is.
+    """Returns the solver with as many steps as `evaluations` of the network allow; an adaptive solver is unchanged.
 
     Raises:
-        QueryError: not enough for the fewest steps.
+        QueryError: `evaluations` are too few for the smallest number of steps.
     """
     if isinstance(solver, Straightened):
         return Straightened(at_cost(solver.solver, evaluations))
@@ -98,22 +99,28 @@ def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
     try:
         return dataclasses.replace(solver, steps=2 + (evaluations - two) // (three - two))
     except QueryError as error:
-        few = f"{evaluations} evaluations of the network are too few for {type(solver).__name__}"
-        raise QueryError(f"{few}: {error}; allow more, or leave it out") from error
+        sentence = f"{evaluations} evaluations of the network are too few for {type(solver).__name__}"
+        raise QueryError(f"{sentence}: {error}; allow more, or leave it out") from error
+
+
+def with_explicit_grid(solver: AbstractSolver, path: Path, max_steps: int, *, reverse: bool = False) -> AbstractSolver:
+    """Returns the same solver with its times as an array, padded to `max_steps` steps.
+
+    A program compiled for a scheme then serves all its grids. `reverse` runs from data to noise. A scheme that does not
+    support an explicit grid is unchanged.
+    """
+    if isinstance(solver, Straightened):
+        return Straightened(with_explicit_grid(solver.solver, path.straightened(), max_steps, reverse=reverse))
+    if not isinstance(solver, AbstractOneStep | AdamsBashforth | DPMSolver):
+        return solver
+    times = _times(solver, path, *(reversed(path.span) if reverse else path.span))
+    times = jnp.pad(times, (0, max_steps - solver.steps), mode="edge")
+    return dataclasses.replace(solver, steps=max_steps, grid=ExplicitGrid(times, jnp.asarray(solver.steps)))
 
 
 def told(solver: AbstractSolver, path: Path, most: int, *, back: bool = False) -> AbstractSolver:
-    """The same solver with its times as numbers, at most so many steps: what is compiled for a scheme serves all grids.
-
-    `back` has it go from the data to noise. A scheme that may not walk along told times stays what it is.
-    """
-    if isinstance(solver, Straightened):
-        return Straightened(told(solver.solver, path.straightened(), most, back=back))
-    if not isinstance(solver, AbstractOneStep | AdamsBashforth | DPMSolver):
-        return solver
-    times = _times(solver, path, *(reversed(path.span) if back else path.span))
-    times = jnp.pad(times, (0, most - solver.steps), mode="edge")
-    return dataclasses.replace(solver, steps=most, grid=Told(times, jnp.asarray(solver.steps)))
+    """Returns `with_explicit_grid(solver, path, most, reverse=back)`, by the name and keywords of earlier versions."""
+    return with_explicit_grid(solver, path, most, reverse=back)
 
 
 @eqx.filter_jit

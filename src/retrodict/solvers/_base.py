@@ -1,4 +1,4 @@
-"""What every solver promises."""
+"""The protocol of solvers, and the parts that they share."""
 
 import abc
 from collections.abc import Callable
@@ -20,42 +20,42 @@ Velocity: TypeAlias = Callable[[State, Array], State]
 class AbstractSolver(eqx.Module):
     """Carries a state from one time to another."""
 
-    follows_velocity: ClassVar[bool] = True  # it needs a velocity only, so that densities can ride along
+    follows_velocity: ClassVar[bool] = True  # needs nothing but a velocity, so that it can integrate log densities, too
 
     @abc.abstractmethod
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
-        """The state at `end`, from `x` at `start`; time runs backwards where `end < start`.
+        """Returns the state at time `end`, from `x` at time `start`; time runs backwards if `end < start`.
 
-        `velocity` is a `paths.Flow`, or any function `(x, t)` for a solver that follows a velocity only.
+        `velocity` is a `paths.Flow`. For a solver that needs nothing but a velocity it may be any function `(x, t)`.
         """
 
     @property
     @abc.abstractmethod
     def evaluations(self) -> int | None:
-        """How often the network is evaluated, or `None` where the rows decide."""
+        """The number of evaluations of the network, or `None` if it depends on the rows."""
 
     def refusal(self, path: Path) -> str | None:
-        """Why this solver cannot follow a path, with the cure; `None` if it can."""
+        """Returns the reason why this solver cannot follow a path, with the cure; `None` if it can."""
         return None
 
 
-class Told(AbstractGrid):
-    """Times as numbers, of which the first `count` steps are taken: one program serves any grid, however long."""
+class ExplicitGrid(AbstractGrid):
+    """Times as an array, of which the first `count` steps are taken, so that one program serves any grid."""
 
-    told: Float[Array, " n"]
+    values: Float[Array, " n"]
     count: Int[Array, ""]
 
     def times(self, steps: int, start: float, end: float, schedule: AbstractSchedule) -> Float[Array, " n"]:
-        return self.told
+        return self.values
 
     def rising(self, steps: int, low: float, high: float, schedule: AbstractSchedule) -> Float[Array, " n"]:
-        return self.told
+        return self.values
 
 
 class AbstractStepping(AbstractSolver):
-    """A solver that takes `steps` steps on a grid; the path's own grid where `grid` is `None`."""
+    """A solver that takes `steps` steps on `grid`; on the grid of the path if `grid` is `None`."""
 
     steps: eqx.AbstractVar[int]
     grid: eqx.AbstractVar[AbstractGrid | None]
@@ -65,33 +65,37 @@ class AbstractStepping(AbstractSolver):
             raise QueryError(f"a solver needs at least one step, got steps={self.steps}")
 
     def times(self, velocity: Velocity, start: float, end: float) -> Float[Array, " n"]:
-        """The `steps + 1` times between which the steps lie."""
+        """Returns the `steps + 1` times between which the steps lie."""
         path = getattr(velocity, "path", None) or flow_matching()
         return (self.grid or path.grid).times(self.steps, start, end, path.schedule)
 
     def along(self, body: Callable[[Any, Any], tuple[Any, None]], state: Any, rows: tuple[Array, ...]) -> Any:
-        """The state after `body` has seen all rows, the last of which belong to the last steps."""
-        if not isinstance(self.grid, Told):
+        """Returns the state after `body` went through `rows`, one row a step; the first steps may have none."""
+        if not isinstance(self.grid, ExplicitGrid):
             return jax.lax.scan(body, state, rows)[0]
         count = self.grid.count - (self.steps - len(rows[0]))
         return jax.lax.fori_loop(0, count, lambda i, state: body(state, tuple(row[i] for row in rows))[0], state)
 
 
 def flow_of(velocity: Velocity, solver: AbstractSolver) -> Flow:
-    """The flow that a solver was handed, for solvers that need more of it than a velocity."""
+    """Returns `velocity` as a flow, for solvers that need more than a velocity.
+
+    Raises:
+        QueryError: `velocity` is not a flow.
+    """
     if not isinstance(velocity, Flow):
         raise QueryError(
-            f"{type(solver).__name__} follows the network's guess of data and noise, and got a velocity only; "
-            "hand it a `paths.Flow`, or use Euler, Midpoint, Heun, RK4, AdamsBashforth, Dopri5 or Tsit5"
+            f"{type(solver).__name__} needs the denoised data and noise, and got a velocity only; hand it a "
+            "`paths.Flow`, or use Euler, Midpoint, Heun, RK4, AdamsBashforth, Dopri5 or Tsit5"
         )
     return velocity
 
 
 def move(x: State, step: Array, slope: State) -> State:
-    """`x + step * slope`, leaf by leaf."""
-    return jax.tree.map(lambda value, rise: value + step * rise, x, slope)
+    """Returns `x + step * slope`, leaf by leaf."""
+    return jax.tree.map(lambda leaf, leaf_slope: leaf + step * leaf_slope, x, slope)
 
 
 def blend(weights: tuple[float, ...], slopes: tuple[State, ...]) -> State:
-    """The weighted sum of slopes, leaf by leaf."""
-    return jax.tree.map(lambda *rises: sum(w * rise for w, rise in zip(weights, rises, strict=True)), *slopes)
+    """Returns the weighted sum of slopes, leaf by leaf."""
+    return jax.tree.map(lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)), *slopes)

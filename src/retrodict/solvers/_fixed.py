@@ -1,12 +1,12 @@
-"""One-step and two-step schemes on a fixed grid: h is a step, f(x, t) the velocity.
+"""One-step and two-step schemes on a fixed grid. h is a step, f(x, t) the velocity.
 
     Euler            x + h f(x, t)
     Midpoint         x + h f(x + h/2 f, t + h/2)
     Heun             x + h/2 (f + f(x + h f, t + h))
     RK4              the classical fourth-order scheme of Kutta
-    AdamsBashforth   x + h ((1 + r/2) f - r/2 f_previous),  r = h / h_previous;  its first step is Heun's
+    AdamsBashforth   x + h ((1 + r/2) f - r/2 f_previous),  r = h / h_previous;  the first step is Heun's
 
-A fixed number of evaluations, the same for every row, so that a call can neither hang nor depend on its neighbors.
+The number of evaluations is fixed and the same for every row, so that no call hangs and no row depends on another.
 """
 
 import abc
@@ -21,21 +21,21 @@ from retrodict.solvers._base import AbstractStepping, State, Velocity, blend, mo
 
 
 class AbstractOneStep(AbstractStepping):
-    """A scheme that needs nothing but where it stands."""
+    """A scheme whose step depends on the present state alone."""
 
     stages: eqx.AbstractClassVar[int]
 
     @abc.abstractmethod
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
-        """The state one step `h` further."""
+        """Returns the state at `t + h` from `x` at `t`."""
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
         times = self.times(velocity, start, end)
 
-        def body(x: State, pair: tuple[Array, Array]) -> tuple[State, None]:
-            t, h = pair
+        def body(x: State, row: tuple[Array, Array]) -> tuple[State, None]:
+            t, h = row
             return self.step(velocity, x, t, h), None
 
         return self.along(body, x, (times[:-1], jnp.diff(times)))
@@ -46,7 +46,7 @@ class AbstractOneStep(AbstractStepping):
 
 
 class Euler(AbstractOneStep):
-    """First order, one evaluation a step."""
+    """Euler's scheme: first order, one evaluation a step."""
 
     steps: int = eqx.field(static=True, default=100)
     grid: AbstractGrid | None = None
@@ -57,7 +57,7 @@ class Euler(AbstractOneStep):
 
 
 class Midpoint(AbstractOneStep):
-    """Second order, two evaluations a step."""
+    """The midpoint scheme: second order, two evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
@@ -69,7 +69,7 @@ class Midpoint(AbstractOneStep):
 
 
 class Heun(AbstractOneStep):
-    """Second order, two evaluations a step."""
+    """Heun's scheme: second order, two evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
@@ -82,7 +82,7 @@ class Heun(AbstractOneStep):
 
 
 class RK4(AbstractOneStep):
-    """Fourth order, four evaluations a step."""
+    """The classical Runge-Kutta scheme: fourth order, four evaluations a step."""
 
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
@@ -97,7 +97,7 @@ class RK4(AbstractOneStep):
 
 
 class AdamsBashforth(AbstractStepping):
-    """Second order at one evaluation a step: the slope before this one is remembered."""
+    """The two-step scheme of Adams and Bashforth: second order at one evaluation a step."""
 
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
@@ -107,17 +107,17 @@ class AdamsBashforth(AbstractStepping):
     ) -> State:
         times = self.times(velocity, start, end)
         steps = jnp.diff(times)
-        before = velocity(x, times[0])
-        ahead = velocity(move(x, steps[0], before), times[1])
-        x = move(x, steps[0], blend((0.5, 0.5), (before, ahead)))
+        slope = velocity(x, times[0])
+        next_slope = velocity(move(x, steps[0], slope), times[1])
+        x = move(x, steps[0], blend((0.5, 0.5), (slope, next_slope)))
 
         def body(carry: tuple[State, State], row: tuple[Array, Array, Array]) -> tuple[tuple[State, State], None]:
-            (x, before), (t, h, h_before) = carry, row
-            slope, half = velocity(x, t), h / h_before / 2
-            x = move(move(x, h * (1 + half), slope), -h * half, before)
+            (x, previous_slope), (t, h, previous_h) = carry, row
+            slope, half_ratio = velocity(x, t), h / previous_h / 2
+            x = move(move(x, h * (1 + half_ratio), slope), -h * half_ratio, previous_slope)
             return (x, slope), None
 
-        return self.along(body, (x, before), (times[1:-1], steps[1:], steps[:-1]))[0]
+        return self.along(body, (x, slope), (times[1:-1], steps[1:], steps[:-1]))[0]
 
     @property
     def evaluations(self) -> int:

@@ -1,4 +1,8 @@
-"""Solvers of fixed steps written down by name, so that a model file can carry one; a file may name nothing else."""
+"""Solvers as JSON. A model file names a solver of fixed steps and its grid by a written name.
+
+Written names are part of the file format: a class may be renamed, its written name may not. A file can name nothing but
+the entries of these tables.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,54 +17,69 @@ from retrodict.solvers._multistep import DPMSolver
 from retrodict.solvers._straightened import Straightened
 
 
-GRIDS: dict[str, type[AbstractGrid]] = {grid.__name__: grid for grid in (Uniform, Power, KarrasRho, LogSNR)}
+STRAIGHTENED = "Straightened"
+GRIDS: dict[str, type[AbstractGrid]] = {
+    "Uniform": Uniform,
+    "Power": Power,
+    "KarrasRho": KarrasRho,
+    "LogSNR": LogSNR,
+}
 SCHEMES: dict[str, type[AbstractStepping]] = {
-    scheme.__name__: scheme for scheme in (Euler, Midpoint, Heun, RK4, AdamsBashforth, DPMSolver, EDMSampler)
+    "Euler": Euler,
+    "Midpoint": Midpoint,
+    "Heun": Heun,
+    "RK4": RK4,
+    "AdamsBashforth": AdamsBashforth,
+    "DPMSolver": DPMSolver,
+    "EDMSampler": EDMSampler,
 }
 
 
 def to_json(solver: AbstractSolver) -> dict[str, Any]:
-    """A solver by its name and settings.
+    """Returns the written name and the settings of a solver.
 
     Raises:
-        QueryError: the solver or its grid is not one of the tables above.
+        QueryError: the solver or its grid is in none of the tables.
     """
     if isinstance(solver, Straightened):
-        return {"name": "Straightened", "solver": to_json(solver.solver)}
-    found: dict[str, Any] = {"name": _name_of(solver, SCHEMES)}
+        return {"name": STRAIGHTENED, "solver": to_json(solver.solver)}
+    entry: dict[str, Any] = {"name": _name_of(solver, SCHEMES)}
     for field in dataclasses.fields(solver):
         value = getattr(solver, field.name)
-        found[field.name] = (
+        entry[field.name] = (
             {"name": _name_of(value, GRIDS), **dataclasses.asdict(value)} if isinstance(value, AbstractGrid) else value
         )
-    return found
+    return entry
 
 
-def from_json(found: Mapping[str, Any]) -> AbstractSolver:
-    """The inverse of `to_json`.
+def from_json(entry: Mapping[str, Any]) -> AbstractSolver:
+    """Returns the solver that `to_json` wrote.
 
     Raises:
-        FileError: a name that is in no table.
+        FileError: a name that is in none of the tables.
     """
-    settings = dict(found)
+    settings = dict(entry)
     name = settings.pop("name")
-    if name == "Straightened":
+    if name == STRAIGHTENED:
         return Straightened(from_json(settings["solver"]))
     if settings.get("grid") is not None:
         grid = dict(settings["grid"])
-        settings["grid"] = _known(grid.pop("name"), GRIDS)(**grid)
-    solver: AbstractSolver = _known(name, SCHEMES)(**settings)
+        settings["grid"] = _class_of(grid.pop("name"), GRIDS)(**grid)
+    solver: AbstractSolver = _class_of(name, SCHEMES)(**settings)
     return solver
 
 
-def _name_of(thing: Any, table: Mapping[str, type]) -> str:
-    name = type(thing).__name__
-    if table.get(name) is not type(thing):
-        raise QueryError(f"{name} is not one of retrodict's own, which alone a file can name; tune among those")
-    return name
+def _name_of(instance: Any, table: Mapping[str, type]) -> str:
+    for name, cls in table.items():
+        if type(instance) is cls:
+            return name
+    raise QueryError(
+        f"{type(instance).__name__} is not one of retrodict's own, which alone a file can name; choose among the "
+        "solvers and grids of retrodict"
+    )
 
 
-def _known(name: str, table: Mapping[str, Any]) -> Any:
+def _class_of(name: str, table: Mapping[str, Any]) -> Any:
     if name not in table:
         raise FileError(f"the file names the solver or grid '{name}', which this version does not know")
     return table[name]

@@ -1,10 +1,10 @@
-"""Stochastic solvers: the SDE that has the same marginals as the flow, by diffrax.
+"""Stochastic solvers, by diffrax: they solve an SDE that has the same marginals as the flow.
 
     dx = [velocity + g(t)^2 / 2 score] dt + g(t) dW,      any g >= 0
 
-What one step gets wrong the next ones correct, since the score pulls towards where the data are; the price is more
-steps. The noise is additive (g depends on t alone), so that Ito and Stratonovich agree and schemes made for additive
-noise apply (Foster et al., arXiv 2210.17543, for SEA and ShARK).
+The score pulls towards the data, so later steps correct the errors of earlier ones; the price is more steps. The noise
+is additive (g depends on t alone): Ito and Stratonovich agree, and schemes for additive noise apply (Foster et al.,
+arXiv 2210.17543, for SEA and ShARK).
 """
 
 import abc
@@ -29,12 +29,12 @@ class AbstractStochastic(AbstractStepping):
 
     @abc.abstractmethod
     def scheme(self) -> Any:
-        """The diffrax solver."""
+        """Returns the diffrax solver."""
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None
     ) -> State:
-        import diffrax  # half a second to import, and only this room needs it
+        import diffrax  # imported here: slow to import, and few calls need it
         import lineax
 
         if key is None:
@@ -46,8 +46,8 @@ class AbstractStochastic(AbstractStepping):
         def drift(t: Array, x: Array, _: None) -> Array:
             return flow.path.drift(flow.guess(x, t), t, noise)
 
-        def spread(t: Array, x: Array, _: None) -> Any:
-            # rounding may leave a sigma of -1e-8 at the data
+        def noise_scale(t: Array, x: Array, _: None) -> Any:
+            # rounding may make sigma -1e-8 at the data
             g = jnp.sqrt(jnp.maximum(noise(t, flow.path.schedule) * flow.path.schedule(t)[1], 0.0))
             return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, x.shape))
 
@@ -55,18 +55,18 @@ class AbstractStochastic(AbstractStepping):
         area = getattr(scheme, "minimal_levy_area", diffrax.BrownianIncrement)
         area = diffrax.SpaceTimeLevyArea if issubclass(diffrax.SpaceTimeLevyArea, area) else area
         brownian = self.brownian(jax.ShapeDtypeStruct(x.shape, x.dtype), key, area, (start, end))
-        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(spread, brownian))
+        terms = diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(noise_scale, brownian))
         state = scheme.init(terms, times[0], times[1], x, None)
 
-        def body(carry: tuple[Array, Any], pair: tuple[Array, Array]) -> tuple[tuple[Array, Any], None]:
+        def body(carry: tuple[Array, Any], row: tuple[Array, Array]) -> tuple[tuple[Array, Any], None]:
             x, state = carry
-            x, _, _, state, _ = scheme.step(terms, *pair, x, None, state, made_jump=False)
+            x, _, _, state, _ = scheme.step(terms, *row, x, None, state, made_jump=False)
             return (x, state), None
 
         return jax.lax.scan(body, (x, state), (times[:-1], times[1:]))[0][0]
 
     def brownian(self, shape: Any, key: PRNGKeyArray, area: Any, span: tuple[float, float]) -> Any:
-        """The Brownian motion: every increment is asked for once and in order, so that the cheap one is a true one."""
+        """Returns the Brownian motion. Steps ask for every increment once and in order, as the cheap one requires."""
         import diffrax
 
         return diffrax.UnsafeBrownianPath(shape=shape, key=key, levy_area=area)
@@ -79,7 +79,7 @@ class AbstractStochastic(AbstractStepping):
         name = type(self).__name__
         if not path.gaussian:
             return (
-                f"{name} needs the score, which follows from the network's guess for Gaussian noise only, and this "
+                f"{name} needs the score, which follows from the denoised noise only if noise is Gaussian, and this "
                 f"path starts from {type(path.source).__name__}; use an ODE solver, such as AdamsBashforth()"
             )
         alpha, _ = path.schedule(jnp.asarray(path.span[0]))
@@ -92,7 +92,7 @@ class AbstractStochastic(AbstractStepping):
 
 
 class EulerMaruyama(AbstractStochastic):
-    """Strong order 1 for additive noise, one evaluation a step."""
+    """The Euler-Maruyama scheme: strong order 1 for additive noise, one evaluation a step."""
 
     steps: int = eqx.field(static=True, default=100)
     grid: AbstractGrid | None = None

@@ -1,4 +1,4 @@
-"""Any path along straight lines: the schedule, too, is chosen after training."""
+"""Straight lines for any path: the schedule, too, is chosen after training."""
 
 from typing import ClassVar
 
@@ -10,10 +10,9 @@ from retrodict.solvers._base import AbstractSolver, State, Velocity, flow_of
 
 
 class Straightened(AbstractSolver):
-    """Another solver along the straight lines that are equivalent to the path's own schedule.
+    """A solver that runs along the straight lines that are equivalent to the schedule of the path.
 
-    There velocities are of order one, whatever the model was trained on: with 17 evaluations, `AdamsBashforth` leaves
-    2 % of a standard deviation or less on VP, VE and EDM alike.
+    Velocities are then of order one, whatever schedule the model was trained with, and few steps suffice.
     """
 
     solver: AbstractSolver
@@ -24,7 +23,9 @@ class Straightened(AbstractSolver):
     ) -> State:
         flow = flow_of(velocity, self)
         if (start, end) != flow.path.span:
-            raise QueryError(f"Straightened goes the whole way, {flow.path.span}, and was asked for {(start, end)}")
+            raise QueryError(
+                f"Straightened runs over the whole span, {flow.path.span}, and was asked for {(start, end)}"
+            )
         straight = flow.straightened()
         at_start, at_end = flow.path.times_larger(straight.path)
         return at_end * self.solver(straight, x / at_start, *straight.path.span, key=key)

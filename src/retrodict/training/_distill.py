@@ -1,11 +1,12 @@
-"""Distillation: a student that draws with one or two evaluations of a small network.
+"""Distillation: a small network that draws with one or two evaluations, trained on the draws of a model.
 
-    teacher    x1(x0) where a fine solver carries the noise x0, given what is given
-    student    a network of its own, trained until k steps land there:  mean (Euler_k(x0) - x1)^2
+    model      x1(x0): the end of the path of the noise x0 by a fine solver, for the given values
+    sampler    a network of its own, trained until k Euler steps end there:  mean (Euler_k(x0) - x1)^2
 
-(Luhman and Luhman 2021, arXiv 2101.02388, who take one step.) Nothing is simulated: what is given comes from
-simulations, and pairs of noise and end are made by the teacher, once. A strict classifier has the last word: draws of
-student and teacher that it tells apart better than `bar` are no pass. Densities are taught apart, by the same ends.
+(Luhman and Luhman 2021, arXiv 2101.02388, who take one step.) Nothing is simulated: given values come from simulations,
+and pairs of noise and end are drawn from the model, once. A strict classifier compares the draws of both at the end; a
+sampler whose draws it recognizes with an accuracy above `bar` does not pass. Densities are distilled by themselves, as
+a mixture density of the same ends.
 """
 
 import dataclasses
@@ -13,7 +14,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -26,16 +26,16 @@ from retrodict.diagnostics import c2st
 from retrodict.evaluation import given_in_rows, held_out_tokens
 from retrodict.models import (
     SAMPLER,
-    AbstractModel,
+    ConditionalRows,
     DistilledDensity,
     DistilledSampler,
     Family,
     FlowModel,
     MixtureDensity,
-    Pairs,
     Proof,
     Record,
     Sizes,
+    model_for,
 )
 from retrodict.models._flow_answers import widened
 from retrodict.models._flow_rows import ends_of
@@ -44,35 +44,36 @@ from retrodict.query import Batch, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
 from retrodict.training import History, TrainingBudget, fit_mixture
-from retrodict.training._loop import Trainer
+from retrodict.training._fit_flow import AbstractFlowLoss
+from retrodict.training._run import train
 
 
-PAIRS = 2**18
-JUDGES = 4096  # pairs that only validate
-BAR = 0.52
+TRAINING_PAIRS = 2**18  # of noise and end
+VALIDATION_PAIRS = 4096
+BAR = 0.52  # mean accuracy of the classifier; .5 is chance
 
 
 class DistillationWarning(UserWarning):
-    """A student whose draws can be told from its teacher's."""
+    """A distilled sampler whose draws a classifier can tell from those of its model."""
 
 
-class DistillationLoss(eqx.Module):
-    """The mean squared distance between where a student's steps end and where the teacher's did."""
+class DistillationLoss(AbstractFlowLoss):
+    """The mean squared distance between the ends of a sampler's steps and those of the model."""
 
     form: FlowModel
     solver: AbstractSolver
 
     def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
         del key
-        model = dataclasses.replace(self.form, net=eqx.combine(weights, self.form.net))
+        model = self.combined(self.form, weights)
 
-        def one(z: Array, roles: Array, noise: Array, end: Array) -> Scalar:
+        def row_loss(z: Array, roles: Array, noise: Array, end: Array) -> Scalar:
             ready = model.ready(z, roles)
             latent = ready.roles == LATENT
-            found = self.solver(model.flow_from(ready), jnp.where(latent, noise, 0.0), *model.path.span)
-            return jnp.sum(jnp.where(latent, (found - end) ** 2, 0.0)) / jnp.sum(latent)
+            reached = self.solver(model.flow_from(ready), jnp.where(latent, noise, 0.0), *model.path.span)
+            return jnp.sum(jnp.where(latent, (reached - end) ** 2, 0.0)) / jnp.sum(latent)
 
-        return jnp.mean(jax.vmap(one)(*rows))
+        return jnp.mean(jax.vmap(row_loss)(*rows))
 
 
 def distill(
@@ -93,48 +94,43 @@ def distill(
     key: Key,
     progress: bool = True,
 ) -> tuple[DistilledSampler, History]:
-    """A student of a trained model for one family of questions, with proof of how near it came, and its history.
+    """Distills a trained model into a fast sampler for one family of queries; returns it with its history.
 
     Args:
-        sims: simulations `{name: (n, *shape)}`, at least 50: what is given comes from them, nine tenths to learn from,
-            the rest to judge by.
-        given: names of what is known; or a mapping from name to booleans `shape`, the elements that are.
-        of: names of what is asked; by default all that `given` does not name.
-        net: the student's network, by default a residual MLP of a quarter of the usual work.
-        evaluations: of the network for every draw.
-        solver: of the teacher, without noise of its own.
-        observations: about so many the classifier is asked.
-        draws: of each, for either side.
+        sims: simulations `{name: (n, *shape)}` with the given values, at least 50, of which a tenth validates.
+        given: the names of the given variables, or a mapping from name to booleans `shape`, true for given elements.
+        of: the names of the variables to draw; by default all that `given` does not name.
+        net: the network of the sampler, by default a residual MLP of a quarter of the usual work.
+        evaluations: evaluations of the network for every draw.
+        solver: the solver of the model, without noise of its own.
+        observations: the number of held-out observations at which the classifier compares draws.
+        draws: the draws of each side at an observation.
+        bar: the mean accuracy of the classifier above which the sampler does not pass.
 
     Raises:
         DataError: simulations of the wrong names or shapes, or too few.
-        QueryError: a question that this model cannot answer, or a solver that cannot follow its path.
+        QueryError: a query that this model cannot answer, or a solver that cannot follow its path.
 
     Warns:
-        DistillationWarning: the student did not pass; `student.proof` says by how much.
+        DistillationWarning: the sampler did not pass; its `proof` has the accuracies.
     """
     if evaluations < 1:
-        raise QueryError(f"a student needs at least one evaluation, got {evaluations}")
+        raise QueryError(f"a distilled sampler needs at least one evaluation, got {evaluations}")
     keys = jr.split(as_key(key), 7)
-    lesson = _Lesson.of(model, sims, given, of, solver or SAMPLER, observations)
-    pupil = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
-    student = DistilledSampler(pupil, lesson.family, evaluations, Proof((), bar))
-    weights, form = eqx.partition(pupil.net, eqx.is_inexact_array)
-    loss = DistillationLoss(dataclasses.replace(pupil.without_training_state(), net=form), student.solver)
-    pace = TrainingBudget(steps, batch_size, learning_rate)
-    train, judge = (lesson.pairs(*part) for part in lesson.parts(keys[1:3]))
-    trainer = Trainer(weights, loss, train, judge, pace)
-    found, history = trainer.run(keys[3], keys[4], patience=steps, shown=progress, what="student")
-    student = dataclasses.replace(student, model=dataclasses.replace(pupil, net=eqx.combine(found, pupil.net)))
-    student = dataclasses.replace(student, proof=Proof(_judged(lesson, student, observations, draws, keys[5:]), bar))
-    if not student.proof.ok:
-        warnings.warn(
-            f"the student did not pass: its draws are told from the teacher's at {student.proof.mean:.3f}, the bar is "
-            f"{bar}; allow more steps, a larger network or another evaluation",
-            DistillationWarning,
-            stacklevel=2,
-        )
-    return student, history
+    task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
+    start = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
+    sampler = DistilledSampler(start, task.family, evaluations, Proof((), bar))
+    loss = DistillationLoss(DistillationLoss.form_of(start.without_training_state()), sampler.solver)
+    rows, validation = (task.pairs(*arguments) for arguments in task.parts(keys[1:3]))
+    budget, run_keys = TrainingBudget(steps, batch_size, learning_rate), (keys[3], keys[4])
+    trained, history = train(
+        start, loss, rows, validation, budget, keys=run_keys, patience=steps, progress=progress, label="distillation"
+    )
+    sampler = dataclasses.replace(sampler, model=trained)
+    accuracies = _accuracies(task, sampler, observations, draws, keys[5:])
+    sampler = dataclasses.replace(sampler, proof=Proof(accuracies, bar))
+    _warn_unless_passed(sampler.proof)
+    return sampler, history
 
 
 def distill_density(
@@ -152,51 +148,61 @@ def distill_density(
     key: Key,
     progress: bool = True,
 ) -> tuple[DistilledDensity, History]:
-    """Densities of one family of questions for whoever needs a million of them (MCMC, evidence), and their history.
+    """Distills the densities of one family of queries, for uses that need millions (MCMC, evidence).
 
-    A `MixtureDensity` learns by maximum likelihood what the model draws, and is compared with the model's own exact
-    density at one draw for each of some held-out observations: `head.kl` and `head.spread`, in nats.
+    A `MixtureDensity` learns draws of the model by maximum likelihood. It is compared with the exact density of the
+    model at one draw for each of some held-out observations: `kl` and `spread` of the result, in nats.
 
     Args:
-        components: Gaussians of a number given those before.
-        width: of the network.
-        depth: of the network, in blocks.
-        observations: whose draws are compared.
+        components: Gaussians for each number, given the numbers before it.
+        width: the width of the network.
+        depth: the depth of the network, in blocks.
+        observations: the number of held-out observations at which densities are compared.
 
     Other arguments and errors are those of `distill`.
     """
     keys = jr.split(as_key(key), 6)
-    lesson = _Lesson.of(model, sims, given, of, solver or SAMPLER, observations)
-    latent, known = lesson.family.where(LATENT), lesson.family.where(GIVEN)
+    task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
+    latent, observed = task.family.where(LATENT), task.family.where(GIVEN)
 
-    def rows(pairs: Any) -> Pairs:
+    def mixture_rows(pairs: Any) -> ConditionalRows:
         z, _, _, ends = pairs
         y = jnp.asarray(ends)[:, latent[model.kept]]
-        return Pairs(z[:, known], jnp.zeros(len(z), jnp.int32), y, y, y)
+        return ConditionalRows(z[:, observed], jnp.zeros(len(z), jnp.int32), y, y, y)
 
-    train, judge = (rows(lesson.pairs(*part)) for part in lesson.parts(keys[:2]))
-    sizes = Sizes(1, int(known.sum()), int(latent.sum()), components=components, width=width, depth=depth)
-    start = MixtureDensity.blank(sizes, key=keys[2]).beside(train)
+    rows, validation = (mixture_rows(task.pairs(*arguments)) for arguments in task.parts(keys[:2]))
+    sizes = Sizes(1, int(observed.sum()), int(latent.sum()), components=components, width=width, depth=depth)
+    start = MixtureDensity.blank(sizes, key=keys[2]).with_baseline(rows)
     mixture, history = fit_mixture(
-        start, train, judge, TrainingBudget(steps), key=keys[3], patience=steps, progress=progress
+        start, rows, validation, TrainingBudget(steps), key=keys[3], patience=steps, progress=progress
     )
-    head = DistilledDensity(lesson.family, 0.0, 0.0, model.scaling, mixture)
-    held = lesson.tokens[:observations]
-    observed, asked = lesson.observed(held), lesson.family.elements(LATENT)
-    draws = model.without_warnings().sample(1, given=observed, of=asked, solver=lesson.teacher, key=keys[4])
-    values = {name: found[:, 0] for name, found in draws.items()}
-    gaps = model.without_warnings().log_prob(values, given=observed) - head.log_prob(values, given=observed)
-    return dataclasses.replace(head, kl=float(gaps.mean()), spread=float(gaps.std())), history
+    density = DistilledDensity(task.family, 0.0, 0.0, model.scaling, mixture)
+    batch = task.observed(task.tokens[:observations])
+    latent_masks, flow = task.family.elements(LATENT), task.model.without_warnings()
+    sample = flow.sample(1, given=batch, of=latent_masks, solver=task.solver, key=keys[4])
+    values = {name: draws[:, 0] for name, draws in sample.items()}
+    gaps = flow.log_prob(values, given=batch) - density.log_prob(values, given=batch)
+    return dataclasses.replace(density, kl=float(gaps.mean()), spread=float(gaps.std())), history
 
 
-class _Lesson(NamedTuple):
-    """What a teacher teaches: one family of questions about simulations, of which the first `held` judge."""
+def _warn_unless_passed(proof: Proof) -> None:
+    if not proof.ok:
+        warnings.warn(
+            f"the distilled sampler did not pass: a classifier tells its draws from the model's with an accuracy of "
+            f"{proof.mean:.3f}, the bar is {proof.bar}; allow more steps, a larger network or another evaluation",
+            DistillationWarning,
+            stacklevel=3,
+        )
+
+
+class _DistillationTask(NamedTuple):
+    """A family of queries to a model, and simulations for it, the first `held_out` of which validate."""
 
     model: FlowModel
     family: Family
-    teacher: AbstractSolver
+    solver: AbstractSolver
     tokens: np.ndarray
-    held: int
+    held_out: int
 
     @classmethod
     def of(
@@ -205,55 +211,54 @@ class _Lesson(NamedTuple):
         sims: Mapping[str, Any],
         given: Iterable[str] | Mapping[str, Any],
         of: Iterable[str] | None,
-        teacher: AbstractSolver,
+        solver: AbstractSolver,
         observations: int,
-    ) -> "_Lesson":
-        """Raises what `distill` says."""
-        if not isinstance(model, AbstractModel):
-            raise QueryError(f"distill takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
-        model = model.as_flow("distill")
+    ) -> "_DistillationTask":
+        """Returns the task, or raises the errors of `distill`."""
+        model = model_for("distill", model).as_flow("distill")
         if model.layout.functions or model.embedded:
             raise QueryError("only models without functions or embeddings can be distilled")
-        if reason := teacher.refusal(model.path):
+        if reason := solver.refusal(model.path):
             raise QueryError(reason)
         tokens = held_out_tokens(model, sims)
-        held = max(observations, len(tokens) // 10)
-        if held > len(tokens) // 2:
-            raise DataError(f"{observations} observations to judge by need {2 * observations} simulations or more")
-        known = given_in_rows(model.layout, given, unflatten(model.layout, tokens[:1], model.layout.names))
-        asked = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in known)
-        question = model.parse(known, asked).roles
+        held_out = max(observations, len(tokens) // 10)
+        if held_out > len(tokens) // 2:
+            raise DataError(f"{observations} observations for validation need {2 * observations} simulations or more")
+        observed = given_in_rows(model.layout, given, unflatten(model.layout, tokens[:1], model.layout.names))
+        names = tuple(of) if of is not None else tuple(name for name in model.modeled.names if name not in observed)
+        question = model.parse(observed, names).roles
         roles = widened(model, question)[0]
         if (roles != question).any():
-            raise QueryError("this model was trained for one question; leave `of` out, to teach all of it")
-        return cls(model, Family(model.layout, tuple(roles.tolist())), teacher, tokens, held)
+            raise QueryError("this model was trained for one question; leave `of` out, to distill all of it")
+        return cls(model, Family(model.layout, tuple(roles.tolist())), solver, tokens, held_out)
 
     def parts(self, keys: Array) -> tuple[tuple[np.ndarray, int, PRNGKeyArray], ...]:
-        """Simulations to learn from and to judge by, and how many pairs are made of each."""
-        return (self.tokens[self.held :], PAIRS, keys[0]), (self.tokens[: self.held], JUDGES, keys[1])
+        """Returns the arguments of `pairs` for training and for validation."""
+        train_tokens, validation_tokens = self.tokens[self.held_out :], self.tokens[: self.held_out]
+        return (train_tokens, TRAINING_PAIRS, keys[0]), (validation_tokens, VALIDATION_PAIRS, keys[1])
 
     def pairs(self, tokens: np.ndarray, n: int, key: PRNGKeyArray) -> tuple[Array, ...]:
-        """Scaled rows, roles, noise, and where the teacher carries it."""
-        core, z = self.model.without_warnings().without_training_state(), self.model.scaling.of_rows(tokens)
-        some = jnp.asarray(z[np.asarray(jr.randint(key, (n,), 0, len(z)))])
-        where = jnp.broadcast_to(jnp.asarray(self.family.roles), some.shape)
-        return (some, where, *ends_of(core, self.teacher, some, where, jr.fold_in(key, 1)))
+        """Returns `n` scaled rows, their roles, noise, and the end of its path by the model."""
+        core, scaled = self.model.without_warnings().without_training_state(), self.model.scaling.of_rows(tokens)
+        z = jnp.asarray(scaled[np.asarray(jr.randint(key, (n,), 0, len(scaled)))])
+        roles = jnp.broadcast_to(jnp.asarray(self.family.roles), z.shape)
+        return (z, roles, *ends_of(core, self.solver, z, roles, jr.fold_in(key, 1)))
 
     def observed(self, tokens: np.ndarray) -> Batch:
-        """What is given of rows."""
-        known = np.where(self.family.where(GIVEN), tokens, np.nan)
-        return Batch(unflatten(self.family.layout, known, list(self.family.elements(GIVEN))))
+        """Returns the given values of rows."""
+        values = np.where(self.family.where(GIVEN), tokens, np.nan)
+        return Batch(unflatten(self.family.layout, values, list(self.family.elements(GIVEN))))
 
 
-def _judged(
-    lesson: _Lesson, student: DistilledSampler, observations: int, draws: int, keys: Array
+def _accuracies(
+    task: _DistillationTask, sampler: DistilledSampler, observations: int, draws: int, keys: Array
 ) -> tuple[float, ...]:
-    """C2ST of draws by both, one for every observation."""
-    given, asked = lesson.observed(lesson.tokens[:observations]), lesson.family.elements(LATENT)
-    theirs = lesson.model.without_warnings().sample(draws, given=given, of=asked, solver=lesson.teacher, key=keys[0])
-    its = student.sample(draws, given=given, key=keys[1])
+    """Returns C2ST between draws of the model and of the sampler, for every observation."""
+    batch, masks = task.observed(task.tokens[:observations]), task.family.elements(LATENT)
+    model_draws = task.model.without_warnings().sample(draws, given=batch, of=masks, solver=task.solver, key=keys[0])
+    sampler_draws = sampler.sample(draws, given=batch, key=keys[1])
 
-    def there(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
-        return {name: values[name][i].reshape(draws, -1)[:, np.ravel(mask)] for name, mask in asked.items()}
+    def latent(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+        return {name: values[name][i].reshape(draws, -1)[:, np.ravel(mask)] for name, mask in masks.items()}
 
-    return tuple(float(c2st(there(theirs, i), there(its, i))) for i in range(observations))
+    return tuple(float(c2st(latent(model_draws, i), latent(sampler_draws, i))) for i in range(observations))

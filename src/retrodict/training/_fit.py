@@ -1,25 +1,89 @@
-"""One door for training every kind of model."""
+"""`fit`, for every kind of model: it resolves the arguments, and `fit_kind` dispatches by the kind.
 
+A kind of model registers how it is trained:
+
+    @retrodict.training.fit_kind.register
+    def _(model: MyModel, sims, settings):
+        budget = settings.budget(steps=5_000, batch_size=256)       # the defaults of this kind
+        ...
+        return trained, history
+"""
+
+import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+import equinox as eqx
 import numpy as np
 
-from retrodict._errors import DataError
+from retrodict._errors import DataError, QueryError
 from retrodict._types import Key
-from retrodict.models import FlowModel, HierarchicalModel
+from retrodict.models import DistilledDensity, DistilledSampler, FlowModel, HierarchicalModel
+from retrodict.models._importance import ImportanceSampledPosterior
 from retrodict.simulation._failures import FailedRunsWarning
 from retrodict.training._fit_flow import fit_rows
 from retrodict.training._fit_hierarchical import fit_plate
 from retrodict.training._loop import LEARNING_RATE, WEIGHT_DECAY, History, TrainingBudget
+from retrodict.training._run import extended
 
 
-Model = TypeVar("Model", FlowModel, HierarchicalModel)
+Model = TypeVar("Model", bound=eqx.Module)
+FailedRuns = Literal["ignore", "reweight", "given", "corrected"]  # the last two are earlier words
 
 STEPS = 10_000
-STEPS_OF_SITES = 6_000
+HIERARCHICAL_STEPS = 6_000
+EARLIER_WORDS = {"given": "ignore", "corrected": "reweight"}
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """The arguments of a call of `fit`, apart from the model and the simulations.
+
+    Attributes:
+        steps: gradient steps; None is the default of a kind of model.
+        batch_size: rows in a step; None is the default of a kind of model.
+        reweight: rows are to count 1 / p(ok | parameters), as runs failed.
+
+    Other attributes are those of `fit`.
+    """
+
+    key: Key
+    steps: int | None
+    batch_size: int | None
+    learning_rate: float
+    weight_decay: float
+    validation_fraction: float
+    validation: Mapping[str, Any] | None
+    patience: int | None
+    reweight: bool
+    checkpoint: str | os.PathLike[str] | None
+    progress: bool
+
+    def budget(self, *, steps: int, batch_size: int) -> TrainingBudget:
+        """Returns the training budget, with the defaults of a kind of model.
+
+        Raises:
+            DataError: numbers that are no budget.
+        """
+        numbers = {
+            "steps": steps if self.steps is None else self.steps,
+            "batch_size": batch_size if self.batch_size is None else self.batch_size,
+        }
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+                raise DataError(f"`{name}` must be a positive whole number, got {number!r}")
+        if not self.weight_decay >= 0:
+            raise DataError(f"`weight_decay` must be zero or positive, got {self.weight_decay!r}")
+        return TrainingBudget(numbers["steps"], numbers["batch_size"], self.learning_rate, self.weight_decay)
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The keyword arguments that every kind of training shares."""
+        names = ("key", "validation_fraction", "validation", "patience", "checkpoint", "progress")
+        return {name: getattr(self, name) for name in names}
 
 
 def fit(
@@ -34,80 +98,105 @@ def fit(
     validation_fraction: float = 0.05,
     validation: Mapping[str, Any] | None = None,
     patience: int | None = None,
-    failed: Literal["given", "corrected"] | None = None,
+    failed: FailedRuns | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> tuple[Model, History]:
-    """Trains on simulations `{name: (n, *shape)}` and returns a new model with its history.
+    """Trains a model on simulations `{name: (n, *shape)}` and returns a new model with its history.
 
-    A model that was trained before keeps its scaling and goes on from its weights. A hierarchical model learns from
-    simulations of one site, or, by its method, of many; the history is that of what sites share, and its `before` those
-    of the models of one site. Simulations that do not fit in memory, from a store or from files that numpy maps, are
-    read as they are needed.
+    A trained model keeps its scaling and goes on from its weights. A hierarchical model learns from simulations of one
+    site or, by its method, of many; `history.before` then has those of its models of one site. Of an
+    `ImportanceSampledPosterior` the flow is trained. Simulations larger than memory (a store, files that numpy maps)
+    are read as they are needed.
 
     Args:
-        steps: gradient steps; the learning rate falls to zero over them. 10,000 by default, 6,000 of a hierarchical
-            model, besides those of its model of one site.
-        batch_size: rows in a step, 512 by default; of a hierarchical model sets of sites, 128.
-        weight_decay: of AdamW, times the learning rate; more of it where a large network reads few simulations, such as
-            1.0 for 10,000 images. Compare validation losses. Mixture densities have their own, and learning rate.
-        validation: simulations that only validate; by default a random `validation_fraction` of `sims` is held out.
-        failed: what follows from runs that failed, if there are any. "given": nothing, as whoever has finite data knows
-            that the real run ended well; "corrected": rows count 1 / p(ok | parameters), as failures are the program's
-            fault. None is "given" with a warning. See `rd.failures`.
-        checkpoint: a folder; what a run carries is kept there every ten seconds, and the same call goes on from it
-            after a kill, bit for bit as if it had never stopped (same machine, same versions). Of a run that ended it
-            returns the outcome.
+        steps: gradient steps, over which the learning rate falls to zero: 10,000 by default, 6,000 for a hierarchical
+            model and as many for its models of one site.
+        batch_size: rows in a step, 512 by default; for a hierarchical model sets of sites, 128.
+        weight_decay: of AdamW, times the learning rate; a large network with few simulations needs more, such as 1.0
+            for 10,000 images. Mixture densities have their own, and their own learning rate.
+        validation: simulations that only validate; by default a random `validation_fraction` of `sims`.
         patience: steps without a better validation loss after which training ends; by default a third of `steps`.
+        failed: "ignore" runs that failed, as finite data tell that the real run ended well, or "reweight" rows by
+            1 / p(ok | parameters), as failures are the program's fault. None ignores them with a warning.
+        checkpoint: a folder for the state of the run, written every ten seconds. The same call goes on from it after a
+            kill, bit for bit (on the same machine with the same versions), and returns the outcome of a finished run.
 
     Raises:
+        QueryError: a model that is not trained on simulations.
         DataError: a name or shape that the model does not have, numbers that are not finite, or too few rows.
         TrainingError: the loss is not a number.
         FileError: the checkpoint cannot be written or read, or belongs to another run.
 
     Warns:
-        FailedRunsWarning: runs failed, and `failed` does not say what follows.
+        FailedRunsWarning: runs failed, and `failed` was not given.
     """
-    of_sites = isinstance(model, HierarchicalModel)
-    steps = (STEPS_OF_SITES if of_sites else STEPS) if steps is None else steps
-    batch_size = (128 if of_sites else 512) if batch_size is None else batch_size
-    _check(steps=steps, batch_size=batch_size)
-    if not weight_decay >= 0:
-        raise DataError(f"`weight_decay` must be zero or positive, got {weight_decay!r}")
-    pace = TrainingBudget(steps, batch_size, learning_rate, weight_decay)
-    how: dict[str, Any] = {
-        "key": key,
-        "validation_fraction": validation_fraction,
-        "validation": validation,
-        "patience": patience,
-        "checkpoint": checkpoint,
-        "progress": progress,
-    }
-    correct = _corrected(sims, failed)
-    if isinstance(model, HierarchicalModel):
-        if correct:
-            raise DataError("failed='corrected' is not offered for hierarchical models: correct a model of one site")
-        return fit_plate(model, sims, pace, **how)
-    return fit_rows(model, sims, pace, correct=correct, **how)
+    reweight = _reweighted(sims, failed)
+    settings = FitSettings(
+        key, steps, batch_size, learning_rate, weight_decay, validation_fraction, validation, patience, reweight,
+        checkpoint, progress,
+    )  # fmt: skip
+    return fit_kind(model, sims, settings)
 
 
-def _corrected(sims: Any, failed: str | None) -> bool:
-    """Whether runs that failed are to be corrected for; nobody is left unaware of them."""
-    if failed not in (None, "given", "corrected"):
-        raise DataError(f"`failed` is 'given' or 'corrected', got {failed!r}")
+@functools.singledispatch
+def fit_kind(model: object, sims: Mapping[str, Any], settings: FitSettings) -> tuple[Any, History]:
+    """Trains one kind of model, with the arguments of `fit`; register kinds by `fit_kind.register`.
+
+    Raises:
+        QueryError: the kind is not registered.
+    """
+    raise QueryError(f"fit takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
+
+
+@fit_kind.register
+def _fit_flow(model: FlowModel, sims: Mapping[str, Any], settings: FitSettings) -> tuple[FlowModel, History]:
+    budget = settings.budget(steps=STEPS, batch_size=512)
+    return fit_rows(model, sims, budget, reweight=settings.reweight, **settings.run)
+
+
+@fit_kind.register
+def _fit_hierarchical(
+    model: HierarchicalModel, sims: Mapping[str, Any], settings: FitSettings
+) -> tuple[HierarchicalModel, History]:
+    budget = settings.budget(steps=HIERARCHICAL_STEPS, batch_size=128)
+    if settings.reweight:
+        raise DataError("failed='reweight' is not offered for hierarchical models: reweight a model of one site")
+    return fit_plate(model, sims, budget, **settings.run)
+
+
+@fit_kind.register
+def _fit_importance(
+    model: ImportanceSampledPosterior, sims: Mapping[str, Any], settings: FitSettings
+) -> tuple[ImportanceSampledPosterior, History]:
+    """Trains the flow that proposes; likelihood and prior stay as they are."""
+    flow, history = fit_kind(model.flow, sims, settings)
+    simulations = flow.record.simulations - model.flow.record.simulations
+    record = extended(model.record, simulations, history)
+    return dataclasses.replace(model, flow=flow, record=record), history
+
+
+@fit_kind.register(DistilledSampler)
+@fit_kind.register(DistilledDensity)
+def _refuse_distilled(model: object, sims: Mapping[str, Any], settings: FitSettings) -> tuple[Any, History]:
+    raise QueryError(
+        f"a {type(model).__name__} is distilled, not trained on simulations: train its model with rd.fit and distill "
+        "again"
+    )
+
+
+def _reweighted(sims: Any, failed: str | None) -> bool:
+    """Returns whether failed runs are to be corrected for, and warns of failed runs that nobody mentions."""
+    word = EARLIER_WORDS.get(failed, failed) if isinstance(failed, str) else failed
+    if word not in (None, "ignore", "reweight"):
+        raise DataError(f"`failed` is 'ignore' or 'reweight' (earlier 'given' or 'corrected'), got {failed!r}")
     count = getattr(sims, "n_failed", 0)
-    if failed is None and count:
+    if word is None and count:
         warnings.warn(
-            f"{count} of {sims.drawn} runs failed and are left out: say failed='given' (whoever observes finite data "
-            "knows that the run ended well) or failed='corrected' (failures are the program's fault); "
-            "see rd.failures(sims)",
+            f"{count} of {sims.drawn} runs failed and are left out: say failed='ignore' (finite data tell that the "
+            "real run ended well) or failed='reweight' (failures are the program's fault), which were 'given' and "
+            "'corrected' before; see rd.failures(sims)",
             FailedRunsWarning,
             stacklevel=3,
         )
-    return failed == "corrected" and count > 0
-
-
-def _check(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise DataError(f"`{name}` must be a positive whole number, got {number!r}")
+    return word == "reweight" and count > 0

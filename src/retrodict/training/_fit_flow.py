@@ -1,4 +1,4 @@
-"""Training one model on simulations, row by row."""
+"""Training of a `FlowModel` on simulations, row by row."""
 
 import dataclasses
 import os
@@ -13,22 +13,38 @@ from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, Record
+from retrodict.nets import AbstractNet
 from retrodict.simulation._failures import failures
-from retrodict.training._checkpoint import Checkpoint
-from retrodict.training._loop import History, Trainer, TrainingBudget, rows_loss
-from retrodict.training._table import Table
+from retrodict.training._loop import History, TrainingBudget, rows_loss
+from retrodict.training._run import AbstractLoss, extended, train
+from retrodict.training._table import SimulationTable
 from retrodict.transforms.scaling import Scaling
 
 
-class RowsLoss(eqx.Module):
-    """The loss of a model whose network has no weights of its own; where rows are `weighted` their last element says
-    how much they count."""
+class AbstractFlowLoss(AbstractLoss[FlowModel]):
+    """A loss of the network of a flow."""
+
+    @staticmethod
+    def parts(model: FlowModel) -> AbstractNet:
+        return model.net
+
+    @staticmethod
+    def with_parts(model: FlowModel, parts: AbstractNet) -> FlowModel:
+        return dataclasses.replace(model, net=parts)
+
+
+class RowsLoss(AbstractFlowLoss):
+    """The flow loss of a batch of scaled rows; with `weighted` the last element of a row is its weight."""
 
     form: FlowModel
     weighted: bool = eqx.field(static=True, default=False)
 
+    @classmethod
+    def of(cls, model: FlowModel, *, weighted: bool) -> "RowsLoss":
+        return cls(dataclasses.replace(cls.form_of(model), record=Record()), weighted)
+
     def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
-        model = dataclasses.replace(self.form, net=eqx.combine(weights, self.form.net))
+        model = self.combined(self.form, weights)
         if not self.weighted:
             return rows_loss(model.loss, rows, key)
         total = rows_loss(lambda row, key, u: row[-1] * model.loss(row[:-1], key, u), rows, key)
@@ -38,7 +54,7 @@ class RowsLoss(eqx.Module):
 def fit_rows(
     model: FlowModel,
     sims: Mapping[str, Any],
-    pace: TrainingBudget,
+    budget: TrainingBudget,
     *,
     key: Key,
     validation: Mapping[str, Any] | None,
@@ -47,33 +63,32 @@ def fit_rows(
     progress: bool,
     checkpoint: str | os.PathLike[str] | None = None,
     what: str = "training",
-    correct: bool = False,
+    reweight: bool = False,
 ) -> tuple[FlowModel, History]:
-    """`fit` of one model; arguments and errors are those of `fit`."""
-    table = Table.of(model.layout, sims, failures(sims) if correct else None)
+    """Trains one flow; arguments and errors are those of `fit`."""
+    table = SimulationTable.of(model.layout, sims, failures(sims) if reweight else None)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
-    judged = None if validation is None else Table.of(model.layout, validation).tokens()
-    train, judge, held_out = table.split(rng, 0.0 if judged is not None else validation_fraction)
+    separate = None if validation is None else SimulationTable.of(model.layout, validation).tokens()
+    train_rows, validation_rows, held_out = table.split(rng, 0.0 if separate is not None else validation_fraction)
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
-        scaling = Scaling.fit(model.layout, train, together).framed(model.scaling.frame, train)
+        scaling = Scaling.fit(model.layout, train_rows, together).with_affine(model.scaling.affine, train_rows)
         model = dataclasses.replace(model, scaling=scaling)
-    judge = table.seen(model.scaling, judge if judged is None else judged)
-    source: Any = table.stream(model.scaling, held_out) if table.streamed else table.seen(model.scaling, train)
-    weights, form = eqx.partition(model.net, eqx.is_inexact_array)
-    loss = RowsLoss(dataclasses.replace(model, net=form, record=Record()), table.failures is not None)
-    trainer = Trainer(weights, loss, source, judge, pace)
-    # rows of a stream are known by those that validate, and by their number where that stays
-    identity = (table.count * (not table.growing)) if table.streamed else source
-    parts = (model, identity, judge, pace, patience, key_train, key_validation)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, what, *parts)
-    watch: dict[str, Any] = {"patience": patience, "shown": progress, "what": what, "checkpoint": kept}
-    weights, history = trainer.run(key_train, key_validation, **watch)
-    record = Record(
-        simulations=model.record.simulations + table.count,
-        steps=model.record.steps + int(history.step[-1]),
-        seconds=model.record.seconds + history.seconds,
-        validation_loss=history.best,
+    validation_rows = table.scaled(model.scaling, validation_rows if separate is None else separate)
+    rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)
+    model, history = train(
+        model,
+        RowsLoss.of(model, weighted=table.failures is not None),
+        rows,
+        validation_rows,
+        budget,
+        keys=(key_train, key_validation),
+        patience=patience,
+        progress=progress,
+        label=what,
+        checkpoint=checkpoint,
+        # a stream is identified by its validation rows, and by its length where that stays
+        identity=table.count * (not table.growing) if table.streamed else None,
     )
-    return dataclasses.replace(model, net=eqx.combine(weights, model.net), record=record), history
+    return dataclasses.replace(model, record=extended(model.record, table.count, history)), history

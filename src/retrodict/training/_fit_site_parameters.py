@@ -1,11 +1,11 @@
-"""Training the model of what one site has for itself, given all else: center, width, and a flow of what they leave."""
+"""Training the density of a site's own parameters: a baseline, then center and width with a flow of the residual."""
 
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,75 +14,86 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, Record, SiteParameterModel
-from retrodict.training._checkpoint import Checkpoint
-from retrodict.training._loop import History, Trainer, TrainingBudget, rows_loss
+from retrodict.training._loop import History, TrainingBudget, rows_loss
+from retrodict.training._run import AbstractLoss, train
 from retrodict.training._site_sets import scaled
+from retrodict.transforms.affine import least_squares
 
 
-RIDGE = 1e-6  # of a Gram matrix of standardized columns
+RIDGE_PER_ROW = 1e-6  # inputs are standardized
+MIN_WIDTH = 1e-6  # of the baseline, in units of the prior's
 
 
-def placed_loss(
-    flow: FlowModel, value: Array, center: Array, width: Array, seen: Array, key: PRNGKeyArray, u: Scalar
+def location_scale_loss(
+    flow: FlowModel, value: Array, center: Array, width: Array, given: Array, key: PRNGKeyArray, u: Scalar
 ) -> Scalar:
-    """Log density of the Gaussian (center, width), and the loss of a flow of what is left, given `seen`.
+    """Returns the negative log density of the Gaussian (center, width) plus a flow's loss of the residual.
 
-    The flow learns in coordinates that it does not move: what it gets wrong says nothing about center and width.
+    The flow reads `given` and has no gradient in center and width: its errors carry no information about them.
     """
-    outright = jnp.mean(0.5 * ((value - center) / width) ** 2 + jnp.log(width))
+    gaussian = jnp.mean(0.5 * ((value - center) / width) ** 2 + jnp.log(width))
     center, width = jax.lax.stop_gradient((center, width))
-    return outright + flow.loss(jnp.concatenate([(value - center) / width, seen]), key, u)
+    return gaussian + flow.loss(jnp.concatenate([(value - center) / width, given]), key, u)
 
 
-class SiteParameterLoss(eqx.Module):
+class SiteParameterLoss(AbstractLoss[SiteParameterModel]):
     """The loss of a batch of scaled rows of one site."""
 
     form: SiteParameterModel
 
+    @classmethod
+    def of(cls, model: SiteParameterModel) -> "SiteParameterLoss":
+        form = cls.form_of(model)
+        return cls(dataclasses.replace(form, flow=dataclasses.replace(form.flow, record=Record())))
+
+    @staticmethod
+    def parts(model: SiteParameterModel) -> Any:
+        return model.net, model.flow.net
+
+    @staticmethod
+    def with_parts(model: SiteParameterModel, parts: Any) -> SiteParameterModel:
+        net, flow = parts
+        return dataclasses.replace(model, net=net, flow=dataclasses.replace(model.flow, net=flow))
+
     def __call__(self, weights: Any, rows: Any, key: PRNGKeyArray) -> Scalar:
-        narrow = _with(self.form, weights)
+        model = self.combined(self.form, weights)
 
-        def one(z: Array, key: PRNGKeyArray, u: Scalar) -> Scalar:
-            known = z[~narrow.asked]
-            return placed_loss(narrow.flow, z[narrow.asked], *narrow.place(known), known, key, u)
+        def loss(z: Array, key: PRNGKeyArray, u: Scalar) -> Scalar:
+            parameters, inputs = z[model.latent], z[~model.latent]
+            return location_scale_loss(model.flow, parameters, *model.center_and_width(inputs), inputs, key, u)
 
-        return rows_loss(one, rows, key)
+        return rows_loss(loss, rows, key)
 
 
-def fit_narrow(
-    narrow: SiteParameterModel,
+def fit_site_parameters(
+    model: SiteParameterModel,
     site: FlowModel,
     rows: Mapping[str, Any],
-    judged: Mapping[str, Any],
-    pace: TrainingBudget,
+    validation: Mapping[str, Any],
+    budget: TrainingBudget,
     *,
     key: Key,
     patience: int | None,
     progress: bool,
     checkpoint: str | os.PathLike[str] | None,
 ) -> tuple[SiteParameterModel, History]:
-    """A trained model in the coordinates of the model of one site, from rows of sites."""
-    train, judge = (scaled(site, part) for part in (rows, judged))
-    own = narrow.asked
-    design = np.concatenate([np.ones((len(train), 1)), train[:, ~own]], axis=1).astype(np.float64)
-    gram = design.T @ design / len(design) + RIDGE * np.eye(design.shape[1])
-    line = np.linalg.solve(gram, design.T @ train[:, own] / len(design))
-    left = np.log(np.std(train[:, own] - design @ line, axis=0) + 1e-6)
-    narrow = dataclasses.replace(narrow, line=jnp.asarray(line, jnp.float32), usual=jnp.asarray(left, jnp.float32))
-    weights, form = eqx.partition((narrow.net, narrow.flow.net), eqx.is_inexact_array)
-    flow = dataclasses.replace(narrow.flow, net=form[1], record=Record())
-    loss = SiteParameterLoss(dataclasses.replace(narrow, net=form[0], flow=flow))
+    """Trains a model on rows of sites, in the coordinates of `site`, the model of one site."""
+    train_rows, validation_rows = (scaled(site, named) for named in (rows, validation))
+    inputs, parameters = train_rows[:, ~model.latent], train_rows[:, model.latent]
+    coefficients, residual = least_squares(inputs, parameters, ridge=RIDGE_PER_ROW * len(train_rows))
+    log_width, single = np.log(residual.std(axis=0) + MIN_WIDTH), partial(jnp.asarray, dtype=jnp.float32)
+    model = dataclasses.replace(model, coefficients=single(coefficients), log_width=single(log_width))
     key_train, key_validation = jr.split(as_key(key))
-    parts = (narrow, train, judge, pace, patience, key_train, key_validation)
-    kept = None if checkpoint is None else Checkpoint(checkpoint, "own", *parts)
-    trainer = Trainer(weights, loss, train, judge, pace)
-    weights, history = trainer.run(
-        key_train, key_validation, patience=patience, shown=progress, what="own parameters", checkpoint=kept
+    return train(
+        model,
+        SiteParameterLoss.of(model),
+        train_rows,
+        validation_rows,
+        budget,
+        keys=(key_train, key_validation),
+        patience=patience,
+        progress=progress,
+        label="own parameters",
+        checkpoint=checkpoint,
+        name="own",
     )
-    return _with(narrow, weights), history
-
-
-def _with(narrow: SiteParameterModel, weights: Any) -> SiteParameterModel:
-    """The model with other numbers in its networks."""
-    net, flow = eqx.combine(weights, (narrow.net, narrow.flow.net))
-    return dataclasses.replace(narrow, net=net, flow=dataclasses.replace(narrow.flow, net=flow))

@@ -1,9 +1,9 @@
-"""Training a surrogate of one site: a regression, a network on what it leaves, and the regression of what that gets
-wrong.
+"""Training a surrogate of one site: a regression, a network for the residual, and a correction of the regression.
 
-What the surrogate gets wrong in the mean moves every site the same way, and the posterior of S sites is sqrt(S) times
-narrower than that of one: N simulations of one site cannot place what many sites say to better than a share of its
-width, about sqrt(S / N), whatever the network.
+The correction is the difference between regressions on simulations and on draws of the surrogate. An error of the
+surrogate's mean moves every site in the same direction, and the posterior of S sites is sqrt(S) times narrower than
+that of one. Even so, N simulations of one site determine the posterior of S sites no better than to about sqrt(S / N)
+of its width, whatever the network.
 """
 
 import dataclasses
@@ -15,88 +15,110 @@ import jax.random as jr
 import numpy as np
 
 from retrodict._types import Key, as_key
-from retrodict.models import FlowModel, IntegerElements, MixtureDensity, SiteMixture, Surrogate, told
+from retrodict.models import FlowModel, IntegerElements, MixtureDensity, SiteMixture, Surrogate
 from retrodict.query.tokens import flatten, unflatten
 from retrodict.training._fit_flow import fit_rows
 from retrodict.training._fit_mixture import fit_mixture
 from retrodict.training._loop import History, TrainingBudget
 from retrodict.training._site_sets import scaled
-from retrodict.transforms.scaling import Scaling
+from retrodict.transforms.affine import least_squares
+from retrodict.transforms.scaling import Scaling, network_input_layout
 from retrodict.variables import Layout
 
 
 Rows: TypeAlias = Mapping[str, Any]
-REGRESSED = 200_000  # draws of the surrogate, at least, whose regression is compared with that of simulations
+MIN_REGRESSION_ROWS = 200_000  # draws of the surrogate, at least, whose regression is compared with the simulations'
 
 
 def fit_surrogate(
     surrogate: Surrogate | SiteMixture,
     site: FlowModel,
     rows: Rows,
-    judged: Rows,
-    pace: TrainingBudget,
+    validation: Rows,
+    budget: TrainingBudget,
     *,
     key: Key,
-    **how: Any,
+    **options: Any,
 ) -> tuple[Surrogate | SiteMixture, History]:
-    """A trained surrogate in the coordinates of the model of one site, from rows of sites; `how` is that of `fit`."""
+    """Trains a surrogate on rows of sites, in the coordinates of `site`, the model of one site.
+
+    `options` are those of `fit`.
+    """
     z = scaled(site, rows)
-    found: Surrogate | SiteMixture
+    result: Surrogate | SiteMixture
     if isinstance(surrogate, SiteMixture):
-        found, history = _fit_mixture(surrogate, site, rows, judged, pace, key=key, **how)
+        result, history = _fit_mixture(surrogate, site, rows, validation, budget, key=key, **options)
     else:
-        found, history = _fit_flow(surrogate, site, rows, judged, pace, key=key, **how)
-    if isinstance(found, SiteMixture) and found.mixture.is_alone:  # the regression itself
-        return found, history
-    # A bias of a twentieth of a standard deviation of y is lost in the noise of any validation loss (.001), and moves
-    # the posterior of 200 sites by half of its width: the draws get the regression that the simulations have.
-    drawn = found.sample(np.tile(z, (-(-REGRESSED // len(z)), 1)), jr.fold_in(as_key(key), 1))
-    true, learned = (regression(site.layout, found.known(some), some) for some in (z, drawn))
-    return found.shifted(true - learned), history
+        result, history = _fit_flow(surrogate, site, rows, validation, budget, key=key, **options)
+    if isinstance(result, SiteMixture) and result.mixture.is_baseline_only:  # the regression itself
+        return result, history
+    # A bias of a twentieth of y's standard deviation is invisible in a validation loss (.001 of it), and moves the
+    # posterior of 200 sites by half of its width: draws are given the regression of the simulations.
+    draws = result.sample(np.tile(z, (-(-MIN_REGRESSION_ROWS // len(z)), 1)), jr.fold_in(as_key(key), 1))
+    simulated, learned = (regression(site.layout, result.inputs(values), values) for values in (z, draws))
+    return result.with_correction(simulated - learned), history
 
 
 def _fit_flow(
-    surrogate: Surrogate, site: FlowModel, rows: Rows, judged: Rows, pace: TrainingBudget, *, key: Key, **how: Any
+    surrogate: Surrogate,
+    site: FlowModel,
+    rows: Rows,
+    validation: Rows,
+    budget: TrainingBudget,
+    *,
+    key: Key,
+    **options: Any,
 ) -> tuple[Surrogate, History]:
     layout = site.layout
-    z, other = (scaled(site, part) for part in (rows, judged))
-    trend = jnp.asarray(regression(layout, surrogate.known(z), z), jnp.float32)
+    train, held_out = (scaled(site, named) for named in (rows, validation))
+    trend = jnp.asarray(regression(layout, surrogate.inputs(train), train), jnp.float32)
     surrogate = dataclasses.replace(surrogate, trend=trend)
-    left, judge = (
-        unflatten(layout, part - np.asarray(surrogate.expected(jnp.asarray(part))), layout.names) for part in (z, other)
+    residuals, residuals_held_out = (
+        unflatten(layout, z - np.asarray(surrogate.prediction(jnp.asarray(z))), layout.names) for z in (train, held_out)
     )
-    model, history = fit_rows(surrogate.model, left, pace, key=key, validation=judge, what="surrogate", **how)
+    options = {**options, "validation": residuals_held_out, "what": "surrogate"}
+    model, history = fit_rows(surrogate.model, residuals, budget, key=key, **options)
     return dataclasses.replace(surrogate, model=model), history
 
 
 def _fit_mixture(
-    surrogate: SiteMixture, site: FlowModel, rows: Rows, judged: Rows, pace: TrainingBudget, *, key: Key, **how: Any
+    surrogate: SiteMixture,
+    site: FlowModel,
+    rows: Rows,
+    validation: Rows,
+    budget: TrainingBudget,
+    *,
+    key: Key,
+    **options: Any,
 ) -> tuple[SiteMixture, History]:
     layout = site.layout
-    train, judge = (flatten(layout, part, layout.names, where="the simulations") for part in (rows, judged))
-    whole = IntegerElements.of(train, [np.array([i]) for i in np.flatnonzero(~layout.is_parameter)])
-    seen = Scaling.fit(told(layout), train[:, layout.is_parameter])
+    train, held_out = (flatten(layout, named, layout.names, where="the simulations") for named in (rows, validation))
+    integers = IntegerElements.of(train, [np.array([i]) for i in np.flatnonzero(~layout.is_parameter)])
     surrogate = dataclasses.replace(
-        surrogate, scaling=site.scaling, seen=seen, whole=IntegerElements(*map(jnp.asarray, whole))
+        surrogate,
+        scaling=site.scaling,
+        input_scaling=Scaling.fit(network_input_layout(layout), train[:, layout.is_parameter]),
+        integers=IntegerElements(*map(jnp.asarray, integers)),
     )
-    pairs, sizes = surrogate.pairs(train), surrogate.mixture.sizes._replace(whole=bool(whole.which.any()))
-    start = MixtureDensity.blank(sizes, key=as_key(key)).beside(pairs)
-    mixture, history = fit_mixture(start, pairs, surrogate.pairs(judge), pace, key=key, **how)
+    training_rows = surrogate.rows(train)
+    sizes = surrogate.mixture.sizes._replace(whole=bool(integers.is_integer.any()))
+    start = MixtureDensity.blank(sizes, key=as_key(key)).with_baseline(training_rows)
+    mixture, history = fit_mixture(start, training_rows, surrogate.rows(held_out), budget, key=key, **options)
     return dataclasses.replace(surrogate, mixture=mixture), history
 
 
-def regression(layout: Layout, known: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Least squares of every scaled datum on 1 and what is known, `(1 + p, d)`; one line for all points of a
-    function."""
-    design = np.concatenate([np.ones((len(z), 1)), np.asarray(known, np.float64)], axis=1)
-    found = np.zeros((design.shape[1], layout.size))
+def regression(layout: Layout, inputs: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Returns least-squares coefficients `(1 + p, d)` of scaled data on [1, inputs], zero for parameters.
+
+    All points of a function share theirs.
+    """
+    coefficients = np.zeros((1 + inputs.shape[1], layout.size))
     for name in layout.data:
-        block = np.asarray(z[:, layout.slices[name]], np.float64)
+        tokens = layout.slices[name]
+        values, predictors = z[:, tokens], inputs
         if layout[name].axes:
-            inputs, values = np.repeat(design, block.shape[1], axis=0), block.ravel()
-            there = np.isfinite(values)
-            line = np.linalg.lstsq(inputs[there], values[there], rcond=None)[0]
-            found[:, layout.slices[name]] = line[:, None]
-        else:
-            found[:, layout.slices[name]] = np.linalg.lstsq(design, block, rcond=None)[0]
-    return found
+            predictors, values = np.repeat(inputs, values.shape[1], axis=0), values.reshape(-1, 1)
+            finite = np.isfinite(values[:, 0])
+            predictors, values = predictors[finite], values[finite]
+        coefficients[:, tokens] = least_squares(predictors, values)[0]
+    return coefficients

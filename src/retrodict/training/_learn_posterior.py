@@ -1,28 +1,29 @@
-"""The best posterior that a fixed number of simulations gives, by ONE rule that looks at held-out simulations alone.
+"""The best posterior of a fixed number of simulations, by ONE rule that looks at held-out simulations alone.
 
     direct       a posterior, trained on the simulations as they are
-    synthetic    a posterior in the frame of the data, trained on data sets that a surrogate of p(data | parameters)
-                 makes without end; where the data fall into parts that are independent given the parameters, the
-                 surrogate learns from every part
-    tuned        the same, trained on the simulations themselves for a while: they know what the surrogate gets wrong
-    weighted     draws of the better of these two, weighted by the surrogate: that knows what the flow gets wrong
+    synthetic    a posterior with an affine baseline given the data, trained on data sets without end, which a
+                 surrogate of p(data | parameters) generates; where the data fall into factors that are independent
+                 given the parameters, the surrogate learns from every factor
+    tuned        the same, trained further on the simulations themselves, which know the errors of the surrogate
+    weighted     draws of the better of these two, weighted by the surrogate, which knows the errors of the flow
 
-Which of them is better depends on which way the simulator is simpler, and nobody knows before. So all are trained, and
-the one under which parameters of held-out simulations are the likelier given their data is kept; not the first, unless
-the difference is more than two standard errors. (After a heat of 2,000 steps the worse is too often the better, as what
-is better in the end may learn more slowly.) The settings of each step are constants of this file; `RULE` counts the
-versions of the whole.
+The best candidate depends on the direction in which the simulator is simpler, which nobody knows before. So all are
+trained, and the one with the highest density of held-out parameters given their data is chosen, but "direct" only if
+it is better by more than two standard errors. All candidates are trained to the end: after 2,000 steps the worse one is
+too often ahead. The settings of each step are constants of this file; `RULE` counts the versions of the whole.
 """
 
 import dataclasses
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax.random as jr
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import DataError
+from retrodict._runtime.notebook import html_table
 from retrodict._types import Key, as_key
 from retrodict.models import FlowModel, posterior
 from retrodict.models._importance import ImportanceSampledPosterior
@@ -30,138 +31,161 @@ from retrodict.nets import ResMLP
 from retrodict.problem.dependencies import Dependencies
 from retrodict.query.tokens import Batch
 from retrodict.simulation.rows import Simulations
-from retrodict.training import History, fit
+from retrodict.training import FailedRuns, History, fit
 from retrodict.training import synthetic_data as synthesis
 from retrodict.variables import Layout
 
 
-# 1 was the joint model alone, 2 a surrogate without the frame of a linear Gaussian; in 3 the direct way was the joint
-# model, and the synthetic one had no frame; 4 and 5 ran heats of 2,000 steps, and the better way to the end; 6 did not
-# tune; 7 had surrogates of one learning rate, 8 none about a curve; 9 did not weigh; 10 trained 12,000 steps; 11 had
-# networks that are 256 wide
 RULE = 12
-HELD_OUT, FEWEST, MOST = 0.05, 20, 500  # share of the simulations that judge, and their number
-LONGEST = 16  # numbers in one part: where there are more, the last are learned after too many others
-# 256 wide, proposals cost 2.5 times the time and are worth no more: their effective share is, of three observations of
-# SLCP, .13, .49 and .26, where those of 128 are .28, .26 and .14
-NET = ResMLP(128, 3)
+HELD_OUT_SHARE, MIN_HELD_OUT, MAX_HELD_OUT = 0.05, 20, 500  # rows that choose
+MAX_FACTOR_SIZE = 16  # numbers in a factor: the last of more are learned after too many others
+NET = ResMLP(128, 3)  # twice as wide, proposals cost 2.5 times the time and are worth no more
 SURROGATE: dict[str, Any] = {"width": 128, "depth": 3, "components": 4, "steps": 6_000}
-STEPS = 8_000  # a flow that is weighted need not be trained to the end
+STEPS = 8_000  # the weights make up for the rest of the training of a flow
 TUNING: dict[str, Any] = {"steps": 1_000, "learning_rate": 1e-4}
-ERRORS = 2.0  # standard errors by which the direct way must be better
-MADE = 200_000  # synthetic simulations
-PROPOSALS = 64  # that tell the density of a weighted posterior, for every held-out row
+STANDARD_ERRORS = 2.0  # by which "direct" must be better
+SYNTHETIC_SIMULATIONS = 200_000
+PROPOSALS = 64  # for the density of a weighted posterior at every held-out row
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SelectionReport:
-    """How a posterior was chosen: the mean negative log posterior density of held-out parameters by each way, the
-    histories of all that was trained, and the seconds of the whole."""
+    """The selection of a posterior among candidates.
+
+    Attributes:
+        chosen: the name of the candidate that was returned.
+        losses: the mean negative log posterior density of held-out parameters, by candidate.
+        histories: the histories of all training runs, by candidate, and that of the surrogate.
+        seconds: the wall-clock time of the whole.
+    """
 
     chosen: str
     losses: Mapping[str, float]
     histories: Mapping[str, History]
     seconds: float
 
+    def summary(self) -> str:
+        """Returns the candidates, their losses and the choice in a few lines of text, as `print` shows them."""
+        rows = "\n".join(f"  {name:<12}{value}" for name, value in self._rows())
+        return f"negative log density of held-out parameters, by candidate (lower is better):\n{rows}"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        losses = ", ".join(f"{name}: {loss:.4f}" for name, loss in self.losses.items())
+        return f"SelectionReport(chosen={self.chosen!r}, losses={{{losses}}}, seconds={self.seconds:.0f})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Negative log density of held-out parameters, by candidate", self._rows())
+
+    def _rows(self) -> list[tuple[str, str]]:
+        marks = {self.chosen: "  (chosen)"}
+        rows = [(name, f"{loss:.4f}{marks.get(name, '')}") for name, loss in self.losses.items()]
+        return [*rows, ("time", f"{self.seconds:.0f} s")]
+
 
 def learn_posterior(
     sims: Simulations,
     *,
     dependencies: Dependencies | None = None,
-    failed: Literal["given", "corrected"] | None = None,
+    failed: FailedRuns | None = None,
     key: Key,
     progress: bool = True,
 ) -> tuple[FlowModel | ImportanceSampledPosterior, SelectionReport]:
-    """The posterior of all parameters given all data, by the rule of the module's first lines.
+    """Learns the posterior of all parameters given all data, by the rule of the module's first lines.
 
-    It is a `FlowModel`, or a `ImportanceSampledPosterior` whose `flow` is one.
-
-    The second way is open where `sims` know their problem, whose prior it draws from, no run failed, and data are
-    numbers that fall into parts or are `LONGEST` at most.
+    The posterior is a `FlowModel`, or an `ImportanceSampledPosterior` whose `flow` is one. Candidates other than
+    "direct" draw from the prior of the problem: they need simulations that know it, and of which no run failed. Their
+    data must be numbers, and fall into factors or be `MAX_FACTOR_SIZE` at most.
 
     Args:
-        dependencies: what is known about the simulator; see `synthesis.parts_of`.
-        failed: what follows from runs that failed, if there are any; as in `fit`.
+        dependencies: the known structure of the simulator; see `synthesis.factors_of`.
+        failed: the treatment of runs that failed, if there are any; see `fit`.
 
     Raises:
         DataError: too few simulations, or `dependencies` that do not fit them.
 
     Warns:
-        FailedRunsWarning: runs failed, and `failed` does not say what follows.
+        FailedRunsWarning: runs failed, and `failed` was not given.
     """
-    begun, layout = time.monotonic(), sims.layout
-    key_split, key_direct, key_surrogate, key_made, key_synthetic, key_fit, key_tune = jr.split(as_key(key), 7)
-    key_weigh = jr.fold_in(key_tune, 1)
-    train, held = _split(sims, key_split)
-    how: dict[str, Any] = {"validation": held, "progress": progress}
-    ways = {"direct": (posterior(layout, net=NET, dependencies=dependencies, key=key_direct), train)}
-    histories: dict[str, History] = {}
-    learned = None
-    possible, structure = _parts(layout, dependencies)
-    if possible and sims.problem is not None and not sims.n_failed:
-        learned, histories["surrogate"] = synthesis.surrogate(train, structure, key=key_surrogate, **how, **SURROGATE)
-        made = synthesis.synthesize(sims.problem, learned, MADE, key=key_made)
-        start = posterior(layout, net=NET, dependencies=dependencies, framed=True, key=key_synthetic)
-        ways["synthetic"] = (start, made)
+    start, layout = time.monotonic(), sims.layout
+    key_split, key_direct, key_surrogate, key_data, key_synthetic, key_fit, key_tune = jr.split(as_key(key), 7)
+    train, held_out = _split(sims, key_split)
+    settings: dict[str, Any] = {"validation": held_out, "progress": progress}
     flows: dict[str, FlowModel] = {}
-    for way, (start, rows) in ways.items():
-        # there is no end of synthetic simulations to learn by heart: the last weights are the best
-        more: dict[str, Any] = {"steps": STEPS, "patience": STEPS if way == "synthetic" else None, "failed": failed}
-        flows[way], histories[way] = fit(start, rows, key=key_fit, **more, **how)
-    if "synthetic" in flows:
-        flows["tuned"], histories["tuned"] = fit(flows["synthetic"], train, key=key_tune, **TUNING, **how)
-    losses = {way: _losses(model, held) for way, model in flows.items()}
+    histories: dict[str, History] = {}
+    likelihood, model = None, posterior(layout, net=NET, dependencies=dependencies, key=key_direct)
+    possible, structure = _structure(layout, dependencies)
+    if possible and sims.problem is not None and not sims.n_failed:
+        likelihood, histories["surrogate"] = synthesis.surrogate(
+            train, structure, key=key_surrogate, **settings, **SURROGATE
+        )
+    flows["direct"], histories["direct"] = fit(model, train, key=key_fit, steps=STEPS, failed=failed, **settings)
+    if likelihood is not None and sims.problem is not None:
+        synthetic = synthesis.synthesize(sims.problem, likelihood, SYNTHETIC_SIMULATIONS, key=key_data)
+        model = posterior(layout, net=NET, dependencies=dependencies, framed=True, key=key_synthetic)
+        # too many simulations to overfit: the last weights are the best
+        flows["synthetic"], histories["synthetic"] = fit(
+            model, synthetic, key=key_fit, steps=STEPS, patience=STEPS, **settings
+        )
+        flows["tuned"], histories["tuned"] = fit(flows["synthetic"], train, key=key_tune, **TUNING, **settings)
+    losses = {name: _losses(flow, held_out) for name, flow in flows.items()}
     models: dict[str, FlowModel | ImportanceSampledPosterior] = dict(flows)
-    if learned is not None and sims.problem is not None:
-        better = min(("synthetic", "tuned"), key=lambda way: losses[way].mean())
-        weighted = ImportanceSampledPosterior(flows[better], learned, sims.problem.prior, flows[better].record)
+    if likelihood is not None and sims.problem is not None:
+        better = min(("synthetic", "tuned"), key=lambda name: losses[name].mean())
+        weighted = ImportanceSampledPosterior(flows[better], likelihood, sims.problem.prior, flows[better].record)
         models["weighted"], histories["weighted"] = weighted, histories[better]
-        losses["weighted"] = -weighted.log_prob_of_truth(*_asked(layout, held), proposals=PROPOSALS, key=key_weigh)
-    chosen = _better(losses)
-    means = {way: float(loss.mean()) for way, loss in losses.items()}
-    return models[chosen], SelectionReport(chosen, means, histories, time.monotonic() - begun)
+        truth, key_weigh = _truth(layout, held_out), jr.fold_in(key_tune, 1)
+        losses["weighted"] = -weighted.log_prob_of_truth(*truth, proposals=PROPOSALS, key=key_weigh)
+    chosen = _best(losses)
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    return models[chosen], SelectionReport(chosen, means, histories, time.monotonic() - start)
 
 
-def _split(sims: Simulations, key: Any) -> tuple[Simulations, dict[str, np.ndarray]]:
-    """Simulations to learn from, and others that judge."""
+def _split(sims: Simulations, key: PRNGKeyArray) -> tuple[Simulations, dict[str, np.ndarray]]:
+    """Returns simulations to learn from, and held-out ones that validate and choose."""
     n = sims.kept
-    held_out = max(FEWEST, min(MOST, round(HELD_OUT * n)))
+    held_out = max(MIN_HELD_OUT, min(MAX_HELD_OUT, round(HELD_OUT_SHARE * n)))
     order = np.asarray(jr.permutation(key, n))
 
-    def part(which: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.asarray(sims[name])[which] for name in sims}
+    def part(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.asarray(sims[name])[rows] for name in sims}
 
     return dataclasses.replace(sims, arrays=part(order[held_out:])), part(order[:held_out])
 
 
-def _parts(layout: Layout, dependencies: Dependencies | None) -> tuple[bool, Dependencies | None]:
-    """Whether a surrogate can be learned, and the structure that tells its parts; `None` if the data are one."""
+def _structure(layout: Layout, dependencies: Dependencies | None) -> tuple[bool, Dependencies | None]:
+    """Returns whether a surrogate can be learned, and the structure of its factors; None if the data are one."""
     if layout.functions or layout.places:
         return False, None
     if dependencies is not None:
         try:
-            parts = synthesis.factors_of(layout, dependencies)
+            factors = synthesis.factors_of(layout, dependencies)
         except DataError:
-            pass  # what is declared leaves one part
+            pass  # the declared structure leaves one factor
         else:
-            return parts.free or parts.tokens.shape[1] <= LONGEST, dependencies
-    return int((~layout.is_parameter).sum()) <= LONGEST, None
+            return factors.free or factors.tokens.shape[1] <= MAX_FACTOR_SIZE, dependencies
+    return int((~layout.is_parameter).sum()) <= MAX_FACTOR_SIZE, None
 
 
-def _losses(model: FlowModel, held: Mapping[str, np.ndarray]) -> np.ndarray:
-    values, given = _asked(model.layout, held)
-    return -model.log_prob(values, given=given)
+def _losses(model: FlowModel, held_out: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns the negative log posterior density of the parameters of every held-out row."""
+    values, observed = _truth(model.layout, held_out)
+    return -model.log_prob(values, given=observed)
 
 
-def _asked(layout: Layout, held: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Batch]:
-    values, given = ({name: held[name] for name in names} for names in (layout.parameters, layout.data))
-    return values, Batch(given)
+def _truth(layout: Layout, held_out: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Batch]:
+    """Returns the parameters and the data of held-out rows."""
+    values, observed = ({name: held_out[name] for name in names} for names in (layout.parameters, layout.data))
+    return values, Batch(observed)
 
 
-def _better(losses: Mapping[str, np.ndarray]) -> str:
-    others = [way for way in losses if way != "direct"]
-    if not others:
+def _best(losses: Mapping[str, np.ndarray]) -> str:
+    """Returns the candidate with the lowest mean loss; "direct" must win by `STANDARD_ERRORS`."""
+    candidates = [name for name in losses if name != "direct"]
+    if not candidates:
         return "direct"
-    best = min(others, key=lambda way: losses[way].mean())
+    best = min(candidates, key=lambda name: losses[name].mean())
     gain = losses[best] - losses["direct"]
-    return "direct" if gain.mean() > ERRORS * gain.std() / len(gain) ** 0.5 else best
+    return "direct" if gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5 else best

@@ -1,12 +1,11 @@
-"""Tails: numbers of any width and weight of tails become numbers of order one, one by one.
+"""Robust scaling: maps each element to order one, whatever its width and however heavy its tails.
 
-    v = arcsinh((u - c) / w)        only where the tails are heavy; v = (u - c) / w elsewhere
-    z = (v - m) / s                 zero mean, unit variance over the rows that were seen, or less: none of them is
-                                    further than 12 from zero
+    v = arcsinh((u - c) / w)        if its tails are heavy; v = (u - c) / w otherwise
+    z = (v - m) / s                 zero mean and unit variance over the training rows
 
-c is the median and w the interquartile range over 1.349, so that outliers decide nothing before arcsinh has tamed them.
-Tails are heavy where the central 99.8 % is more than twice as wide as that of the Gaussian with the same interquartile
-range.
+c is the median and w the interquartile range over 1.349, so that outliers have no influence before arcsinh folds them.
+Tails are heavy if the central 99.8 % of the rows are more than twice as wide as for a Gaussian with the same
+interquartile range. s is raised where needed, so that no training row lies more than 12 from zero.
 """
 
 import equinox as eqx
@@ -15,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 
-GAUSSIAN_IQR = 1.349
+GAUSSIAN_IQR = 1.349  # in standard deviations
 GAUSSIAN_RANGE = 6.18  # the central 99.8 % of a Gaussian, in standard deviations
-HEAVY = 2.0
-FURTHEST = 12.0  # of a row, in standard deviations: a count that is 1 once in 10,000 rows would lie at 100
+HEAVY_RANGE_RATIO = 2.0
+MAX_STANDARDIZED = 12.0  # a count that is 1 once in 10,000 rows would lie at 100
 
 
 class RobustScaling(eqx.Module):
@@ -32,42 +31,41 @@ class RobustScaling(eqx.Module):
 
     @classmethod
     def identity(cls, k: int) -> "RobustScaling":
-        """Numbers as they are."""
-        zero, one = jnp.zeros(k), jnp.ones(k)
-        return cls(zero, one, jnp.zeros(k, bool), zero, one)
+        """The map that changes nothing."""
+        zero, unit = jnp.zeros(k), jnp.ones(k)
+        return cls(zero, unit, jnp.zeros(k, bool), zero, unit)
 
     @classmethod
     def fit(cls, rows: np.ndarray) -> "RobustScaling":
-        """Center, width, tails, mean and standard deviation of rows `(n, k)`; the width of what never varies is its
-        value, or one at zero."""
+        """Fits the map to rows `(n, k)`; the width of a constant element is its absolute value, or one at zero."""
         u = np.asarray(rows, np.float64)
-        low, quarter, center, three, high = np.quantile(u, [0.001, 0.25, 0.5, 0.75, 0.999], axis=0)
-        width = (three - quarter) / GAUSSIAN_IQR
+        low, quarter, center, three_quarters, high = np.quantile(u, [0.001, 0.25, 0.5, 0.75, 0.999], axis=0)
+        width = (three_quarters - quarter) / GAUSSIAN_IQR
         # more than half of the rows alike (a count that is mostly zero): fall back on the plain standard deviation
         width = np.where(width > 0, width, u.std(axis=0))
         width = np.where(width > 0, width, np.where(center == 0, 1.0, abs(center)))
-        heavy = (high - low) / width > HEAVY * GAUSSIAN_RANGE
-        plain = (u - center) / width
-        v = np.where(heavy, np.arcsinh(plain), plain)
+        heavy = (high - low) / width > HEAVY_RANGE_RATIO * GAUSSIAN_RANGE
+        standardized = (u - center) / width
+        v = np.where(heavy, np.arcsinh(standardized), standardized)
         mean = v.mean(axis=0)
-        std = np.maximum(v.std(axis=0), abs(v - mean).max(axis=0) / FURTHEST)
+        std = np.maximum(v.std(axis=0), abs(v - mean).max(axis=0) / MAX_STANDARDIZED)
         std = np.where(std > 0, std, 1.0)
-        center, width, mean, std = (jnp.asarray(part, jnp.float32) for part in (center, width, mean, std))
+        center, width, mean, std = (jnp.asarray(array, jnp.float32) for array in (center, width, mean, std))
         return cls(center, width, jnp.asarray(heavy), mean, std)
 
-    def tame(self, u: ArrayLike) -> Float[Array, "*n k"]:
-        """Numbers `(*n, k)` of order one."""
-        plain = (jnp.asarray(u) - self.center) / self.width
-        return (jnp.where(self.heavy, jnp.arcsinh(plain), plain) - self.mean) / self.std
+    def forward(self, u: ArrayLike) -> Float[Array, "*n k"]:
+        """Maps `(*n, k)` to order one."""
+        standardized = (jnp.asarray(u) - self.center) / self.width
+        return (jnp.where(self.heavy, jnp.arcsinh(standardized), standardized) - self.mean) / self.std
 
-    def free(self, z: ArrayLike) -> Float[Array, "*n k"]:
-        """The inverse of `tame`."""
+    def inverse(self, z: ArrayLike) -> Float[Array, "*n k"]:
+        """Inverts `forward`."""
         v = jnp.asarray(z) * self.std + self.mean
-        plain = jnp.where(self.heavy, jnp.sinh(jnp.where(self.heavy, v, 0.0)), v)
-        return plain * self.width + self.center
+        standardized = jnp.where(self.heavy, jnp.sinh(jnp.where(self.heavy, v, 0.0)), v)
+        return standardized * self.width + self.center
 
     def log_slope(self, z: ArrayLike) -> Float[Array, "*n k"]:
-        """`log |du/dz|` of each."""
+        """Returns `log |du/dz|` of each element."""
         v = jnp.asarray(z) * self.std + self.mean
-        bend = jnp.where(self.heavy, jnp.log(jnp.cosh(jnp.where(self.heavy, v, 0.0))), 0.0)
-        return bend + jnp.log(self.width * self.std)
+        log_cosh = jnp.where(self.heavy, jnp.log(jnp.cosh(jnp.where(self.heavy, v, 0.0))), 0.0)
+        return log_cosh + jnp.log(self.width * self.std)

@@ -1,11 +1,10 @@
-"""The benchmark: one rule for every task, how far its posteriors are from the reference, and what
-others have published."""
+"""The benchmark: posteriors of one training rule for every task, scored against references, beside published scores."""
 
 from retrodict.models import SAMPLER
-from retrodict_bench.benchmark._exam import BY_RULE, DRAWS, TASKS, Exam, Row, Spread, matrix, rule_of
-from retrodict_bench.benchmark._league import League, Published, best, league, published
-from retrodict_bench.benchmark._record import append, done, read
-from retrodict_bench.benchmark._text import across, line
+from retrodict_bench.benchmark._evaluate import BY_RULE, DRAWS, TASKS, Evaluation, Row, ScoreSummary, matrix, rule_of
+from retrodict_bench.benchmark._leaderboard import Leaderboard, Published, best, leaderboard, published
+from retrodict_bench.benchmark._record import append, finished, read
+from retrodict_bench.benchmark._text import row_text, table_text
 
 
 __all__ = [
@@ -13,19 +12,19 @@ __all__ = [
     "DRAWS",
     "SAMPLER",
     "TASKS",
-    "Exam",
-    "League",
+    "Evaluation",
+    "Leaderboard",
     "Published",
     "Row",
-    "Spread",
-    "across",
+    "ScoreSummary",
     "append",
     "best",
-    "done",
-    "league",
-    "line",
+    "finished",
+    "leaderboard",
     "matrix",
     "published",
     "read",
+    "row_text",
     "rule_of",
+    "table_text",
 ]

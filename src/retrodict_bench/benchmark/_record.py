@@ -1,7 +1,7 @@
-"""The file of a benchmark: one JSON line for every row, appended as soon as it is judged.
+"""The file of a benchmark: one JSON line for every row, appended as soon as the row has its scores.
 
-A benchmark of hours is stopped and goes on: what the file holds is not run again. A line that a kill has cut short is
-no row, and the next one starts on a line of its own.
+A benchmark of hours may be stopped and started again: rows in the file are not run again. A line that a kill has cut
+short counts as no row, and the next row starts on a new line.
 """
 
 import json
@@ -9,17 +9,17 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path as File
 
-from retrodict._errors import FileError
+from retrodict import FileError
 from retrodict.paths import Path
 from retrodict.solvers import AbstractSolver
-from retrodict_bench.benchmark._exam import Exam, Row, rule_of
+from retrodict_bench.benchmark._evaluate import Evaluation, Row, rule_of
 
 
 def read(file: File) -> list[Row]:
-    """All rows of a file, none if there is no file.
+    """Reads all rows of a file; none if there is no file.
 
     Raises:
-        FileError: a file that cannot be read, or that holds something else.
+        FileError: the file cannot be read, or a line is no row of a benchmark.
     """
     try:
         lines = file.read_text().split("\n")
@@ -40,7 +40,7 @@ def read(file: File) -> list[Row]:
 
 
 def append(file: File, row: Row) -> None:
-    """Adds a row behind all others, on disk when this returns.
+    """Appends a row to the file; it is on disk when this returns.
 
     Raises:
         FileError: the file cannot be written.
@@ -49,24 +49,32 @@ def append(file: File, row: Row) -> None:
         with file.open("a+b") as handle:
             end = handle.seek(0, os.SEEK_END)
             handle.seek(max(0, end - 1))
-            cut = end > 0 and handle.read(1) != b"\n"
-            handle.write(b"\n" * cut + json.dumps(row.to_json()).encode() + b"\n")
+            is_cut = end > 0 and handle.read(1) != b"\n"
+            handle.write(b"\n" * is_cut + json.dumps(row.to_json()).encode() + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
     except OSError as error:
         raise FileError(f"cannot write the benchmark '{file}': {error.strerror}") from error
 
 
-def done(
-    rows: Iterable[Row], exam: Exam, paths: Mapping[str, Path | None], solvers: Mapping[str, AbstractSolver]
+def finished(
+    rows: Iterable[Row], evaluation: Evaluation, paths: Mapping[str, Path | None], solvers: Mapping[str, AbstractSolver]
 ) -> set[tuple[str, str]]:
-    """Pairs of a path and a solver that have been judged in this exam, by the rule that now holds; a solver with other
-    settings is another one."""
-    asked = (exam.task.name, exam.simulations, list(exam.references), exam.draws, exam.seed)
+    """Returns the pairs of a path and a solver of this evaluation that have a row by today's rule.
+
+    A solver with other settings is a different solver.
+    """
+    cell = (
+        evaluation.task.name,
+        evaluation.simulations,
+        list(evaluation.references),
+        evaluation.draws,
+        evaluation.seed,
+    )
     return {
         (row.path, row.solver)
         for row in rows
-        if (row.task, row.simulations, row.observations, row.draws, row.seed) == asked
+        if (row.task, row.simulations, row.observations, row.draws, row.seed) == cell
         and row.path in paths
         and row.rule == rule_of(paths[row.path])
         and row.settings["solver"] == str(solvers.get(row.solver))

@@ -1,12 +1,12 @@
-"""Results of a benchmark as a terminal shows them."""
+"""Rows of a benchmark as text for a terminal."""
 
 from collections.abc import Iterable, Sequence
 
-from retrodict_bench.benchmark._exam import DENSITIES, Row
+from retrodict_bench.benchmark._evaluate import N_DENSITIES, Row
 
 
-def across(rows: Sequence[Row]) -> str:
-    """The strict C2ST of one task as aligned text, solvers down and paths across, "-" where there is none."""
+def table_text(rows: Sequence[Row]) -> str:
+    """Returns the strict C2ST of one task as aligned text: a line a solver, a column a path, "-" for no score."""
     cells = {(row.solver, row.path): "-" if row.c2st_mlp is None else f"{row.c2st_mlp.mean:.3f}" for row in rows}
     paths, corner = list(dict.fromkeys(path for _, path in cells)), f"{rows[0].task}, C2ST mlp"
     width = max(len(corner), *(len(solver) for solver, _ in cells))
@@ -20,12 +20,12 @@ def across(rows: Sequence[Row]) -> str:
     return "\n".join([aligned(corner, paths), *lines])
 
 
-def line(row: Row) -> str:
-    """One result, on one line."""
+def row_text(row: Row) -> str:
+    """Returns the scores and times of a row, or why it has none, on one line."""
     pair = f"{row.task:18} {row.path:13} {row.solver:14}"
     if row.c2st_mlp is None or row.c2st_rf is None:
         return f"{pair} refused: {row.refused}"
     return (
         f"{pair} C2ST mlp {row.c2st_mlp.mean:.3f}, rf {row.c2st_rf.mean:.3f}; train {row.train_seconds:.0f} s, "
-        f"{row.draws} draws {row.sample_seconds:.2f} s, log_prob of {DENSITIES} {row.log_prob_seconds:.2f} s"
+        f"{row.draws} draws {row.sample_seconds:.2f} s, log_prob of {N_DENSITIES} {row.log_prob_seconds:.2f} s"
     )

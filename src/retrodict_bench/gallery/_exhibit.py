@@ -1,4 +1,4 @@
-"""What an exhibit is: one demonstration with a budget, that returns pictures and what they found."""
+"""The exhibit: one demonstration with a budget, which returns figures and numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ else:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an exhibit may spend: simulations, training steps, draws an answer, and fresh cases that judge."""
+    """The budget of an exhibit: simulations, training steps, draws an answer, and fresh cases to score it on."""
 
     simulations: int
     steps: int
@@ -24,8 +24,8 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What an exhibit shows: figures by name, each with what is to be seen, and findings, a row of numbers by name."""
+class ExhibitResult:
+    """The result of an exhibit: figures by name, each with a caption, and findings, a row of numbers by name."""
 
     figures: Mapping[str, tuple[Figure, str]]
     findings: Mapping[str, Mapping[str, float]]
@@ -33,14 +33,14 @@ class Shown:
 
 
 class Show(Protocol):
-    """Trains, asks, and compares with what is known."""
+    """A function that trains a model, asks it, and compares the answers with the truth."""
 
-    def __call__(self, budget: Budget, seed: int, *, progress: bool) -> Shown: ...
+    def __call__(self, budget: Budget, seed: int, *, progress: bool) -> ExhibitResult: ...
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """A demonstration, with what it may spend and what it does."""
+    """A demonstration with its title, lead, budget and function."""
 
     title: str
     lead: str
@@ -48,7 +48,8 @@ class Exhibit:
     show: Show
 
 
-def held(truth: np.ndarray, draws: np.ndarray, mass: float = 0.9) -> tuple[float, float]:
-    """The share of `truth` `(n, ...)` inside the central `mass` of `draws` `(n, m, ...)`, and its mean width."""
+def coverage_and_width(truth: np.ndarray, draws: np.ndarray, mass: float = 0.9) -> tuple[float, float]:
+    """Returns the share of `truth` `(n, ...)` in the central intervals of this mass of `draws` `(n, m, ...)`, and the
+    mean width of these intervals."""
     low, high = np.quantile(draws, [(1 - mass) / 2, (1 + mass) / 2], axis=1)
     return float(np.mean((truth >= low) & (truth <= high))), float(np.mean(high - low))

@@ -1,21 +1,18 @@
 """Influenza in a boarding school, 1978: a constant contact rate beside NUTS, then one that varies with time.
 
-The first model is a posterior alone. The second also has beta(t), and is asked three things: given all days, given
-every third day, and given the first six with a forecast of the rest.
+The first model is a posterior alone. The second also has beta(t), and answers three questions: given all days, given
+every third day, and given the first six days with a forecast of the rest.
 """
 
 from typing import Any
 
 import numpy as np
 
-from retrodict import plots
-from retrodict.models import joint, posterior
+from retrodict import At, fit, joint, plots, posterior, simulate
+from retrodict.models import FlowModel
 from retrodict.nets import Simformer
 from retrodict.roles import Missing
-from retrodict.simulation._simulate import simulate
-from retrodict.training import fit
-from retrodict.variables import At
-from retrodict_bench.gallery._exhibit import Budget, Exhibit, Shown, held
+from retrodict_bench.gallery._exhibit import Budget, Exhibit, ExhibitResult, coverage_and_width
 from retrodict_bench.tasks import influenza
 
 
@@ -26,7 +23,7 @@ QUESTIONS = {"all days": DAYS > 0, "every third day": DAYS % 3 == 0, "first six 
 
 
 def compared(ours: Any, exact: Any) -> dict[str, dict[str, float]]:
-    """How far means and sds of our draws are from exact ones, by parameter."""
+    """Compares means and sds of our draws with exact ones, by parameter."""
     return {
         name: {
             "mean": float(ours[name].mean()),
@@ -40,70 +37,71 @@ def compared(ours: Any, exact: Any) -> dict[str, dict[str, float]]:
     }
 
 
-def constant(budget: Budget, seed: int, *, progress: bool) -> Shown:
-    """The posterior of the four parameters, beside NUTS."""
+def constant(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
+    """Draws the posterior of the four parameters, and compares it with NUTS."""
     sims = simulate(influenza.problem(), budget.simulations, key=seed)
     model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
     ours = model.sample(budget.draws, given={"in_bed": COUNTS}, key=seed + 2)
     exact = influenza.exact_posterior(COUNTS, seed + 3, draws=budget.draws)
     figure = plots.corner({"NUTS": exact, "retrodict": ours})
-    return Shown({"posterior": (figure, "the posterior given all 14 counts")}, compared(ours, exact))
+    return ExhibitResult({"posterior": (figure, "the posterior given all 14 counts")}, compared(ours, exact))
 
 
-def varying(budget: Budget, seed: int, *, progress: bool) -> Shown:
-    """The contact rate over time and a forecast, from all days or some."""
+def varying(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
+    """Draws the contact rate over time and a forecast, given all days or some of them."""
     sims = simulate(influenza.varying(), budget.simulations, key=seed)
-    start = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.5, ahead=0.5), key=seed)
-    model, _ = fit(start, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
+    untrained = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.5, ahead=0.5), key=seed)
+    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
     figures, findings = {}, {}
     exact = influenza.exact_posterior(COUNTS, seed + 3, varies=True)
-    for name, seen in QUESTIONS.items():
-        draws = answer(model, seen, budget.draws, seed + 2)
-        figures[name.replace(" ", "_")] = picture(draws, seen), f"given {name}: contacts, and boys in bed"
+    for name, observed in QUESTIONS.items():
+        draws = answer(model, observed, budget.draws, seed + 2)
+        figures[name.replace(" ", "_")] = picture(draws, observed), f"given {name}: contacts, and boys in bed"
         for p in ("r0", "period"):
             findings[f"{p}, {name}"] = {"mean": float(draws[p].mean()), "sd": float(draws[p].std())}
-            if seen.all():
-                off = (draws[p].mean() - exact[p].mean()) / exact[p].std()
-                known = {"mean, NUTS": float(exact[p].mean()), "sd, NUTS": float(exact[p].std())}
-                findings[f"{p}, {name}"] |= {**known, "distance (sd)": float(off)}
-        if seen.all():
-            findings[f"beta(t), {name}"] = {"largest distance of a median (sd)": _apart(draws["contact"], exact)}
+            if observed.all():
+                distance = (draws[p].mean() - exact[p].mean()) / exact[p].std()
+                nuts = {"mean, NUTS": float(exact[p].mean()), "sd, NUTS": float(exact[p].std())}
+                findings[f"{p}, {name}"] |= {**nuts, "distance (sd)": float(distance)}
+        if observed.all():
+            distance = _median_distance(draws["contact"], exact)
+            findings[f"beta(t), {name}"] = {"largest distance of a median (sd)": distance}
         else:
-            share, _ = held(COUNTS[None, ~seen], draws["in_bed"][None, :, ~seen])
-            findings[f"days not seen, {name}"] = {"90 % bands hold": share, "days": float((~seen).sum())}
-    return Shown(figures, findings)
+            coverage, _ = coverage_and_width(COUNTS[None, ~observed], draws["in_bed"][None, :, ~observed])
+            findings[f"days not seen, {name}"] = {"90 % bands hold": coverage, "days": float((~observed).sum())}
+    return ExhibitResult(figures, findings)
 
 
-def _apart(contact: np.ndarray, exact: Any) -> float:
-    """The largest distance over time between the medians of beta(t), ours and NUTS's, in NUTS's sds."""
-    known = np.stack([np.interp(TIMES, influenza.GRID, curve) for curve in exact["contact"]])
-    return float(np.max(np.abs(np.median(contact, axis=0) - np.median(known, axis=0)) / known.std(axis=0)))
+def _median_distance(contact: np.ndarray, exact: Any) -> float:
+    """Returns the largest distance over time between our and NUTS's medians of beta(t), in NUTS's sds."""
+    curves = np.stack([np.interp(TIMES, influenza.GRID, curve) for curve in exact["contact"]])
+    return float(np.max(np.abs(np.median(contact, axis=0) - np.median(curves, axis=0)) / curves.std(axis=0)))
 
 
-def answer(model: Any, seen: np.ndarray, draws: int, seed: int) -> dict[str, np.ndarray]:
-    """Parameters, beta(t) on `TIMES` and, where days are missing, the counts of all of them."""
-    of = {**dict.fromkeys(influenza.PARAMETERS), "contact": At(TIMES)}
-    if not seen.all():
-        of["in_bed"] = None
-    return model.sample(draws, given={"in_bed": np.where(seen, COUNTS, np.nan)}, of=of, key=seed)
+def answer(model: FlowModel, observed: np.ndarray, draws: int, seed: int) -> dict[str, np.ndarray]:
+    """Draws parameters, beta(t) on `TIMES` and, if some days are not `observed`, the counts of all days."""
+    latent = {**dict.fromkeys(influenza.PARAMETERS), "contact": At(TIMES)}
+    if not observed.all():
+        latent["in_bed"] = None
+    return model.sample(draws, given={"in_bed": np.where(observed, COUNTS, np.nan)}, of=latent, key=seed)
 
 
-def picture(draws: Any, seen: np.ndarray) -> Any:
-    """beta(t) above, and below it what was seen, what was not, and what the model says of it."""
+def picture(draws: Any, observed: np.ndarray) -> Any:
+    """Draws beta(t) in one panel, and in a second the observed counts, the others and their predictive bands."""
     contact, counts = "beta, per day", "in bed"
-    bands = None if seen.all() else np.where(seen, np.nan, draws["in_bed"])
+    bands = None if observed.all() else np.where(observed, np.nan, draws["in_bed"])
     return plots.scattered(
         {contact: TIMES, counts: DAYS},
         {contact: draws["contact"], counts: bands},
-        {counts: (DAYS[seen], COUNTS[seen])},
-        held_out={counts: (DAYS[~seen], COUNTS[~seen])},
+        {counts: (DAYS[observed], COUNTS[observed])},
+        held_out={counts: (DAYS[~observed], COUNTS[~observed])},
         xlabel="day",
     )
 
 
 CONSTANT = Exhibit(
     "Influenza in a boarding school",
-    "763 boys, and how many of them lay in bed on each of 14 days of 1978; the contact rate is constant.",
+    "763 boys, and the number of them in bed on each of 14 days of 1978; the contact rate is constant.",
     Budget(100_000, 5000, draws=4000),
     constant,
 )

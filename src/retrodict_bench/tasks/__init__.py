@@ -1,17 +1,18 @@
-"""Tasks: problems of which the answer is known, by name.
+"""Tasks: problems with known answers, by name.
 
-With `task = tasks.get("two_moons")`, `task.problem` is the prior and the simulator, `task.observation(1)` what was
-seen, `task.true_parameters(1)` what made it, and `task.reference(1)` draws of the exact posterior.
+With `task = tasks.get("two_moons")`, `task.problem` is prior and simulator, `task.observation(1)` an observation,
+`task.true_parameters(1)` the parameters behind it, and `task.reference(1)` draws of the exact posterior given it.
 """
 
 import importlib
 from typing import Any
 
-from retrodict._errors import DataError, unknown
+from retrodict import DataError
+from retrodict._errors import unknown
 from retrodict_bench.tasks._task import Task as Task
 
 
-# name to module and builder; a task is imported when it is asked for
+# name to module and builder; a task is imported on first use
 _BUILDERS = {
     "bernoulli_glm": ("bernoulli_glm", "task"),
     "bernoulli_glm_raw": ("bernoulli_glm", "task_raw"),
@@ -49,29 +50,33 @@ _BUILDERS = {
 
 
 def __getattr__(name: str) -> Any:
-    # `rd.tasks.lynx_hare` without an import of one's own
+    # `rd.tasks.lynx_hare` without a separate import
     if name not in {module for module, _ in _BUILDERS.values()}:
         raise AttributeError(f"module 'retrodict_bench.tasks' has no attribute '{name}'")
     return importlib.import_module(f"retrodict_bench.tasks.{name}")
 
 
 def names() -> list[str]:
-    """The names that `get` knows."""
+    """Returns the names of all tasks."""
     return list(_BUILDERS)
 
 
 def get(name: str) -> Task:
-    """The task of this name; `DataError` if there is none.
+    """Returns the task of this name.
 
-    The tasks of sbibm, and `tree` and `hmm`, have one parameter `theta` and one datum `x`, and ten observations, k = 1
-    to 10; `lynx_hare` has eight parameters, the data `hare` and `lynx`, and the one observation that history made;
-    `lotka_volterra_unstructured` and `sird` are about functions of time, `influenza` is an outbreak that history made;
-    these, `gravitational_waves`, `hodgkin_huxley`, `reaction_diffusion`, `strong_lensing` and `vilar` have names of
-    their own.
-    `blood_flow`, `eight_schools`, `seir` and those that begin with `h_` have a plate of sites: an observation is that
-    of `task.sites` sites, `task.log_joint` the density of everything. `h_brownian`, `h_conjugate`, `h_gaussian_linear`
-    and `h_gaussian_linear_uniform` have exact references; `eight_schools`, of which the one observation is real, NUTS.
-    With `hmm`, `slcp`, `tree` and `two_moons` comes `task.conditional`, which answers every question exactly.
+    The tasks of sbibm, `tree` and `hmm` have one parameter `theta`, one datum `x` and ten observations, k = 1 to 10.
+    `gravitational_waves`, `hodgkin_huxley`, `lotka_volterra_unstructured`, `reaction_diffusion`, `sird`,
+    `strong_lensing` and `vilar` name their variables and have ten observations; `lotka_volterra_unstructured` and
+    `sird` are about functions of time. `lynx_hare` and `influenza` have one real observation.
+
+    `blood_flow`, `eight_schools`, `seir` and names that begin with `h_` have a plate of sites: an observation is that
+    of `task.sites` sites, and `task.log_joint` is the density of all variables. `h_brownian`, `h_conjugate`,
+    `h_gaussian_linear` and `h_gaussian_linear_uniform` have exact references, `eight_schools`, whose observation is
+    real, one by NUTS. `hmm`, `slcp`, `tree` and `two_moons` have `task.conditional`, which answers every question
+    exactly.
+
+    Raises:
+        DataError: no task has this name.
     """
     if name not in _BUILDERS:
         raise DataError(unknown("`tasks.get`", name, names(), owner="retrodict has the tasks"))

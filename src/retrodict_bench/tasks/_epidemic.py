@@ -2,11 +2,11 @@
 
     S' = -beta(t) S I,   I' = beta(t) S I - gamma I,   A' = I
 
-S are susceptible, I infected, and A, the time spent infected by all of them together, counts who no longer is:
-gamma A, which several ends of the disease share in proportion to their rates. S + I + gamma A never changes.
+S are susceptible, I infected, and A is the total time spent infected. gamma A have left I; several ends of the disease
+share it in proportion to their rates. S + I + gamma A is constant.
 
-Runge-Kutta's fourth-order rule keeps that sum to rounding, because it is linear. beta is linear between the points of
-its grid; no step leads across one, where its slope jumps and the order would be lost.
+Runge-Kutta's fourth-order rule keeps that sum to rounding, because the sum is linear. beta is linear between the points
+of its grid. No step crosses such a point: the slope of beta jumps there, and the order would be lost.
 """
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-State = tuple[Array, Array, Array]
+State = tuple[Array, Array, Array]  # S, I and A
 
 
 def epidemic(
@@ -25,14 +25,14 @@ def epidemic(
     between: float,
     steps: int,
 ) -> tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]:
-    """S, I and A at the points of the grid on which beta is given.
+    """Returns S, I and A at the points of the grid of beta.
 
     Args:
         contact: beta.
         removal: gamma.
-        start: S and I at the first point; A is 0.
+        start: S and I at the first point; A is 0 there.
         between: the time from one point to the next.
-        steps: as many from one point to the next.
+        steps: the number of steps from one point to the next.
     """
     dt = between / steps
     zero = jnp.zeros_like(contact[0] + removal + start[0] + start[1])
@@ -45,21 +45,21 @@ def epidemic(
         return w[0] + by * k[0], w[1] + by * k[1], w[2] + by * k[2]
 
     def interval(w: State, ends: tuple[Array, Array]) -> tuple[State, State]:
-        left, right = ends
+        first, last = ends
 
         def step(w: State, i: Array) -> tuple[State, None]:
-            b1, b2, b3 = (left + (right - left) * (i + part) / steps for part in (0.0, 0.5, 1.0))
+            b1, b2, b3 = (first + (last - first) * (i + share) / steps for share in (0.0, 0.5, 1.0))
             k1 = slope(b1, w)
             k2 = slope(b2, moved(w, dt / 2, k1))
             k3 = slope(b2, moved(w, dt / 2, k2))
             k4 = slope(b3, moved(w, dt, k3))
-            mean = moved(moved(k1, 2.0, moved(k2, 1.0, k3)), 1.0, k4)  # six of them
-            return moved(w, dt / 6, mean), None
+            total = moved(moved(k1, 2.0, moved(k2, 1.0, k3)), 1.0, k4)  # six times the mean slope
+            return moved(w, dt / 6, total), None
 
         w = lax.scan(step, w, jnp.arange(steps))[0]
         return w, w
 
-    first = (start[0] + zero, start[1] + zero, zero)
-    _, later = lax.scan(interval, first, (contact[:-1], contact[1:]))
-    s, i, a = (jnp.concatenate([x[None], rest]) for x, rest in zip(first, later, strict=True))
+    initial = (start[0] + zero, start[1] + zero, zero)
+    _, states = lax.scan(interval, initial, (contact[:-1], contact[1:]))
+    s, i, a = (jnp.concatenate([x[None], xs]) for x, xs in zip(initial, states, strict=True))
     return s, i, a

@@ -1,12 +1,12 @@
-"""Exact draws where prior and likelihood are known: the No-U-Turn sampler, several chains side by side.
+"""Exact draws for a known prior and likelihood: the No-U-Turn sampler with several chains.
 
-The chains start at particles that tempering carried from the prior to the posterior,
+The chains start at particles of the posterior, by tempering from the prior,
 
-    prior * likelihood^b,   b from 0 to 1 in steps that leave half of the particles effective,
+    prior * likelihood^b,   b from 0 to 1 in steps that leave half of the particles effective.
 
-so that none starts in a lesser mode, escapes during the warm-up and spoils its own mass matrix. That matrix is dense,
-because the parameters of an oscillation trade off against one another; the gradient runs forwards, because a handful
-of parameters goes through thousands of solver steps.
+No chain then starts in a minor mode and adapts its mass matrix to it. The mass matrix is dense, because the parameters
+of an oscillation are strongly correlated. Differentiation is in forward mode, because a few parameters go through
+thousands of solver steps.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import DataError, QueryError
+from retrodict import DataError, QueryError
 from retrodict.problem import Prior
 
 
@@ -26,13 +26,14 @@ LogLikelihood = Callable[[Mapping[str, Array]], Array]
 
 CHAINS, WARMUP = 4, 700
 PARTICLES, MOVES = 1000, 10
-MAX_R_HAT, MIN_ESS, SHORTEST = 1.01, 1000, 1000  # of chains that agree, and how long each is at least
+MAX_R_HAT, MIN_ESS = 1.01, 1000  # of chains that have converged
+MIN_LENGTH = 1000  # of a chain, in draws
 
 
 def exact_draws(
     prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, draws: int
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """So many draws `(draws,)` of every parameter, of chains that take turns, and the `convergence` of these.
+    """Draws `(draws,)` of every parameter, evenly from all chains, and their `convergence`.
 
     Raises:
         DataError: `draws` is not positive.
@@ -40,7 +41,7 @@ def exact_draws(
     """
     if draws < 1:
         raise DataError(f"the number of draws must be positive, got {draws}")
-    length = max(SHORTEST, math.ceil(draws / CHAINS))
+    length = max(MIN_LENGTH, math.ceil(draws / CHAINS))
     chains = nuts(prior, log_likelihood, key, draws=length)
     numbers = convergence(chains)
     for name, row in numbers.items():
@@ -54,13 +55,13 @@ def exact_draws(
 
 
 def nuts(prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, draws: int) -> dict[str, np.ndarray]:
-    """`CHAINS` chains of `draws` draws each of the posterior, name to `(CHAINS, draws)`.
+    """Runs `CHAINS` chains of `draws` draws each of the posterior, name to `(CHAINS, draws)`.
 
     Args:
         prior: a product of independent scalar `numpyro` distributions.
-        log_likelihood: of one value of every parameter; where it is NaN, no draw comes from.
+        log_likelihood: of one value of every parameter; NaN counts as minus infinity.
         key: for the starting points and the chains.
-        draws: those of each chain that are kept, after `WARMUP` others.
+        draws: the length of each chain after `WARMUP` draws.
     """
     import numpyro
     from numpyro.infer import MCMC, NUTS
@@ -81,22 +82,23 @@ def nuts(prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, draw
         progress_bar=False,
     )
     sampler.run(key_run, init_params=dict(zip(prior.distributions, starts.T, strict=True)))
-    found = sampler.get_samples(group_by_chain=True)
-    return {name: np.asarray(found[name]) for name in prior.distributions}
+    chains = sampler.get_samples(group_by_chain=True)
+    return {name: np.asarray(chains[name]) for name in prior.distributions}
 
 
 def tempered(
     prior: Prior, log_likelihood: LogLikelihood, key: PRNGKeyArray, *, particles: int
 ) -> Float[Array, "particles d"]:
-    """Particles of the posterior by sequential Monte Carlo, each parameter mapped to the whole real line."""
+    """Draws particles of the posterior by sequential Monte Carlo, each parameter mapped to the real line."""
     from numpyro.distributions import biject_to
 
     maps = {name: biject_to(entry.support) for name, entry in prior.distributions.items()}
 
     def scores(w: Float[Array, " d"]) -> tuple[Array, Array]:
-        values = {name: to(x) for (name, to), x in zip(maps.items(), w, strict=True)}
-        stretch = sum(to.log_abs_det_jacobian(x, values[name]) for (name, to), x in zip(maps.items(), w, strict=True))
-        return prior.log_prob(values) + stretch, jnp.nan_to_num(log_likelihood(values), nan=-jnp.inf, neginf=-jnp.inf)
+        pairs = [(name, transform, x) for (name, transform), x in zip(maps.items(), w, strict=True)]
+        values = {name: transform(x) for name, transform, x in pairs}
+        log_det = sum(transform.log_abs_det_jacobian(x, values[name]) for name, transform, x in pairs)
+        return prior.log_prob(values) + log_det, jnp.nan_to_num(log_likelihood(values), nan=-jnp.inf, neginf=-jnp.inf)
 
     key, key_prior = jr.split(key)
     first = jax.vmap(prior.draw)(jr.split(key_prior, particles))
@@ -113,7 +115,7 @@ def tempered(
 
 
 def _next_step(data: np.ndarray, longest: float) -> float:
-    """The longest step of b that leaves half of the particles effective, to within a fifth."""
+    """Returns the longest step of b that leaves half of the particles effective, to within a fifth."""
     if not np.isfinite(data.max()):
         raise QueryError("no draw of the prior makes these data possible: check them")
     step = longest
@@ -124,15 +126,17 @@ def _next_step(data: np.ndarray, longest: float) -> float:
         step /= 1.2
 
 
-State = tuple[Array, Array, Array]
+Particles = tuple[Array, Array, Array]  # values, log prior densities and log likelihoods
 
 
-def _metropolis(key: PRNGKeyArray, b: Array, state: State, scores: Callable[[Array], tuple[Array, Array]]) -> State:
-    """Moves every particle `MOVES` times under prior * likelihood^b, in steps of many sizes shaped like the cloud."""
+def _metropolis(
+    key: PRNGKeyArray, b: Array, state: Particles, scores: Callable[[Array], tuple[Array, Array]]
+) -> Particles:
+    """Moves every particle `MOVES` times under prior * likelihood^b, with the cloud's covariance and many sizes."""
     n, d = state[0].shape
     shape = jnp.linalg.cholesky(jnp.cov(state[0].T) + 1e-6 * jnp.eye(d))
 
-    def move(state: State, key: PRNGKeyArray) -> tuple[State, None]:
+    def move(state: Particles, key: PRNGKeyArray) -> tuple[Particles, None]:
         w, score, data = state
         key_size, key_step, key_accept = jr.split(key, 3)
         size = 10 ** jr.uniform(key_size, (n, 1), minval=-1.5, maxval=0.0)
@@ -149,7 +153,7 @@ def _metropolis(key: PRNGKeyArray, b: Array, state: State, scores: Callable[[Arr
 
 
 def convergence(chains: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """`r_hat`, which compares the chains with one another, and `ess`, the independent draws that would do as well."""
+    """Returns `r_hat`, which compares the chains, and `ess`, the equivalent number of independent draws."""
     from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 
     return {

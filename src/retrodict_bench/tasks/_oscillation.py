@@ -1,12 +1,13 @@
-"""Two populations that feed on one another, in logs, u = log prey and v = log predators:
+"""Predators and prey, in logs: u = log prey and v = log predators,
 
     u' = a - b e^v,   v' = c e^u - d
 
-Lotka and Volterra's equations. Epidemics are among them: with u = log of the susceptible and v = log of the infected,
-as fractions of all people, a = 0, b = c = the rate of contact and d = the rate of recovery.
+These are Lotka and Volterra's equations. An epidemic is a special case: u = log of the susceptible and v = log of the
+infected, as fractions of all people, a = 0, b = c = the contact rate and d = the recovery rate.
 
-Runge-Kutta's fourth-order rule with a fixed step costs every row the same. The steps move the change of (u, v) since
-the last time asked for, which is small, because float32 near u = -60 would round each of thousands of steps by 2e-6.
+Runge-Kutta's fourth-order rule with a fixed step costs every row the same. The solver integrates the change of (u, v)
+since the last output time. This change is small, while near u = -60 float32 would round each of thousands of steps by
+2e-6.
 """
 
 import jax.numpy as jnp
@@ -20,15 +21,15 @@ Logs = tuple[Array, Array]
 def log_populations(
     rates: tuple[Array, Array, Array, Array], start: Logs, *, times: int, between: float, steps: int
 ) -> tuple[Float[Array, " times"], Float[Array, " times"]]:
-    """u and v at 0, between, 2 between, ..., `times` in all, with so many steps from one to the next."""
+    """Returns u and v at the `times` points 0, between, 2 between, ..., with `steps` steps from one to the next."""
     a, b, c, d = rates
     dt = between / steps
 
     def interval(w: Logs, _: None) -> tuple[Logs, Logs]:
-        seen, fed = b * jnp.exp(w[1]), c * jnp.exp(w[0])
+        loss, gain = b * jnp.exp(w[1]), c * jnp.exp(w[0])
 
         def slope(x: Array, y: Array) -> Logs:
-            return a - seen * jnp.exp(y), fed * jnp.exp(x) - d
+            return a - loss * jnp.exp(y), gain * jnp.exp(x) - d
 
         def step(change: Logs, _: None) -> tuple[Logs, None]:
             (x, y), (x1, y1) = change, slope(*change)
@@ -42,6 +43,6 @@ def log_populations(
         w = (w[0] + x, w[1] + y)
         return w, w
 
-    _, later = lax.scan(interval, start, None, length=times - 1)
-    u, v = (jnp.concatenate([first[None], rest]) for first, rest in zip(start, later, strict=True))
+    _, states = lax.scan(interval, start, None, length=times - 1)
+    u, v = (jnp.concatenate([x[None], xs]) for x, xs in zip(start, states, strict=True))
     return u, v

@@ -1,7 +1,7 @@
-"""The files of the tasks that come from the sbibm benchmark (Lueckmann et al. 2021): where they lie, how they are read.
+"""The files of the tasks that come from the sbibm benchmark (Lueckmann et al. 2021).
 
-`observations.npz`, in the package, holds `<task>_observations` and `<task>_true_parameters`, ten of each;
-`data/sbibm/<task>.npz`, in a checkout, `reference` (10, 10000, parameters), which is too heavy for the package.
+`observations.npz`, in the package, holds `<task>_observations` and `<task>_true_parameters`, ten of each.
+`data/sbibm/<task>.npz`, in a checkout, holds `reference` (10, 10000, parameters), which is too large for the package.
 """
 
 import functools
@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
-from retrodict._errors import FileError
-from retrodict.problem import Problem
+from retrodict import FileError, Problem
 from retrodict_bench.tasks._task import Conditional, Task, frozen
 
 
@@ -31,9 +30,9 @@ def sbibm_task(
     conditional: Conditional | None = None,
     structure: Mapping[str, Any] | None = None,
 ) -> Task:
-    """A task whose one parameter is `theta` and whose one datum is `x`, with the observations of sbibm.
+    """Returns a task with one parameter `theta`, one datum `x` and the observations of sbibm.
 
-    `reference` names the task that has the same posterior, observation by observation, where its draws serve this one.
+    `reference` names a task with the same posteriors whose reference draws serve this one, too.
     """
     return Task(
         name=name,
@@ -48,7 +47,7 @@ def sbibm_task(
 
 
 def reference_file(name: str) -> Path:
-    """Where the reference posterior of a task lies: in the folder RETRODICT_DATA, or in the checkout above this file.
+    """Finds the file of a task's reference posterior, in the folder RETRODICT_DATA or in a checkout above this file.
 
     Raises:
         FileError: it is in neither place.
@@ -58,16 +57,16 @@ def reference_file(name: str) -> Path:
     for root in roots:
         if (root / "sbibm" / f"{name}.npz").is_file():
             return root / "sbibm" / f"{name}.npz"
-    sought = f"{FOLDER} is '{folder}', which holds no" if folder else "no folder above the installed package holds"
+    place = f"{FOLDER} is '{folder}', which holds no" if folder else "no folder above the installed package holds"
     raise FileError(
-        f"the reference posterior of '{name}' is not here: {sought} sbibm/{name}.npz; "
-        f"set {FOLDER} to the folder `data` of a checkout of retrodict, where references live"
+        f"the reference posterior of '{name}' is not here: {place} sbibm/{name}.npz; "
+        f"set {FOLDER} to the folder `data` of a checkout of retrodict, which holds the references"
     )
 
 
 @functools.cache
 def small(key: str, file: str = "observations.npz") -> np.ndarray:
-    """One array of a file that travels inside the package."""
+    """Returns one array of a file of the package."""
     with np.load(Path(__file__).with_name(file)) as opened:
         return frozen(opened[key])
 
@@ -75,7 +74,7 @@ def small(key: str, file: str = "observations.npz") -> np.ndarray:
 @functools.cache
 def _reference(path: Path) -> np.ndarray:
     try:
-        # opened here, because `np.load` forgets to close a file that turns out to be cut short
+        # opened here, because `np.load` does not close a file that turns out to be cut short
         with path.open("rb") as opened, np.load(opened) as file:
             return frozen(file["reference"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:

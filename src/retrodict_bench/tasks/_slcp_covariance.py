@@ -1,4 +1,4 @@
-"""The covariance of a point of SLCP, by its Cholesky factor; see `slcp`."""
+"""The Cholesky factor of the covariance of a point of SLCP; see `slcp`."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,7 +8,7 @@ POINTS, JITTER, REACH = 4, 1e-6, 3.0
 
 
 def cholesky(theta: Float[Array, "5"]) -> tuple[Array, Array, Array]:
-    """L_11, L_21 and L_22."""
+    """Returns L_11, L_21 and L_22."""
     s_1, s_2 = theta[2] ** 2, theta[3] ** 2
     first = jnp.sqrt(s_1**2 + JITTER)
     determinant = (s_1 * s_2 / jnp.cosh(theta[4])) ** 2 + JITTER * (s_1**2 + s_2**2) + JITTER**2

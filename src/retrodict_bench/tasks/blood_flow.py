@@ -1,4 +1,4 @@
-"""Blood flow in the legs' arteries of many patients: a network of vessels without length, closed by windkessels.
+"""Blood flow in the leg arteries of many patients: a lumped-parameter network of vessels with windkessel outlets.
 
 The heart's flow Q(t) enters the abdominal aorta, which forks into two iliac arteries, each ending in an outlet:
 
@@ -6,29 +6,30 @@ The heart's flow Q(t) enters the abdominal aorta, which forks into two iliac art
              R = 8 mu l / (pi r^4),   L = rho l / (pi r^2),   C = 3 l pi r^3 / (2 E h)
     outlet   P = Rp Q + Pc,   Cd dPc/dt = Q - Pc / Rd
 
-All of it is linear, so that the periodic state is exact, wave by wave. With w = 2 pi k / period for Q's k-th wave,
+The equations are linear, so the periodic state has an exact solution for each Fourier mode. With w = 2 pi k / period
+for the k-th mode of Q,
 
     outlet's impedance    Z = Rp + Rd / (1 + i w Rd Cd)
-    vessel's              Z = R + i w L + Z' / (1 + i w C Z'),   Z' the impedance behind it
+    vessel's              Z = R + i w L + Z' / (1 + i w C Z'),   Z' the impedance downstream of it
     fork's                1 / Z' = 1 / Z_l + 1 / Z_r
 
-and P = Z Q at the inlet; at the fork the flow that C has left over parts in proportion to 1 / Z_l and 1 / Z_r.
+and P = Z Q at the inlet. At the fork the flow that C does not store divides in proportion to 1 / Z_l and 1 / Z_r.
 
-    shared     stiffness ~ LogNormal(0, .3)           E h, in units of what is below
+    shared     stiffness ~ LogNormal(0, .3)           E h, relative to the values below
                viscosity ~ LogNormal(log 4, .2)       mu, mPa s
                inflow ~ LogNormal(log 7.5, .2)        the mean of Q, ml/s
-    a patient's radius ~ LogNormal(0, .1)             of all three vessels, in units of what is below
+    a patient's radius ~ LogNormal(0, .1)             of all three vessels, relative to the values below
                left, right ~ LogNormal(0, .3)         resistance Rd of the outlets, likewise
     pressure (12,)  at the inlet, mmHg, + N(0, 2^2);   flow (12,)  into the left iliac, ml/s, + N(0, .5^2)
-                    at twelve phases of the cycle, evenly spread from its beginning
+                    at twelve equidistant phases of the cycle from its start
 
-Where the constants come from. Equations: the lumped-parameter vessel and outlet of reduced-order models (Pfaller et al.
+Sources. Equations: the lumped-parameter vessel and outlet of reduced-order models (Pfaller et al.
 2022, International Journal for Numerical Methods in Biomedical Engineering 38, e3639). Lengths, radii (at diastole),
 moduli E, density, viscosity 4 mPa s, Rp, Rd, Cd, the cycle of 1.1 s: the aortic bifurcation of the benchmark of Boileau
-et al. 2015 (same journal 31, e02732). Wall thickness h: 12 % of the radius, a textbook's figure. Ours: a systole of
-.35 s in which Q is a squared sine (it is 0 otherwise) up to its twentieth wave; 7.5 ml/s, with which the mean pressure
-is 89 mmHg; the spread of every prior; the noise; and that Rp and Rd grow with viscosity as R does, without which
-viscosity would move the pressure by less than a thousandth. A patient's radius changes h with it.
+et al. 2015 (same journal 31, e02732). Wall thickness h: 12 % of the radius, a textbook value. Our choices: a systole of
+.35 s, in which Q is a squared sine (0 otherwise) up to its twentieth mode; 7.5 ml/s, which gives a mean pressure of
+89 mmHg; the width of every prior; the noise; and Rp and Rd in proportion to viscosity as R is, because viscosity would
+otherwise change the pressure by less than a thousandth. h is proportional to a patient's radius.
 """
 
 import functools
@@ -40,7 +41,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from retrodict.problem import Plate, Problem
+from retrodict import Plate, Problem
 from retrodict_bench.tasks._laws import log_normal
 from retrodict_bench.tasks._sites import sites_task
 from retrodict_bench.tasks._task import Task, frozen
@@ -63,30 +64,30 @@ Wave = Complex[Array, "21"]
 
 @functools.cache
 def pulse() -> Complex[np.ndarray, "21"]:
-    """The waves of the heart's flow of mean 1: Q(t) = Re sum_k pulse_k e^(2 pi i k t / period)."""
-    # of sin^2(pi t / d) on (0, d), in units of the period: (1 - cos)/2, wave by wave
+    """Returns the Fourier modes of the heart's flow of mean 1: Q(t) = Re sum_k pulse_k e^(2 pi i k t / period)."""
+    # of sin^2(pi t / d) = (1 - cos(2 pi t / d)) / 2 on (0, d), in units of the period
     k, d = np.arange(WAVES + 1), SYSTOLE / PERIOD
 
-    def over(f: np.ndarray) -> np.ndarray:  # the integral of e^(-2 pi i f t) over (0, d)
+    def integral(f: np.ndarray) -> np.ndarray:  # of e^(-2 pi i f t) over (0, d)
         return d * np.exp(-1j * np.pi * f * d) * np.sinc(f * d)
 
-    found = over(k) / 2 - (over(k - 1 / d) + over(k + 1 / d)) / 4
-    return frozen(found / found[0].real * np.where(k == 0, 1.0, 2.0))
+    modes = integral(k) / 2 - (integral(k - 1 / d) + integral(k + 1 / d)) / 4
+    return frozen(modes / modes[0].real * np.where(k == 0, 1.0, 2.0))
 
 
-def vessel(part: dict[str, float], stiffness: Array, viscosity: Array, radius: Array) -> tuple[Array, Array, Array]:
-    """R in Pa s/m^3, L in Pa s^2/m^3 and C in m^3/Pa of one vessel; `viscosity` in Pa s."""
-    r = radius * part["radius"]
-    resistance = 8 * viscosity * part["length"] / (math.pi * r**4)
-    inertance = DENSITY * part["length"] / (math.pi * r**2)
-    capacity = 3 * part["length"] * math.pi * r**2 / (2 * stiffness * part["modulus"] * WALL)
+def vessel(geometry: dict[str, float], stiffness: Array, viscosity: Array, radius: Array) -> tuple[Array, Array, Array]:
+    """Returns R in Pa s/m^3, L in Pa s^2/m^3 and C in m^3/Pa of one vessel; `viscosity` in Pa s."""
+    r = radius * geometry["radius"]
+    resistance = 8 * viscosity * geometry["length"] / (math.pi * r**4)
+    inertance = DENSITY * geometry["length"] / (math.pi * r**2)
+    capacity = 3 * geometry["length"] * math.pi * r**2 / (2 * stiffness * geometry["modulus"] * WALL)
     return resistance, inertance, capacity
 
 
 def outlet(factor: Array, viscosity: Array) -> tuple[Array, Array, float]:
-    """Rp and Rd in Pa s/m^3 and Cd in m^3/Pa; `viscosity` in Pa s."""
-    thick = viscosity / VISCOSITY
-    return PROXIMAL * thick, DISTAL * thick * factor, COMPLIANCE
+    """Returns Rp and Rd in Pa s/m^3 and Cd in m^3/Pa; `viscosity` in Pa s."""
+    relative = viscosity / VISCOSITY
+    return PROXIMAL * relative, DISTAL * relative * factor, COMPLIANCE
 
 
 def curves(
@@ -98,35 +99,35 @@ def curves(
     left: Array,
     right: Array,
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Inlet pressure in mmHg and flow into the left iliac in ml/s at phases of the cycle from 0 to 1, without noise."""
+    """Returns inlet pressure in mmHg and flow into the left iliac in ml/s at phases from 0 to 1, without noise."""
     w = jnp.asarray(2 * np.pi / PERIOD * np.arange(WAVES + 1))
     mu = viscosity * 1e-3
-    aorta, iliac = (vessel(part, stiffness, mu, radius) for part in (AORTA, ILIAC))
+    aorta, iliac = (vessel(geometry, stiffness, mu, radius) for geometry in (AORTA, ILIAC))
 
-    def behind(factor: Array) -> Wave:
+    def leg_impedance(factor: Array) -> Wave:
         proximal, distal, capacity = outlet(factor, mu)
-        return _through(w, iliac, proximal + distal / (1 + 1j * w * distal * capacity))
+        return _impedance(w, iliac, proximal + distal / (1 + 1j * w * distal * capacity))
 
-    z_left, z_right = behind(left), behind(right)
+    z_left, z_right = leg_impedance(left), leg_impedance(right)
     fork = z_left * z_right / (z_left + z_right)
     flow = inflow * jnp.asarray(pulse())  # ml/s
-    pressure = _through(w, aorta, fork) * flow
-    # what the aorta does not store goes on, and more of it where less is in its way
-    onward = flow / (1 + 1j * w * aorta[2] * fork) * fork / z_left
+    pressure = _impedance(w, aorta, fork) * flow
+    # the flow that the aorta does not store divides in inverse proportion to the impedances of the legs
+    left_flow = flow / (1 + 1j * w * aorta[2] * fork) * fork / z_left
     turns = jnp.exp(2j * jnp.pi * phases[:, None] * jnp.arange(WAVES + 1))
-    return (turns @ pressure).real * (ML / MMHG), (turns @ onward).real
+    return (turns @ pressure).real * (ML / MMHG), (turns @ left_flow).real
 
 
-def _through(w: Float[Array, "21"], part: tuple[Array, Array, Array], behind: Wave) -> Wave:
-    """The impedance of a vessel with this one behind it."""
-    resistance, inertance, capacity = part
-    return resistance + 1j * w * inertance + behind / (1 + 1j * w * capacity * behind)
+def _impedance(w: Float[Array, "21"], vessel: tuple[Array, Array, Array], downstream: Wave) -> Wave:
+    """Returns the impedance of a vessel together with that downstream of it."""
+    resistance, inertance, capacity = vessel
+    return resistance + 1j * w * inertance + downstream / (1 + 1j * w * capacity * downstream)
 
 
 def simulate(
     key: PRNGKeyArray, stiffness: Array, viscosity: Array, inflow: Array, radius: Array, left: Array, right: Array
 ) -> dict[str, Float[Array, "12"]]:
-    """One draw of `pressure` and `flow` (12,) of one patient, in mmHg and ml/s."""
+    """Draws `pressure` and `flow` (12,) of one patient, in mmHg and ml/s."""
     key_pressure, key_flow = jr.split(key)
     pressure, flow = curves(_phases(), stiffness, viscosity, inflow, radius, left, right)
     return {
@@ -136,7 +137,7 @@ def simulate(
 
 
 def log_likelihood(*, pressure: Float[Array, "12"], flow: Float[Array, "12"], **parameters: Array) -> Float[Array, ""]:
-    """log p(pressure, flow | parameters) of one patient."""
+    """Returns log p(pressure, flow | parameters) of one patient."""
     means = curves(_phases(), **parameters)
     return jnp.sum(log_normal(pressure, means[0], PRESSURE_NOISE) + log_normal(flow, means[1], FLOW_NOISE))
 
@@ -146,7 +147,7 @@ def _phases() -> Float[Array, "12"]:
 
 
 def prior() -> dict[str, Any]:
-    """The laws of the module's first lines, all of them positive; the plate is `site`, a patient."""
+    """Returns the laws of the module's first lines, all positive; the plate is `site`, a patient."""
     import numpyro.distributions as dist
 
     resistance = dist.LogNormal(0.0, 0.3)
@@ -159,5 +160,5 @@ def prior() -> dict[str, Any]:
 
 
 def task() -> Task:
-    """Three shared numbers, three of every patient and what is seen in him, two curves (12,); eight patients."""
+    """Returns the task: three shared parameters, and three parameters and two curves (12,) for each of 8 patients."""
     return sites_task("blood_flow", Problem(prior(), simulate), log_likelihood, seed=190, sites=PATIENTS)

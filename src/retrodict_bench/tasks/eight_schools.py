@@ -1,12 +1,13 @@
-"""Eight schools: what coaching did for test scores in eight schools, each effect estimated with an error of its own.
+"""Eight schools: the effect of coaching on test scores in eight schools, each with a known standard error.
 
     mu ~ N(0, 5),   tau ~ HalfCauchy(5),   theta_s ~ N(mu, tau^2),   y_s ~ N(theta_s, sigma_s^2), sigma_s known
 
 The data are Rubin's (1981, Journal of Educational Statistics 6, 377), as in Gelman et al., Bayesian Data Analysis,
-section 5.5, in points of the test; the priors are those that Stan's and PyMC's versions of the example use. A simulated
-school has log sigma ~ U(log 5, log 25), which covers all eight, and sigma stands among the data: give it with y.
+section 5.5, in points of the test. The priors are those of Stan's and PyMC's versions of the example. A simulated
+school has log sigma ~ U(log 5, log 25), which covers all eight; sigma is a datum: give it together with y.
 
-Reference. NUTS on mu, tau and the z_s of theta_s = mu + tau z_s, which unlike theta_s do not depend on tau beforehand.
+Reference. NUTS on mu, tau and the z_s of theta_s = mu + tau z_s, whose prior, unlike that of theta_s, is independent of
+tau.
 """
 
 import functools
@@ -19,9 +20,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict._errors import DataError
+from retrodict import DataError, Plate, Problem
 from retrodict._types import Key, as_key
-from retrodict.problem import Plate, Prior, Problem
+from retrodict.problem import Prior
 from retrodict_bench.tasks._laws import log_normal
 from retrodict_bench.tasks._nuts import exact_draws
 from retrodict_bench.tasks._sites import log_joint
@@ -31,24 +32,24 @@ from retrodict_bench.tasks._task import Rows, Task, frozen
 EFFECTS = (28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0)
 ERRORS = (15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0)
 SCALE = 5.0  # of both priors
-LEAST, MOST = 5.0, 25.0  # standard errors of simulated schools
-REFERENCE, SEED = 10_000, 1981
+MIN_ERROR, MAX_ERROR = 5.0, 25.0  # standard errors of simulated schools
+REFERENCE_DRAWS, SEED = 10_000, 1981
 
 
 def simulate(key: PRNGKeyArray, mu: Array, tau: Array, theta: Array) -> dict[str, Array]:
-    """One draw of `y` and its standard error `sigma` of one school, in points."""
+    """Draws `y` and its standard error `sigma` of one school, in points."""
     key_error, key_noise = jr.split(key)
-    sigma = jnp.exp(jr.uniform(key_error, minval=math.log(LEAST), maxval=math.log(MOST)))
+    sigma = jnp.exp(jr.uniform(key_error, minval=math.log(MIN_ERROR), maxval=math.log(MAX_ERROR)))
     return {"y": theta + sigma * jr.normal(key_noise), "sigma": sigma}
 
 
 def log_likelihood(*, mu: Array, tau: Array, theta: Array, y: Array, sigma: Array) -> Array:
-    """log p(y | theta, sigma) of one school."""
+    """Returns log p(y | theta, sigma) of one school."""
     return log_normal(y, theta, sigma)
 
 
 def problem() -> Problem:
-    """The priors of the module's first lines; the plate is `site`, a school."""
+    """Returns the priors of the module's first lines and the simulator; the plate is `site`, a school."""
     import numpyro.distributions as dist
 
     prior = {
@@ -56,22 +57,22 @@ def problem() -> Problem:
         "tau": dist.HalfCauchy(SCALE),
         "site": Plate("site", {"theta": lambda mu, tau: dist.Normal(mu, tau)}),
     }
-    return Problem(prior, simulate, supports={"sigma": dist.constraints.interval(LEAST, MOST)})
+    return Problem(prior, simulate, supports={"sigma": dist.constraints.interval(MIN_ERROR, MAX_ERROR)})
 
 
 def exact_posterior(
-    y: Any, sigma: Any, key: Key, *, draws: int = REFERENCE
+    y: Any, sigma: Any, key: Key, *, draws: int = REFERENCE_DRAWS
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Draws of `mu` and `tau` (draws,) and `theta` (draws, schools) by NUTS, and how well the chains agree.
+    """Draws `mu` and `tau` (draws,) and `theta` (draws, schools) by NUTS.
 
     Args:
         y: the effects (schools,), in points.
         sigma: their standard errors (schools,), positive.
         key: a key from `jax.random`, or an integer.
-        draws: taken evenly from four chains.
+        draws: their number, taken evenly from four chains.
 
     Returns:
-        The draws; and by the names `mu`, `tau` and `z 0`, ... the `r_hat` and the independent draws, `ess`.
+        The draws; and, by the names `mu`, `tau` and `z 0`, ..., `r_hat` and the number of independent draws, `ess`.
 
     Raises:
         DataError: `y` and `sigma` do not fit, or `draws` is not positive.
@@ -89,14 +90,14 @@ def exact_posterior(
         return jnp.sum(log_normal(y, values["mu"] + values["tau"] * z, sigma))
 
     flat = {"mu": dist.Normal(0.0, SCALE), "tau": dist.HalfCauchy(SCALE), **{k: dist.Normal() for k in names}}
-    found, numbers = exact_draws(Prior(flat), score, as_key(key), draws=draws)
-    theta = found["mu"][:, None] + found["tau"][:, None] * np.stack([found[k] for k in names], axis=1)
-    return {"mu": found["mu"], "tau": found["tau"], "theta": theta}, numbers
+    chains, numbers = exact_draws(Prior(flat), score, as_key(key), draws=draws)
+    theta = chains["mu"][:, None] + chains["tau"][:, None] * np.stack([chains[k] for k in names], axis=1)
+    return {"mu": chains["mu"], "tau": chains["tau"], "theta": theta}, numbers
 
 
 @functools.cache
 def reference() -> tuple[Rows, Mapping[str, Mapping[str, float]]]:
-    """The draws of `task().reference(1)` with a leading axis of one, and how well their chains agree."""
+    """Returns the draws of `task().reference(1)` with a leading axis of one, and the convergence of their chains."""
     draws, numbers = exact_posterior(EFFECTS, ERRORS, SEED)
     return {name: frozen(value[None].astype(np.float32)) for name, value in draws.items()}, numbers
 
@@ -111,15 +112,15 @@ def _no_truths() -> Rows:
 
 
 def task() -> Task:
-    """`mu` and `tau`, and of every school `theta`, `y` and `sigma`; one observation, the one that history made.
+    """Returns the task: `mu` and `tau`, and for every school `theta`, `y` and `sigma`; one real observation.
 
-    Its reference is 10,000 draws by NUTS, made when they are asked for, once in a process.
+    Its reference is 10,000 draws by NUTS, made on first use, once in a process.
     """
-    made = problem()
-    joint = log_joint(made, log_likelihood)
+    schools = problem()
+    joint = log_joint(schools, log_likelihood)
     return Task(
         "eight_schools",
-        made,
+        schools,
         _observations,
         _no_truths,
         lambda: reference()[0],

@@ -1,18 +1,18 @@
-"""Gaussian linear with a uniform prior: a Gaussian posterior with its corners cut off.
+"""Gaussian linear with a uniform prior: a truncated Gaussian posterior.
 
     theta ~ U(-1, 1)^10,   x ~ N(theta, v I),   v = .1
 
-Hence theta | x is N(x, v I) inside the box: ten independent truncated Gaussians.
+Hence theta | x is N(x, v I) truncated to the box: ten independent truncated Gaussians.
 """
 
-from retrodict.problem import Problem
+from retrodict import Problem
 from retrodict_bench.tasks._sbibm import sbibm_task
 from retrodict_bench.tasks._task import Task
 from retrodict_bench.tasks.gaussian_linear import DIMENSION, STRUCTURE, log_likelihood, simulate
 
 
 def task() -> Task:
-    """theta ~ U(-1, 1)^10, x (10,); the task of sbibm."""
+    """Returns the task of sbibm: theta ~ U(-1, 1)^10 and x (10,)."""
     import numpyro.distributions as dist
 
     prior = {"theta": dist.Uniform(-1.0, 1.0).expand((DIMENSION,)).to_event(1)}

@@ -1,8 +1,8 @@
-"""Gaussian mixture: one posterior on two scales.
+"""Gaussian mixture: a posterior with two scales.
 
     x ~ 1/2 N(theta, I) + 1/2 N(theta, .01 I)
 
-One coin is thrown for the whole vector, not one for each element (sbibm before 1.1.0 threw it wrongly).
+One coin is thrown for the whole vector, not one for each element, as sbibm does since 1.1.0.
 """
 
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.problem import Problem
+from retrodict import Problem
 from retrodict_bench.tasks._sbibm import sbibm_task
 from retrodict_bench.tasks._task import Task
 
@@ -20,21 +20,21 @@ WIDE, NARROW = 1.0, 0.1
 
 
 def simulate(key: PRNGKeyArray, theta: Float[Array, "2"]) -> dict[str, Array]:
-    """One draw of `x` (2,) given `theta` (2,)."""
+    """Draws `x` (2,) given `theta` (2,)."""
     key_coin, key_noise = jr.split(key)
     scale = jnp.where(jr.bernoulli(key_coin), WIDE, NARROW)
     return {"x": theta + scale * jr.normal(key_noise, (2,))}
 
 
 def log_likelihood(theta: Float[Array, "2"], x: Float[Array, "2"]) -> Float[Array, ""]:
-    """log p(x | theta)."""
+    """Returns log p(x | theta)."""
     square = jnp.sum((x - theta) ** 2)
     wide, narrow = (-0.5 * square / s**2 - math.log(4 * math.pi * s**2) for s in (WIDE, NARROW))
     return jnp.logaddexp(wide, narrow)
 
 
 def task() -> Task:
-    """theta ~ U(-10, 10)^2, x (2,); the task of sbibm, after Sisson et al. 2007."""
+    """Returns the task of sbibm, after Sisson et al. 2007: theta ~ U(-10, 10)^2 and x (2,)."""
     import numpyro.distributions as dist
 
     prior = {"theta": dist.Uniform(-10.0, 10.0).expand((2,)).to_event(1)}

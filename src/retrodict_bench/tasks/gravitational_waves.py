@@ -1,4 +1,4 @@
-"""Gravitational waves: two black holes merge, and two detectors hear four seconds of it in noise.
+"""Gravitational waves: two black holes merge, and two detectors record four seconds of it in noise.
 
     strain_i(t) = h_i(t) + n_i(t), whitened,   i = Hanford, Livingston;   8192 samples at 2048 Hz
 
@@ -10,29 +10,30 @@ M = m1 + m2 in seconds (G M_sun / c^3 = 4.925 us), eta = m1 m2 / M^2, u = pi M f
     amplitude   inspiral v^(-7/2) (1 + alpha v^2) to u_1, merger v^-2 (1 + e_1 v + e_2 v^2) to u_2, then the
                 ringdown, a Lorentzian around u_2; each scaled to meet the one before, and faded out past u_3
 
-Its first term is Newton's: h ~ f^(-7/6) and tau = 5/256 Mc^(-5/3) (pi f)^(-8/3) from frequency f to the end, chirp mass
-Mc = eta^(3/5) M (Maggiore 2007, ch. 4; Cutler & Flanagan 1994). An inspiral that ends at the innermost stable orbit,
-u = 6^(-3/2), would not do: at M = 150 suns that is 29 Hz, and all that is heard is the merger.
+Its first term is Newton's: h ~ f^(-7/6) and tau = 5/256 Mc^(-5/3) (pi f)^(-8/3) from frequency f to the end, with the
+chirp mass Mc = eta^(3/5) M (Maggiore 2007, ch. 4; Cutler & Flanagan 1994). An inspiral alone, which ends at the
+innermost stable orbit, u = 6^(-3/2), is not enough: at M = 150 suns that is 29 Hz, and only the merger is in band.
 
-Detectors. h_i = Re F_i (1 + cos^2 iota) / 2 h_+ + Im F_i cos(iota) h_x, with F_i = e^(2 i pol) p' D_i p, where D_i is
-half the difference of the arms' projectors and p = e_theta + i e_phi lies across the line of sight; each hears the wave
-when it passes, up to 10 ms apart (places: LIGO-T980044; formulas: Anderson et al. 2001, Phys. Rev. D 63, 042003).
+Detectors. h_i = Re F_i (1 + cos^2 iota) / 2 h_+ + Im F_i cos(iota) h_x, with F_i = e^(2 i pol) p' D_i p. D_i is half
+the difference of the arms' projectors, and p = e_theta + i e_phi is perpendicular to the line of sight. The wave
+arrives at the two detectors up to 10 ms apart (places: LIGO-T980044; formulas: Anderson et al. 2001, Phys. Rev. D 63,
+042003).
 
 Noise. Gaussian and stationary, its one-sided spectrum a fit to Advanced LIGO's design (Sathyaprakash & Schutz 2009,
 Living Rev. Relativity 12, 2, table 1):  x = f / 215 Hz,
 
-    S = 1e-49 / Hz (x^-4.14 - 5 x^-2 + 111 (1 - x^2 + x^4 / 2) / (1 + x^2 / 2))       above `LOW`; nothing heard below
+    S = 1e-49 / Hz (x^-4.14 - 5 x^-2 + 111 (1 - x^2 + x^4 / 2) / (1 + x^2 / 2))       above `LOW`; no signal below
 
-Divided by sqrt(S RATE / 2), noise of this spectrum is white, and one N(0, 1) a sample: that is how it is drawn. 1e-49
-cancels, and no number leaves the range of a float32.
+Noise of this spectrum, divided by sqrt(S RATE / 2), is white with variance 1 in each sample, and is drawn so. 1e-49
+cancels, and no number leaves the range of float32.
 
-Nuisances. Time at the Earth's center, phase, direction, inclination and polarization, all uniform, and loudness: the
-network's signal-to-noise ratio has a density ~ rho^-4 from 10 to 30, the law of what is detected among sources that
-fill a Euclidean space, whatever their masses (Schutz 2011, Class. Quantum Grav. 28, 125023). The distance follows from
-it, so that loudness itself says nothing about the masses.
+Nuisances. Time at the Earth's center, phase, direction, inclination and polarization are uniform. The loudness, which
+is the network's signal-to-noise ratio rho, has a density ~ rho^-4 from 10 to 30: the law of detected sources that fill
+a Euclidean space, for any masses (Schutz 2011, Class. Quantum Grav. 28, 125023). The distance follows from it, so
+loudness itself carries no information about the masses.
 
-Mirror. The masses are unordered, and the signal depends on M and eta alone: p(m1, m2 | strain) = p(m2, m1 | strain),
-and a posterior has two equal modes, mirrored in m1 = m2, unless it touches that line.
+Symmetry. The masses are unordered, and the signal depends on M and eta alone: p(m1, m2 | strain) = p(m2, m1 | strain).
+A posterior has two equal modes, mirror images in m1 = m2, unless it touches that line.
 """
 
 import functools
@@ -45,7 +46,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
-from retrodict.problem import Problem
+from retrodict import Problem
 from retrodict_bench.tasks._task import Task, simulated_task
 
 
@@ -54,13 +55,13 @@ LIGHT = 299_792_458.0  # meters a second
 RATE, SAMPLES = 2048, 8192
 DURATION = SAMPLES / RATE
 # The longest chirp, of 10 and 10 suns, takes 3.2 s from the lower end and must fit into the time before the merger. The
-# rise between the two is gradual, because a sharp edge in frequency rings for long in time.
+# filter rises gradually between the two, because a sharp edge in frequency rings for long in time.
 LOW = (25.0, 35.0)
 MERGER = (3.5, 3.7)  # seconds
 LOUDNESS = (10.0, 30.0)
 SEED = 58
 
-BINS = np.arange(round(LOW[0] * DURATION), SAMPLES // 2)  # what is heard: LOW to just below the Nyquist frequency
+BINS = np.arange(round(LOW[0] * DURATION), SAMPLES // 2)  # the band: LOW to just below the Nyquist frequency
 FREQUENCIES = BINS / DURATION
 
 # Hanford, then Livingston: place (meters) and directions of the two arms, in axes that turn with the Earth
@@ -77,7 +78,7 @@ DETECTORS = (np.einsum("ki,kj->kij", FIRST_ARMS, FIRST_ARMS) - np.einsum("ki,kj-
 
 
 class Event(NamedTuple):
-    """What happens to the masses' wave on its way: the nuisances."""
+    """The nuisances: time, place, orientation and loudness of a merger."""
 
     time: Float[Array, ""]
     phase: Float[Array, ""]
@@ -89,9 +90,9 @@ class Event(NamedTuple):
 
 
 def draw_event(key: PRNGKeyArray) -> Event:
-    """One draw of the nuisances."""
+    """Draws the nuisances."""
     time, phase, longitude, latitude, inclination, polarization, loudness = jr.uniform(key, (7,))
-    near, far = LOUDNESS[1] ** -3, LOUDNESS[0] ** -3  # rho^-3 is uniform, as the volume within the distance is
+    low, high = LOUDNESS[1] ** -3, LOUDNESS[0] ** -3  # rho^-3 is uniform, like the volume within the distance
     return Event(
         time=MERGER[0] + (MERGER[1] - MERGER[0]) * time,
         phase=2 * math.pi * phase,
@@ -99,23 +100,23 @@ def draw_event(key: PRNGKeyArray) -> Event:
         sine_of_latitude=2 * latitude - 1,
         cosine_of_inclination=2 * inclination - 1,
         polarization=math.pi * polarization,
-        loudness=(near + (far - near) * loudness) ** (-1 / 3),
+        loudness=(low + (high - low) * loudness) ** (-1 / 3),
     )
 
 
 def noise_spectrum(f: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
-    """S(f) of the design of Advanced LIGO, in units of 1e-49 / Hz."""
+    """Returns S(f) of the design of Advanced LIGO, in units of 1e-49 / Hz."""
     x = f / 215.0
     return x**-4.14 - 5 * x**-2.0 + 111 * (1 - x**2 + x**4 / 2) / (1 + x**2 / 2)
 
 
-# what whitening leaves of each frequency
-HEARD = np.sin(0.5 * np.pi * np.clip((FREQUENCIES - LOW[0]) / (LOW[1] - LOW[0]), 0.0, 1.0)) ** 2
-HEARD = HEARD / np.sqrt(noise_spectrum(FREQUENCIES))
+# the factor of each frequency after the filter and whitening
+FILTER = np.sin(0.5 * np.pi * np.clip((FREQUENCIES - LOW[0]) / (LOW[1] - LOW[0]), 0.0, 1.0)) ** 2
+FILTER = FILTER / np.sqrt(noise_spectrum(FREQUENCIES))
 
 
 def landmarks(eta: Float[Array, ""]) -> tuple[Array, Array, Array, Array]:
-    """u = pi M f where the merger begins (u_1), where the ringdown is (u_2), its width, and the end (u_3)."""
+    """Returns u = pi M f at the start of the merger (u_1), at the ringdown (u_2), its width, and the end (u_3)."""
     u_1 = 0.066 + 0.6437 * eta - 0.05822 * eta**2 - 7.092 * eta**3
     u_2 = 0.185 + 0.1469 * eta - 0.0249 * eta**2 + 2.325 * eta**3
     width = 0.0925 - 0.4098 * eta + 1.829 * eta**2 - 2.87 * eta**3
@@ -124,7 +125,7 @@ def landmarks(eta: Float[Array, ""]) -> tuple[Array, Array, Array, Array]:
 
 
 def amplitude(u: Float[Array, " f"], eta: Float[Array, ""]) -> Float[Array, " f"]:
-    """|h(u)|, up to a factor: u^(-7/6) where u is small."""
+    """Returns |h(u)|, up to a factor: u^(-7/6) for small u."""
     u_1, u_2, width, u_3 = landmarks(eta)
     alpha, e_1, e_2 = 451 * eta / 168 - 323 / 224, -1.8897, 1.6557
 
@@ -135,15 +136,15 @@ def amplitude(u: Float[Array, " f"], eta: Float[Array, ""]) -> Float[Array, " f"
         return v**-2 * (1 + e_1 * v + e_2 * v**2)
 
     v, v_1, v_2 = jnp.cbrt(u), jnp.cbrt(u_1), jnp.cbrt(u_2)
-    meet = inspiral(v_1) / merger(v_1)
+    scale = inspiral(v_1) / merger(v_1)
     ringdown = 1 / (1 + (2 * (u - u_2) / width) ** 2)
-    whole = jnp.where(u < u_1, inspiral(v), meet * jnp.where(u < u_2, merger(v), merger(v_2) * ringdown))
-    fade = jnp.cos(0.5 * math.pi * jnp.clip((u / u_3 - 1) / 0.1, 0.0, 1.0)) ** 2  # by 10 % past the end
-    return whole * fade
+    unfaded = jnp.where(u < u_1, inspiral(v), scale * jnp.where(u < u_2, merger(v), merger(v_2) * ringdown))
+    fade = jnp.cos(0.5 * math.pi * jnp.clip((u / u_3 - 1) / 0.1, 0.0, 1.0)) ** 2  # to 0 at 1.1 u_3
+    return unfaded * fade
 
 
 def phase(u: Float[Array, " f"], eta: Float[Array, ""]) -> Float[Array, " f"]:
-    """Psi(u), radians; 1 / 2 pi dPsi/df is the time from f to the end, up to sign and a constant."""
+    """Returns Psi(u) in radians; 1 / 2 pi dPsi/df is the time from f to the end, up to sign and a constant."""
     psi_2 = 3715 / 756 - 920.9 * eta + 6742 * eta**2 - 1.34e4 * eta**3
     psi_3 = -16 * math.pi + 1.702e4 * eta - 1.214e5 * eta**2 + 2.386e5 * eta**3
     psi_4 = 15293365 / 508032 - 1.254e5 * eta + 8.735e5 * eta**2 - 1.694e6 * eta**3
@@ -155,38 +156,38 @@ def phase(u: Float[Array, " f"], eta: Float[Array, ""]) -> Float[Array, " f"]:
 
 
 def whitened(m1: Float[Array, ""], m2: Float[Array, ""]) -> Complex[Array, " f"]:
-    """The wave at `FREQUENCIES`, over sqrt(S), merging at time 0; its samples in time have the sum of squares 1."""
+    """Returns the wave at `FREQUENCIES` over sqrt(S), merging at time 0; its samples have a sum of squares of 1."""
     total = m1 + m2
     eta = m1 * m2 / total**2
     u = math.pi * SUN * total * jnp.asarray(FREQUENCIES)
-    # constant and slope taken out at the ringdown, not left to the fit: a merger is then where `Event.time` says
+    # constant and slope are subtracted at the ringdown, so that the merger is at `Event.time`
     u_2 = landmarks(eta)[1]
     psi, slope = jax.value_and_grad(phase)(u_2, eta)
     angle = -(phase(u, eta) - psi - slope * (u - u_2))
-    size = amplitude(u, eta) * jnp.asarray(HEARD)
+    size = amplitude(u, eta) * jnp.asarray(FILTER)
     size = size / jnp.sqrt(2 / SAMPLES * jnp.sum(size**2))  # Parseval: both signs of f, the mean over samples
     return size * jnp.exp(1j * angle)
 
 
 def response(event: Event) -> tuple[Complex[Array, "2"], Float[Array, "2"]]:
-    """What each detector makes of h_+ and h_x = -i h_+, and its delay (seconds) behind the Earth's center."""
+    """Returns the response of each detector to h_+ and h_x = -i h_+, and its delay in s after the Earth's center."""
     s, t = event.sine_of_latitude, event.longitude
     c = jnp.sqrt(1 - s**2)
-    toward = jnp.stack([c * jnp.cos(t), c * jnp.sin(t), s])
+    direction = jnp.stack([c * jnp.cos(t), c * jnp.sin(t), s])
     south = jnp.stack([s * jnp.cos(t), s * jnp.sin(t), -c])
     east = jnp.stack([-jnp.sin(t), jnp.cos(t), jnp.zeros_like(t)])
-    across = south + 1j * east
-    pattern = jnp.exp(2j * event.polarization) * jnp.einsum("i,kij,j->k", across, jnp.asarray(DETECTORS), across)
+    plane = south + 1j * east
+    pattern = jnp.exp(2j * event.polarization) * jnp.einsum("i,kij,j->k", plane, jnp.asarray(DETECTORS), plane)
     tilt = event.cosine_of_inclination
-    return pattern.real * (1 + tilt**2) / 2 - 1j * pattern.imag * tilt, -jnp.asarray(PLACES / LIGHT) @ toward
+    return pattern.real * (1 + tilt**2) / 2 - 1j * pattern.imag * tilt, -jnp.asarray(PLACES / LIGHT) @ direction
 
 
 def signal(m1: Float[Array, ""], m2: Float[Array, ""], event: Event) -> Float[Array, "8192 2"]:
-    """The whitened strain without its noise; the sum of its squares is the square of the network's loudness."""
+    """Returns the whitened strain without noise; the sum of its squares is the square of the network's loudness."""
     factors, delays = response(event)
     factors = factors * event.loudness / jnp.linalg.norm(factors)
     cycles = (event.time + delays)[:, None] / DURATION * jnp.asarray(BINS)
-    cycles = cycles - jnp.round(cycles)  # thousands of turns: taken off before a float32 multiplies them by 2 pi
+    cycles = cycles - jnp.round(cycles)  # whole turns, of which there are thousands, would cost float32 its digits
     turn = jnp.exp(1j * (event.phase - 2 * math.pi * cycles))
     spectrum = factors[:, None] * turn * whitened(m1, m2)
     silence = jnp.zeros((2, BINS[0]), spectrum.dtype)
@@ -194,13 +195,13 @@ def signal(m1: Float[Array, ""], m2: Float[Array, ""], event: Event) -> Float[Ar
 
 
 def simulate(key: PRNGKeyArray, m1: Float[Array, ""], m2: Float[Array, ""]) -> dict[str, Array]:
-    """One draw of `strain` (8192, 2), whitened, given the masses in suns, as the detectors see them (redshifted)."""
+    """Draws `strain` (8192, 2), whitened, given the masses in suns, as the detectors see them (redshifted)."""
     key_event, key_noise = jr.split(key)
     return {"strain": signal(m1, m2, draw_event(key_event)) + jr.normal(key_noise, (SAMPLES, 2))}
 
 
 def problem() -> Problem:
-    """m1, m2 ~ U(10, 80) suns, unordered: mean 45, standard deviation 20.2."""
+    """Returns m1, m2 ~ U(10, 80) suns, unordered (mean 45, standard deviation 20.2), and the simulator."""
     import numpyro.distributions as dist
 
     return Problem({"m1": dist.Uniform(10.0, 80.0), "m2": dist.Uniform(10.0, 80.0)}, simulate)
@@ -208,5 +209,5 @@ def problem() -> Problem:
 
 @functools.cache
 def task() -> Task:
-    """`m1` and `m2`, `strain` (8192, 2); ten observations, drawn from the prior and a fixed seed when asked for."""
+    """Returns the task: `m1`, `m2` and `strain` (8192, 2); ten observations, simulated on first use."""
     return simulated_task("gravitational_waves", problem(), seed=SEED, nuisances=7)

@@ -1,12 +1,12 @@
-"""Hierarchical Gaussian linear: sites with means of their own, and a noise that all of them share.
+"""Hierarchical Gaussian linear: a mean for each site, and a noise scale that all sites share.
 
     sigma ~ HalfNormal(1),   mu_s ~ N(0, 1),   x_s ~ N(mu_s, sigma^2)
 
-Without mu, x_s ~ N(0, 1 + sigma^2), hence sigma | x is a density of one number, drawn on a fine grid, and then
+With mu integrated out, x_s ~ N(0, 1 + sigma^2). Hence sigma | x is a density of one number, drawn on a fine grid, and
 
     mu_s | sigma, x ~ N(x_s / (1 + sigma^2), sigma^2 / (1 + sigma^2))
 
-sigma and mu together explain one number: its posterior is wide however many sites there are.
+One number x_s cannot tell sigma from mu_s, so the posterior of mu_s is wide for any number of sites.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from retrodict.problem import Plate, Problem
+from retrodict import Plate, Problem
 from retrodict_bench.tasks._laws import log_normal
-from retrodict_bench.tasks._sites import drawn_on_grid, sites_task
+from retrodict_bench.tasks._sites import draw_on_grid, sites_task
 from retrodict_bench.tasks._task import Task
 
 
@@ -26,26 +26,26 @@ GRID = np.linspace(0.0, 8.0, 8001)  # of sigma; P(sigma > 8) = 1e-15
 
 
 def simulate(key: PRNGKeyArray, sigma: Array, mu: Array) -> dict[str, Array]:
-    """One draw of `x` of one site."""
+    """Draws `x` of one site."""
     return {"x": mu + sigma * jr.normal(key)}
 
 
 def log_likelihood(*, sigma: Array, mu: Array, x: Array) -> Array:
-    """log p(x | sigma, mu) of one site."""
+    """Returns log p(x | sigma, mu) of one site."""
     return log_normal(x, mu, sigma)
 
 
 def posterior(data: Mapping[str, np.ndarray], rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Draws of `sigma` (n,) and `mu` (n, sites) given `x` (sites,), exact to the grid."""
+    """Draws `sigma` (n,) and `mu` (n, sites) given `x` (sites,), exactly up to the grid of sigma."""
     x, total = data["x"], 1 + GRID**2
     log_density = -0.5 * (GRID / SCALE) ** 2 - 0.5 * len(x) * np.log(total) - 0.5 * (x**2).sum() / total
-    sigma = drawn_on_grid(log_density, GRID, rng, n)
+    sigma = draw_on_grid(log_density, GRID, rng, n)
     share = 1 / (1 + sigma[:, None] ** 2)
     return {"sigma": sigma, "mu": rng.normal(x * share, sigma[:, None] * np.sqrt(share))}
 
 
 def task() -> Task:
-    """`sigma`, and of every site `mu` and `x`, all of them one number; fifty sites, references exact."""
+    """Returns the task: `sigma`, and for each of fifty sites `mu` and `x`, all scalars; references are exact."""
     import numpyro.distributions as dist
 
     prior = {"sigma": dist.HalfNormal(SCALE), "site": Plate("site", {"mu": dist.Normal(0.0, 1.0)})}

@@ -1,18 +1,19 @@
-"""Hierarchical Gaussian linear with a uniform prior: every site on its own, nearly.
+"""Hierarchical Gaussian linear with a uniform prior: sites that are nearly independent.
 
     sigma ~ HalfNormal(.1),   mu_s ~ U(-10, 10),   x_s ~ N(mu_s, sigma^2)
 
-Without mu, p(x_s | sigma) = [F((10 - x_s) / sigma) - F((-10 - x_s) / sigma)] / 20 with F the normal distribution: all
-but sites at the ends of the interval say nothing about sigma. Given sigma, mu_s is N(x_s, sigma^2) cut to (-10, 10).
+With mu integrated out, p(x_s | sigma) = [F((10 - x_s) / sigma) - F((-10 - x_s) / sigma)] / 20, where F is the normal
+distribution function: only sites near the ends of the interval inform sigma. Given sigma, mu_s is N(x_s, sigma^2)
+truncated to (-10, 10).
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from retrodict.problem import Plate, Problem
-from retrodict_bench.tasks._laws import draw_box, log_box
-from retrodict_bench.tasks._sites import drawn_on_grid, sites_task
+from retrodict import Plate, Problem
+from retrodict_bench.tasks._laws import draw_truncated_normal, log_mass_between
+from retrodict_bench.tasks._sites import draw_on_grid, sites_task
 from retrodict_bench.tasks._task import Task
 from retrodict_bench.tasks.h_gaussian_linear import log_likelihood, simulate
 
@@ -22,15 +23,15 @@ GRID = np.linspace(1e-5, 0.8, 8001)  # of sigma; P(sigma > .8) = 1e-15
 
 
 def posterior(data: Mapping[str, np.ndarray], rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Draws of `sigma` (n,) and `mu` (n, sites) given `x` (sites,), exact to the grid."""
+    """Draws `sigma` (n,) and `mu` (n, sites) given `x` (sites,), exactly up to the grid of sigma."""
     x = data["x"]
-    masses = log_box((-REACH - x[:, None]) / GRID, (REACH - x[:, None]) / GRID)
-    sigma = drawn_on_grid(-0.5 * (GRID / SCALE) ** 2 + masses.sum(0), GRID, rng, n)
-    return {"sigma": sigma, "mu": draw_box(rng, x, sigma[:, None], -REACH, REACH, (n, len(x)))}
+    masses = log_mass_between((-REACH - x[:, None]) / GRID, (REACH - x[:, None]) / GRID)
+    sigma = draw_on_grid(-0.5 * (GRID / SCALE) ** 2 + masses.sum(0), GRID, rng, n)
+    return {"sigma": sigma, "mu": draw_truncated_normal(rng, x, sigma[:, None], -REACH, REACH, (n, len(x)))}
 
 
 def task() -> Task:
-    """`sigma`, and of every site `mu` and `x`, all of them one number; fifty sites, references exact."""
+    """Returns the task: `sigma`, and for each of fifty sites `mu` and `x`, all scalars; references are exact."""
     import numpyro.distributions as dist
 
     prior = {"sigma": dist.HalfNormal(SCALE), "site": Plate("site", {"mu": dist.Uniform(-REACH, REACH)})}

@@ -1,4 +1,4 @@
-"""Hierarchical SLCP: sites with centers of their own, and a covariance that all of them share.
+"""Hierarchical SLCP: a center for each site, and a covariance that all sites share.
 
 s1, s2 ~ U(.1, 3),   rho ~ U(-3, 3);   m_s ~ U(-3, 3)^2
 x_s = four draws of N(m_s, S),   S as in `slcp`: standard deviations s1^2 and s2^2, correlation tanh rho
@@ -7,7 +7,7 @@ x_s = four draws of N(m_s, S),   S as in `slcp`: standard deviations s1^2 and s2
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.problem import Plate, Problem
+from retrodict import Plate, Problem
 from retrodict_bench.tasks import slcp
 from retrodict_bench.tasks._sites import sites_task
 from retrodict_bench.tasks._task import Task
@@ -21,17 +21,17 @@ def _theta(s1: Array, s2: Array, rho: Array, m: Float[Array, "2"]) -> Float[Arra
 
 
 def simulate(key: PRNGKeyArray, s1: Array, s2: Array, rho: Array, m: Float[Array, "2"]) -> dict[str, Array]:
-    """One draw of `x` (8,) of one site, four points in the plane."""
+    """Draws `x` (8,) of one site, four points in the plane."""
     return slcp.simulate(key, _theta(s1, s2, rho, m))
 
 
 def log_likelihood(*, s1: Array, s2: Array, rho: Array, m: Float[Array, "2"], x: Float[Array, "8"]) -> Array:
-    """log p(x | s1, s2, rho, m) of one site."""
+    """Returns log p(x | s1, s2, rho, m) of one site."""
     return slcp.log_likelihood(_theta(s1, s2, rho, m), x)
 
 
 def task() -> Task:
-    """`s1`, `s2` and `rho`, and of every site `m` (2,) and `x` (8,); fifty sites, no references."""
+    """Returns the task: `s1`, `s2` and `rho`, and for each of fifty sites `m` (2,) and `x` (8,); no references."""
     import numpyro.distributions as dist
 
     prior = {

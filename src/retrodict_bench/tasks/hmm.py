@@ -1,8 +1,8 @@
-"""Hidden Markov model: a random walk of which the square is read, ten steps (Simformer, Gloeckler et al. 2024).
+"""Hidden Markov model: ten steps of a random walk whose square is observed (Simformer, Gloeckler et al. 2024).
 
     theta_0 ~ N(0, .5),   theta_i ~ N(theta_{i-1}, .5),   x_i ~ N(theta_i^2, .5),   i = 0, ..., 9
 
-All second arguments are standard deviations. The sign of the walk is never read. Every conditional is known: see
+All second arguments are standard deviations. The sign of the walk is not observed. Every conditional is known: see
 `_gaussian_tree`.
 """
 
@@ -20,5 +20,5 @@ MODEL = GaussianTree(
 
 
 def task() -> Task:
-    """theta (10,), x (10,); ten observations of our own (seed 2), their posteriors drawn when they are asked for."""
+    """Returns the task: theta (10,) and x (10,); ten observations simulated here (seed 2), references on first use."""
     return MODEL.task("hmm", seed=2)

@@ -1,18 +1,18 @@
-"""Snowshoe hare and Canada lynx, 1900 to 1920: what the Hudson's Bay Company bought, and the equations behind it.
+"""Snowshoe hare and Canada lynx, 1900 to 1920: pelts of the Hudson's Bay Company and Lotka-Volterra equations.
 
     h' = alpha h - beta h l            hares, in thousands of pelts; t in years, t = 0 is 1900
     l' = delta h l - gamma l           lynxes
     hare[t] ~ LogNormal(log h(t), sigma_hare),   lynx[t] ~ LogNormal(log l(t), sigma_lynx),   t = 0, ..., 20
 
 The model is that of the Stan case study (Carpenter 2018), priors included; the counts are Hewitt's (1921), as printed
-by Howard (2009). The noise is independent from count to count, so a missing count simply drops out of the likelihood.
+by Howard (2009). The noise of each count is independent, so a missing count drops out of the likelihood.
 
 Solution. In the logs u = log h, v = log l the equations are u' = alpha - beta e^v, v' = delta e^u - gamma, and
 
     V = delta h - gamma log h + beta l - alpha log l
 
-never changes. They are solved with a fixed step, see `_oscillation`. A row that the step is too long for shows in V,
-and is returned as NaN: it then counts as failed, not as data.
+is constant. They are solved with a fixed step, see `_oscillation`. V drifts in a row whose step is too long; the row is
+then NaN and counts as failed.
 """
 
 import functools
@@ -28,11 +28,12 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict._errors import DataError, unknown
+from retrodict import DataError, Problem
+from retrodict._errors import unknown
 from retrodict._types import Key, as_key
-from retrodict.problem import Prior, Problem
+from retrodict.problem import Prior
 from retrodict_bench.tasks import _oscillation
-from retrodict_bench.tasks._laws import log_normal_seen
+from retrodict_bench.tasks._laws import log_normal_observed
 from retrodict_bench.tasks._nuts import LogLikelihood, exact_draws, nuts
 from retrodict_bench.tasks._task import Rows, Task, frozen
 
@@ -40,9 +41,9 @@ from retrodict_bench.tasks._task import Rows, Task, frozen
 YEARS = tuple(range(1900, 1921))
 PARAMETERS = ("alpha", "beta", "gamma", "delta", "hare_0", "lynx_0", "sigma_hare", "sigma_lynx")
 MISSING = (3, 7, 10, 13, 16, 19)
-"""Six lynx counts (1903, 1907, 1910, 1913, 1916, 1919) to leave out and ask for: see `exact`."""
+"""Indices of six lynx counts (1903, 1907, 1910, 1913, 1916, 1919) that a question leaves out: see `exact`."""
 FORECAST = 11
-"""The first year, 1911, that a forecast from 1900 to 1910 is asked for: see `exact`."""
+"""Index of 1911, the first year of a forecast given 1900 to 1910: see `exact`."""
 
 # fmt: off
 HARE = (30.0, 47.2, 70.2, 77.4, 36.3, 20.6, 18.1, 21.4, 22.0, 25.4, 27.1,
@@ -52,27 +53,24 @@ LYNX = (4.0, 6.1, 9.8, 35.2, 59.4, 41.7, 19.0, 13.0, 8.3, 9.1, 7.4,
 # fmt: on
 
 STEPS = 100  # a year
-# Against an adaptive rule of order 8 in float64: half of 8,000 prior draws have u and v within 3e-6, and all within
-# 5e-4. Of a million draws, the 2,000 kept rows with the largest drift are within 5e-3, half of them within 1.2e-4; the
-# smallest sigma of 100,000 draws is 6e-3. One row in 100,000 or fewer drifts out, one in 1,000 underflows.
-DRIFT = 1e-3  # of V
+DRIFT = 1e-3  # of V at most: u and v are then within 5e-3 of the solution, below the noise scales of the prior
 
 
 def log_populations(parameters: Mapping[str, Array]) -> tuple[Float[Array, "21"], Float[Array, "21"]]:
-    """log h and log l at t = 0, ..., 20, or NaN everywhere if V drifted by more than `DRIFT`."""
+    """Returns log h and log l at t = 0, ..., 20, or NaN everywhere if V drifted by more than `DRIFT`."""
     p, start = parameters, (jnp.log(parameters["hare_0"]), jnp.log(parameters["lynx_0"]))
     rates = (p["alpha"], p["beta"], p["delta"], p["gamma"])
     u, v = _oscillation.log_populations(rates, start, times=len(YEARS), between=1.0, steps=STEPS)
     conserved = p["delta"] * jnp.exp(u) - p["gamma"] * u + p["beta"] * jnp.exp(v) - p["alpha"] * v
-    sound = jnp.max(jnp.abs(conserved - conserved[0])) <= DRIFT  # false for NaN, too
-    return jnp.where(sound, u, jnp.nan), jnp.where(sound, v, jnp.nan)
+    accurate = jnp.max(jnp.abs(conserved - conserved[0])) <= DRIFT  # false for NaN, too
+    return jnp.where(accurate, u, jnp.nan), jnp.where(accurate, v, jnp.nan)
 
 
 def simulate(key: PRNGKeyArray, **parameters: Array) -> dict[str, Array]:
-    """One draw of `hare` and `lynx`, each (21,) and positive, given the eight `PARAMETERS`.
+    """Draws `hare` and `lynx`, each (21,) and positive, given the eight `PARAMETERS`.
 
-    A count below the smallest normal float32, 1e-38, comes out as NaN: it is positive, but there is no number for it,
-    and a floor in its place would be an atom that the model does not have.
+    A count below the smallest normal float32, 1e-38, is NaN: no float32 represents it, and a floor in its place would
+    put an atom into its distribution.
     """
     key_hare, key_lynx = jr.split(key)
     u, v = log_populations(parameters)
@@ -88,18 +86,18 @@ def _counts(key: PRNGKeyArray, w: Float[Array, "21"], sigma: Array) -> Float[Arr
 
 
 def log_likelihood(*, hare: Float[Array, "21"], lynx: Float[Array, "21"], **parameters: Array) -> Float[Array, ""]:
-    """log p(hare, lynx | parameters); a count that is NaN was not observed, and adds nothing."""
+    """Returns log p(hare, lynx | parameters); counts that are NaN are left out."""
     u, v = log_populations(parameters)
     return _log_normal(hare, u, parameters["sigma_hare"]) + _log_normal(lynx, v, parameters["sigma_lynx"])
 
 
 def _log_normal(counts: Float[Array, "21"], w: Float[Array, "21"], sigma: Array) -> Float[Array, ""]:
     logs = jnp.log(counts)
-    return log_normal_seen(logs, w, sigma) - jnp.nansum(logs)
+    return log_normal_observed(logs, w, sigma) - jnp.nansum(logs)
 
 
 def problem() -> Problem:
-    """The priors of the Stan case study, all on the positive half-line, and the simulator.
+    """Returns the priors of the Stan case study, all on the positive half-line, and the simulator.
 
     alpha, gamma ~ N(1, .5); beta, delta ~ N(.05, .05); hare_0, lynx_0 ~ LogNormal(log 10, 1); sigma_hare, sigma_lynx ~
     LogNormal(-1, 1).
@@ -114,33 +112,33 @@ def problem() -> Problem:
 
 
 def exact_posterior(given: Mapping[str, Any], key: Key, *, draws: int = 4000) -> dict[str, np.ndarray]:
-    """Draws `(draws,)` of each of the eight parameters from their exact posterior, by NUTS, in about a minute.
+    """Draws each of the eight parameters `(draws,)` from their exact posterior, by NUTS, in about a minute.
 
     Args:
-        given: `hare` and `lynx`, each (21,); a count that is NaN, or a variable that is left out, was not observed.
+        given: `hare` and `lynx`, each (21,); NaN, or a variable that is left out, is not observed.
         key: a key from `jax.random`, or an integer.
-        draws: taken evenly from four chains, which are longer where fewer would leave too few independent ones.
+        draws: their number, taken evenly from four chains of at least 1000 draws.
 
     Raises:
-        DataError: `given` names something else, has another shape or counts that are not positive, or `draws` is not.
+        DataError: `given` has an unknown name, a wrong shape or counts that are not positive, or `draws` is below 1.
         QueryError: the chains disagree (r_hat of 1.01 or more), or hold fewer than 1000 independent draws.
     """
     return exact_draws(*_posterior(given), as_key(key), draws=draws)[0]
 
 
 def exact_chains(given: Mapping[str, Any], key: Key, *, draws: int) -> dict[str, np.ndarray]:
-    """The four chains behind `exact_posterior`, `(4, draws)` for each parameter, not judged; see there for the rest."""
+    """Runs the four chains of `exact_posterior`, `(4, draws)` for each parameter, without a test of convergence."""
     return nuts(*_posterior(given), as_key(key), draws=draws)
 
 
 def _posterior(given: Mapping[str, Any]) -> tuple[Prior, LogLikelihood]:
-    """The prior, and the log likelihood of what is given."""
-    data, prior = _given(given), problem().prior
+    """Returns the prior, and the log likelihood of the given counts."""
+    data, prior = _checked_counts(given), problem().prior
     assert isinstance(prior, Prior)  # for mypy: `problem` gives it a mapping
     return prior, lambda values: log_likelihood(**data, **values)
 
 
-def _given(given: Mapping[str, Any]) -> dict[str, Array]:
+def _checked_counts(given: Mapping[str, Any]) -> dict[str, Array]:
     full = {name: np.full(len(YEARS), np.nan, np.float32) for name in ("hare", "lynx")}
     for name, value in given.items():
         if name not in full:
@@ -155,30 +153,30 @@ def _given(given: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def pelts(key: Key, draws: Mapping[str, Any]) -> dict[str, Array]:
-    """New counts from posterior draws `(n,)` of the parameters: `hare` and `lynx`, each (n, 21)."""
+    """Draws new counts, `hare` and `lynx`, each (n, 21), at draws `(n,)` of the parameters."""
     values = {name: jnp.asarray(draws[name], float) for name in PARAMETERS}
     keys = jr.split(as_key(key), len(values["alpha"]))
     return jax.jit(jax.vmap(lambda k, p: simulate(k, **p)))(keys, values)
 
 
 def questions() -> dict[str, dict[str, np.ndarray]]:
-    """What is given in each of the three questions that `exact` answers; NaN is not observed."""
+    """Returns the given counts of each of the three questions that `exact` answers; NaN is not observed."""
     hare, lynx = (np.asarray(counts, np.float32) for counts in (HARE, LYNX))
     year = np.arange(len(YEARS))
-    later, hidden = year >= FORECAST, np.isin(year, MISSING)
+    future, hidden = year >= FORECAST, np.isin(year, MISSING)
     return {
         "full": {"hare": hare, "lynx": lynx},
-        "forecast": {"hare": np.where(later, np.nan, hare), "lynx": np.where(later, np.nan, lynx)},
+        "forecast": {"hare": np.where(future, np.nan, hare), "lynx": np.where(future, np.nan, lynx)},
         "missing": {"hare": hare, "lynx": np.where(hidden, np.nan, lynx)},
     }
 
 
 def exact() -> dict[str, Any]:
-    """Summaries of the exact posterior, from long runs of NUTS (`tools/exact_lynx_hare.py`).
+    """Returns summaries of the exact posterior, from long runs of NUTS (`tools/exact_lynx_hare.py`).
 
-    Three questions: `full`, all 42 counts given; `forecast`, the counts before year `FORECAST` given; `missing`, all
-    given but the lynx counts `MISSING`. Each holds `parameters`, and the last two the counts asked for, with their
-    `index`: mean, sd, q05, q50, q95, log_mean and log_sd of each.
+    There are three questions: `full`, given all 42 counts; `forecast`, given the counts before year `FORECAST`;
+    `missing`, given all counts but the lynx counts `MISSING`. Each holds `parameters`, and the last two the predicted
+    counts with their `index`: mean, sd, q05, q50, q95, log_mean and log_sd of each.
     """
     return json.loads(Path(__file__).with_name("lynx_hare_exact.json").read_text(encoding="utf-8"))
 
@@ -197,5 +195,5 @@ def _no_references() -> Rows:
 
 
 def task() -> Task:
-    """Eight parameters, `hare` (21,) and `lynx` (21,); one observation, the one that history made."""
+    """Returns the task: eight parameters, `hare` (21,) and `lynx` (21,); one real observation."""
     return Task("lynx_hare", problem(), _observations, _no_truths, _no_references, log_likelihood)

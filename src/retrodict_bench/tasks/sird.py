@@ -5,9 +5,9 @@
     beta(t) = 1 / (1 + e^-f(t)), f a Gaussian process with cov(f(s), f(t)) = 2.5^2 exp(-(s - t)^2 / (2 * 7^2))
     infected, recovered, dead ~ LogNormal(log(u + 1e-8), .05) for u = I(t), R(t), D(t), at 20 random times t each
 
-After Gloeckler et al. 2024 (arXiv:2404.09636): S + I + R + D is 1 + I(0), as it is there, and I(0) is a nuisance that
-nobody sees. Noise belongs to an observation, and is drawn where one is made. The functions live on the 100 points of
-`GRID`, and are linear between them.
+After Gloeckler et al. 2024 (arXiv:2404.09636): S + I + R + D is 1 + I(0), as there, and I(0) is an unobserved nuisance.
+Noise belongs to an observation and is drawn at its time. The functions have values on the 100 points of `GRID` and are
+linear between them.
 """
 
 import functools
@@ -19,46 +19,45 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.problem import Function, Problem
-from retrodict.variables import At
+from retrodict import At, Function, Problem
 from retrodict_bench.tasks._epidemic import epidemic
-from retrodict_bench.tasks._functions import at, cholesky, random_times
+from retrodict_bench.tasks._functions import cholesky, interpolate, random_times
 from retrodict_bench.tasks._task import Task, simulated_task
 
 
 END, POINTS, STEPS = 50.0, 100, 4
 AMPLITUDE, LENGTH = 2.5, 7.0
-MOST_INFECTED = 0.2
+MAX_INFECTED = 0.2
 FLOOR, NOISE = 1e-8, 0.05
 GRID = np.linspace(0.0, END, POINTS)
-SEEN = ("infected", "recovered", "dead")
+OBSERVED = ("infected", "recovered", "dead")
 TIMES = 20  # of each function in a row
 SEED = 60
 
 
 def draw_start(key: PRNGKeyArray) -> Float[Array, ""]:
-    """One draw of I(0)."""
-    return jr.uniform(key, maxval=MOST_INFECTED)
+    """Draws I(0)."""
+    return jr.uniform(key, maxval=MAX_INFECTED)
 
 
 def curves(
     contact: Float[Array, "100"], start: Float[Array, ""], gamma: Array, delta: Array
 ) -> dict[str, Float[Array, "100"]]:
-    """S, I, R and D on the grid and without noise, by the names `susceptible` and `SEEN`, given beta(t) and I(0)."""
-    both = (jnp.ones_like(start), start)
-    s, i, a = epidemic(contact, gamma + delta, both, between=END / (POINTS - 1), steps=STEPS)
+    """Returns S, I, R and D on the grid, without noise, as `susceptible` and `OBSERVED`, given beta(t) and I(0)."""
+    initial = (jnp.ones_like(start), start)
+    s, i, a = epidemic(contact, gamma + delta, initial, between=END / (POINTS - 1), steps=STEPS)
     return {"susceptible": s, "infected": i, "recovered": gamma * a, "dead": delta * a}
 
 
 def observed(
     key: PRNGKeyArray, times: Mapping[str, Float[Array, " k"]], contact: Float[Array, "100"], gamma: Array, delta: Array
 ) -> dict[str, Float[Array, " k"]]:
-    """One draw of each of `SEEN` that `times` names, at its own times, given beta(t) on the grid."""
-    # every draw has a key of its own: I(0) and the noise are independent
+    """Draws those of `OBSERVED` that `times` names, each at its times, given beta(t) on the grid."""
+    # separate keys: I(0) and the noise are independent
     key_start, key_noise = jr.split(key)
-    found = curves(contact, draw_start(key_start), gamma, delta)
-    keys = dict(zip(SEEN, jr.split(key_noise, len(SEEN)), strict=True))
-    return {name: _noisy(keys[name], at(t, GRID, found[name])) for name, t in times.items()}
+    exact = curves(contact, draw_start(key_start), gamma, delta)
+    keys = dict(zip(OBSERVED, jr.split(key_noise, len(OBSERVED)), strict=True))
+    return {name: _noisy(keys[name], interpolate(t, GRID, exact[name])) for name, t in times.items()}
 
 
 def _noisy(key: PRNGKeyArray, u: Float[Array, " k"]) -> Float[Array, " k"]:
@@ -66,14 +65,14 @@ def _noisy(key: PRNGKeyArray, u: Float[Array, " k"]) -> Float[Array, " k"]:
 
 
 def prior() -> dict[str, Any]:
-    """gamma and delta, independent, with mean 1/4; beta(t) has `contact_prior`."""
+    """Returns the laws of gamma and delta, independent, with mean 1/4; that of beta(t) is `contact_prior`."""
     import numpyro.distributions as dist
 
     return {"gamma": dist.Uniform(0.0, 0.5), "delta": dist.Uniform(0.0, 0.5)}
 
 
 def contact_prior() -> Function:
-    """beta(t), from 0 to 1: the logistic of a Gaussian process."""
+    """Returns the law of beta(t), from 0 to 1: the logistic of a Gaussian process."""
     import numpyro.distributions as dist
 
     factor = jnp.asarray(cholesky(tuple(GRID.tolist()), AMPLITUDE, LENGTH), float)
@@ -82,21 +81,22 @@ def contact_prior() -> Function:
 
 
 def simulate(key: PRNGKeyArray, gamma: Array, delta: Array, contact: Float[Array, "100"]) -> dict[str, At]:
-    """One draw of each of `SEEN` at `TIMES` random times, given both rates and beta(t) on the grid."""
-    key_seen, *keys = jr.split(key, 1 + len(SEEN))
-    times = {name: random_times(k, TIMES, GRID) for name, k in zip(SEEN, keys, strict=True)}
-    return {name: At(times[name], seen) for name, seen in observed(key_seen, times, contact, gamma, delta).items()}
+    """Draws each of `OBSERVED` at `TIMES` random times, given both rates and beta(t) on the grid."""
+    key_values, *keys = jr.split(key, 1 + len(OBSERVED))
+    times = {name: random_times(k, TIMES, GRID) for name, k in zip(OBSERVED, keys, strict=True)}
+    values = observed(key_values, times, contact, gamma, delta)
+    return {name: At(times[name], values[name]) for name in times}
 
 
 def problem() -> Problem:
-    """Two rates and the function `contact`, and three functions that are seen."""
+    """Returns prior and simulator: two rates, the function `contact`, and three observed functions."""
     import numpyro.distributions as dist
 
-    positive = dict.fromkeys(SEEN, dist.constraints.positive)
+    positive = dict.fromkeys(OBSERVED, dist.constraints.positive)
     return Problem({**prior(), "contact": contact_prior()}, simulate, supports=positive)
 
 
 @functools.cache
 def task() -> Task:
-    """Two rates, `contact`, and `SEEN` at times of their own; ten observations, drawn from a fixed seed."""
+    """Returns the task: two rates, `contact`, and `OBSERVED`, each at its times; ten observations from a fixed seed."""
     return simulated_task("sird", problem(), seed=SEED, nuisances=1)

@@ -1,10 +1,10 @@
-"""SLCP with distractors: the eight numbers of `slcp`, hidden among 92 that say nothing about theta.
+"""SLCP with distractors: the eight numbers of `slcp` among 92 that do not depend on theta.
 
     d ~ 1/20 sum_c T(m_c, L_c L_c'),    c = 1, ..., 20,  Student's t with two degrees of freedom in 92 dimensions
-    x = (eight numbers of slcp, then d), in another order
+    x = (eight numbers of slcp, then d), permuted
 
-m, L and the order are sbibm's own, in `slcp_distractors.npz`. d knows nothing of theta, hence
-the posterior is that of slcp.
+m, L and the permutation are those of sbibm, in `slcp_distractors.npz`. d is independent of theta, hence the posterior
+is that of slcp.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from retrodict.problem import Problem
+from retrodict import Problem
 from retrodict_bench.tasks import slcp
 from retrodict_bench.tasks._sbibm import sbibm_task, small
 from retrodict_bench.tasks._task import Task
@@ -23,26 +23,26 @@ FILE = "slcp_distractors.npz"
 
 
 def _scales() -> Float[np.ndarray, "20 92 92"]:
-    """L, of which the file holds the lower triangles."""
+    """Returns L; the file holds its lower triangles."""
     scales = np.zeros((COMPONENTS, DISTRACTORS, DISTRACTORS), np.float32)
     scales[(slice(None), *np.tril_indices(DISTRACTORS))] = small("tril", FILE)
     return scales
 
 
 def simulate(key: PRNGKeyArray, theta: Float[Array, "5"]) -> dict[str, Array]:
-    """One draw of `x` (100,) given `theta` (5,)."""
-    key_slcp, key_which, key_normal, key_chi = jr.split(key, 4)
-    which = jr.randint(key_which, (), 0, COMPONENTS)
+    """Draws `x` (100,) given `theta` (5,)."""
+    key_slcp, key_component, key_normal, key_chi = jr.split(key, 4)
+    component = jr.randint(key_component, (), 0, COMPONENTS)
     # one length for the whole vector: chi^2 with two degrees of freedom is twice an exponential
     length = jnp.sqrt(FREEDOM / (2.0 * jr.exponential(key_chi)))
     z = jr.normal(key_normal, (DISTRACTORS,))
-    # all twenty at once: picking L first would copy a matrix for every row of a batch
-    d = jnp.asarray(small("loc", FILE))[which] + length * (_scales() @ z)[which]
+    # L z of all twenty components: choosing L first would copy a matrix for every row of a batch
+    d = jnp.asarray(small("loc", FILE))[component] + length * (_scales() @ z)[component]
     return {"x": jnp.concatenate([slcp.simulate(key_slcp, theta)["x"], d])[_places()]}
 
 
 def informative() -> np.ndarray:
-    """Where in x the eight numbers of slcp stand, in their order."""
+    """Returns the indices in x of the eight numbers of slcp, in their order."""
     return small("order", FILE)[: 2 * slcp.POINTS].astype(int)
 
 
@@ -51,12 +51,12 @@ def _places() -> np.ndarray:
 
 
 def log_likelihood(theta: Float[Array, "5"], x: Float[Array, "100"]) -> Float[Array, ""]:
-    """log p(x | theta) up to log p(d), which does not depend on theta."""
+    """Returns log p(x | theta) up to log p(d), which does not depend on theta."""
     return slcp.log_likelihood(theta, x[informative()])
 
 
 def task() -> Task:
-    """theta ~ U(-3, 3)^5, x (100,); the task of sbibm. Its `structure` does not tell which elements are distractors."""
+    """Returns the task of sbibm: theta ~ U(-3, 3)^5 and x (100,). Its `structure` does not declare the distractors."""
     problem = Problem(slcp.prior(), simulate)
     structure = {"parents": {"x": ["theta", "x"]}}
     return sbibm_task("slcp_distractors", problem, log_likelihood, reference="slcp", structure=structure)

@@ -1,4 +1,4 @@
-"""Tree: three parameters on a small tree, four curved readings (Simformer, Gloeckler et al. 2024).
+"""Tree: three parameters on a small tree, four nonlinear readings (Simformer, Gloeckler et al. 2024).
 
     theta_0 ~ N(0, 1),   theta_1 ~ N(theta_0, 1),   theta_2 ~ N(theta_0, 1)
     x_0 ~ N(sin^2 theta_1, .2),   x_1 ~ N(.1 theta_1^2, .2),   x_2 ~ N(.1 theta_2^2, .6),   x_3 ~ N(cos^2 theta_2, .1)
@@ -23,5 +23,5 @@ MODEL = GaussianTree(
 
 
 def task() -> Task:
-    """theta (3,), x (4,); ten observations of our own (seed 1), their posteriors drawn when they are asked for."""
+    """Returns the task: theta (3,) and x (4,); ten observations simulated here (seed 1), references on first use."""
     return MODEL.task("tree", seed=1)
