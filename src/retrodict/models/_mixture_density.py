@@ -73,7 +73,7 @@ class GaussianMixture(NamedTuple):
         """Returns the log probability of an interval, which may be infinite on either side."""
         ends = [jnp.clip(end, -MAX_END, MAX_END) for end in (low, high)]
         a, b = ((end - self.means) * jnp.exp(-self.log_sds) for end in ends)
-        mirrored = a + b > 0  # to the left of the mean a small probability is no difference of large ones
+        mirrored = a + b > 0  # left of the mean a small probability is not a difference of large ones
         a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
         upper = jnp.maximum(b, TAIL)
         lower = jnp.clip(a, TAIL - 10.0, upper - MIN_INTERVAL)
@@ -236,17 +236,6 @@ class MixtureDensity(eqx.Module):
     def log_probs(self, rows: ConditionalRows) -> Float[np.ndarray, " n"]:
         """Returns `log_prob` of each row."""
         return np.asarray(_log_probs(self, rows), np.float64)
-
-    def moments(self, row: ConditionalRows) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-        """Returns mean and standard deviation of every number of one row, given the numbers before it."""
-        center, width = self.baseline.center[row.kind], self.baseline.width[row.kind]
-        y = (row.y - center) / width
-
-        def moments(mixture: GaussianMixture, i: Array) -> tuple[Array, tuple[Array, Array]]:
-            return y[i], mixture.moments()
-
-        mean, sd = self._visit(row.inputs, row.kind, moments)
-        return center + width * mean, width * sd
 
     def draw(self, inputs: Float[Array, " p"], kind: Int[Array, ""], key: PRNGKeyArray) -> Float[Array, " k"]:
         """Draws y once."""
