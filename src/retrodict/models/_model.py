@@ -72,7 +72,6 @@ class AbstractModel(eqx.Module):
 
         Rows hold latent and given elements; `query.roles` are `(1, d)`, or `(n, d)` where row i has observation i.
         """
-        del query, rows, solver, key
         raise QueryError(f"a {type(self).__name__} has draws, but no density; {self._cure}")
 
     def refusal(self, query: Query) -> str | None:
@@ -264,7 +263,8 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or NaN in some rows only.
         """
         query, rows, single = self._parse_values(values, given)
-        log_probs = self._log_prob(self._accepted(query), rows, solver=solver, key=as_key(key))
+        everywhere = self._log_prob(self._accepted(query), rows, solver=solver, key=as_key(key))
+        log_probs = np.where(query.inside(rows), everywhere, -np.inf)
         return log_probs[0] if single else log_probs
 
     def _parse_values(

@@ -12,6 +12,7 @@ from retrodict.query.family import Shares, shares_of, words
 from retrodict.query.interval import Interval
 from retrodict.query.tokens import unflatten
 from retrodict.roles import GIVEN, LATENT
+from retrodict.transforms import supports
 from retrodict.variables import Layout
 
 
@@ -61,6 +62,13 @@ class Query:
     def guided(self) -> bool:
         """Whether anything must hold besides what is given."""
         return bool(self.constraints or self.intervals) or self.strength != 1.0
+
+    def inside(self, rows: np.ndarray) -> np.ndarray:
+        """Returns whether the latent tokens of rows lie in their supports, `(n,)`."""
+        if self.sites:
+            return np.ones(len(rows), bool)
+        low, high = (end.astype(np.float32) for end in self.layout.ends)
+        return np.all(supports.contains(rows, low, high) | (self.roles != LATENT), axis=1)
 
     def named(self, tokens: Any) -> dict[str, Any]:
         """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
