@@ -279,7 +279,7 @@ CASES = {
         lambda m: rd.tune(m, given=["counts"], solver=Heun()),
         "tune chooses for `rd.solvers.Auto(error=...)`, got Heun"),
     "a name in given": (lambda m: rd.tune(m, given=["cuonts"]), "`given` names 'cuonts'"),
-    "no model": (lambda m: rd.tune(m.net, given=["counts"]), "tune takes a model of `rd.joint` and its relatives"),
+    "no model": (lambda m: rd.tune(m.net, given=["counts"]), "tune takes a model such as rd.joint"),
     "a grid of one's own": (
         lambda m: rd.tune(m, given=["counts"], solver=Auto(candidates=(Heun(grid=Bent()),))),
         "Bent is not one of retrodict's own, which alone a file can name"),

@@ -16,6 +16,7 @@ from jax.scipy.stats import norm
 
 import retrodict as rd
 from retrodict.densities import Hutchinson
+from retrodict.models import _flow_answers
 from retrodict.solvers import RK4, Dopri5, DPMSolver, EDMSampler, EulerMaruyama, Heun
 
 

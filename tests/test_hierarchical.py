@@ -319,12 +319,12 @@ def test_sites_unlike_all_others_do_not_carry_what_is_shared_away(sims):
     k = model.line.center.shape[1]
     seen = site_moments(jnp.full((3, 2), 1e4), jnp.full((3, 2), GIVEN), runs_of(model.layout.only_own))
     wild = dataclasses.replace(model.line, center=model.line.center + 1.0, width=model.line.width + 1.0)
-    center, log_width = wild.place(seen)
+    center, log_width = wild.center_and_log_width(seen)
     assert center.shape == log_width.shape == (k,)
     assert (np.abs(center) <= 10.0).all()
     assert (np.asarray(log_width) <= 2.0).all()
     narrow = dataclasses.replace(wild, width=wild.width - 2.0, narrowest=jnp.full(k, -3.0))
-    assert (np.asarray(narrow.place(seen)[1]) == -3.0).all()
+    assert (np.asarray(narrow.center_and_log_width(seen)[1]) == -3.0).all()
 
 
 def test_a_network_is_told_how_values_lie_together_however_near():
@@ -379,7 +379,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
     model = dataclasses.replace(model, site=dataclasses.replace(model.site, scaling=Scaling.fit(layout, tokens)))
     z = sets.scaled(model.site, rows)
     trend = jnp.asarray(_surrogate.regression(layout, z[:, layout.is_parameter], z), jnp.float32)
-    left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).expected(jnp.asarray(z)))
+    left = np.asarray(z - dataclasses.replace(model.surrogate, trend=trend).prediction(jnp.asarray(z)))
     scaling = Scaling.fit(model.surrogate.model.layout, np.where(layout.is_parameter, z, left))
 
     def with_scaling(scaling):
@@ -403,7 +403,7 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     model = dataclasses.replace(model, site=site, surrogate=found)
     assert isinstance(found, SiteMixture)
     assert dependence(model, sims, rows).ok
-    assert found.mixture.is_alone
+    assert found.mixture.is_baseline_only
     # what stands alone is the regression of the simulations, and is not shifted by the noise of its own draws
     pairs = found.pairs(tokens)
     design, y = np.insert(np.asarray(pairs.known, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)

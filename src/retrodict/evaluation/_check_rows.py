@@ -30,14 +30,16 @@ def compare_rows(model: AbstractModel, sims: Mapping[str, Any], settings: CheckS
     rows = unflatten(model.layout, tokens[order[: settings.observations]], model.layout.names)
     reference = reference_data(model, tokens[order[-MAX_REFERENCE_ROWS:]])
     observed = given_in_rows(model.layout, settings.given, rows)
-    names = None if settings.of is None else list(settings.of)
-    query = model.parse(observed, names or [name for name in model.modeled.names if name not in observed] or None)
-    _refuse_missing_points(model.layout, query.of, rows)
+    unmentioned = [name for name in model.modeled.names if name not in observed]
+    names = list(settings.of) if settings.of is not None else unmentioned or None
+    query = model.parse(observed, names)
+    names = names or list(query.of)
+    _refuse_missing_points(model.layout, names, rows)
     draws = model.without_warnings().sample(
-        settings.draws, given=observed, of=list(query.of), solver=settings.solver, key=keys[1]
+        settings.draws, given=observed, of=names, solver=settings.solver, key=keys[1]
     )
     latent = query.roles[0] == LATENT
-    masks = unflatten(model.layout, latent, query.of)
+    masks = unflatten(model.layout, latent, names)
     n_densities = min(settings.densities, settings.draws) if int(latent.sum()) <= MAX_DENSITY_ELEMENTS else 0
     log_probs = _log_probs(model, query, rows, draws, observed, n_densities) if n_densities else None
     truth, columns = by_element(rows, masks, axes=1), by_element(draws, masks, axes=2)

@@ -181,16 +181,16 @@ class FlowModel(AbstractModel):
     # queries ----------------------------------------------------------------------------------------------------------
 
     def refusal(self, query: Query) -> str | None:
+        model = self._resized(query.layout)
+        if reason := model.net.refusal(query.roles):
+            return reason
         try:
-            _flow_answers.widened(self._resized(query.layout), query.roles)
+            _flow_answers.widened(model, query.roles)
         except QueryError as error:
             return str(error)
         if query.guided and self.scaling.affine is not None:
-            return (
-                "constraints speak of elements one by one, and this model was made with conditional_affine=True, which "
-                "mixes them; ask one without it, or of `rd.joint`"
-            )
-        return self._resized(query.layout).net.refusal(query.roles)
+            return "constraints act on single elements, which conditional_affine=True mixes; ask a model without it"
+        return None
 
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
         keys = jr.split(jr.key(0), LAW_DRAWS)

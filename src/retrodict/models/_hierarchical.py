@@ -326,7 +326,7 @@ class HierarchicalModel(AbstractModel):
 
 def _refuse_auto(solver: AbstractSolver | None) -> None:
     if isinstance(solver, Auto):
-        raise QueryError("Auto measures one model, and a hierarchy is several; name a solver, or ask `model.site`")
+        raise QueryError("Auto measures one model; name a solver, or ask `model.site` about a single site")
 
 
 def hierarchical(
