@@ -143,7 +143,7 @@ def test_the_table_is_complete():
 def test_a_query_says_its_roles_and_its_family():
     query = parse(LAYOUT, {"x": [0.1, np.nan, 0.3, 0.4]}, ["a", "x"])
     assert query.roles[0].tolist() == [LATENT, ABSENT, ABSENT, GIVEN, LATENT, GIVEN, GIVEN]
-    assert query.family == "a, x given x"
+    assert query.family == "a, 25 % of x given 75 % of x"
     np.testing.assert_allclose(query.values[0], [0, 0, 0, 0.1, 0, 0.3, 0.4], rtol=1e-6)
 
 

@@ -28,9 +28,13 @@ def shares_of(layout: Layout, roles: np.ndarray) -> Shares:
 
 
 def words(shares: Shares) -> str:
-    """Returns a family of queries in words, such as `theta given x`."""
-    given = [name for name, share, _ in shares if share > 0]
-    latent = [name for name, _, share in shares if share > 0]
+    """Returns a family of queries in words, such as `theta given x` or `theta given 50 % of x`."""
+
+    def part(name: str, share: float) -> str:
+        return name if share == 1 else f"{max(100 * share, 1):.0f} % of {name}"
+
+    given = [part(name, share) for name, share, _ in shares if share > 0]
+    latent = [part(name, share) for name, _, share in shares if share > 0]
     return f"{', '.join(latent)} given {', '.join(given) or 'nothing'}"
 
 
