@@ -103,11 +103,11 @@ def test_the_page_tells_where_to_stop(page):
     (cure,) = (block.strip() for block in blocks(PAGE, "text"))
     with pytest.raises(rd.QueryError, match=rf"at t = 1 .*{re.escape(cure)}"):
         dataclasses.replace(page.short, span=(0.0, 1.0))
-    with pytest.raises(rd.QueryError, match=r"at t = 0 .* later, such as 1e-3"):
+    with pytest.raises(rd.QueryError, match=r"at t = 0 .* later, such as at 1e-3"):
         dataclasses.replace(page.path, parameterization=rd.paths.noise)
-    with pytest.raises(rd.QueryError, match=r"at t = 1 .* earlier, such as 0.999"):
+    with pytest.raises(rd.QueryError, match=r"at t = 1 .* earlier, such as at 0.999"):
         dataclasses.replace(page.path, parameterization=rd.paths.data)
-    with pytest.raises(rd.QueryError, match=r"at t = 1 .* earlier, such as 0.999"):
+    with pytest.raises(rd.QueryError, match=r"at t = 1 .* earlier, such as at 0.999"):
         dataclasses.replace(rd.paths.vp(), parameterization=rd.paths.velocity, span=(0.0, 1.0))
 
 

@@ -345,7 +345,7 @@ SIMS = normals(60, 8)
         (lambda m: rd.check(m, SIMS, given="x", key=0), "must be a list of names"),
         (lambda m: rd.check(m, SIMS, given=[], key=0), "`given` names nothing"),
         (lambda m: rd.unlike(m, OBSERVED, SIMS, references=58, key=0), "58 simulations cannot fail anything"),
-        (lambda m: rd.check(m, SIMS, given=["a", "b", "x"], key=0), "`of` is empty"),
+        (lambda m: rd.check(m, SIMS, given=["a", "b", "x"], key=0), "nothing is left to ask"),
         (lambda m: rd.check(m, normals(20, 0), given=["x"], key=0), "at least 50 held-out simulations, got 20"),
         (lambda m: rd.check(m, {"a": SIMS["a"]}, given=["x"], key=0), "'b' is missing in the simulations"),
         (
