@@ -387,7 +387,7 @@ def test_synthetic_sites_depend_on_each_other_as_true_ones_do(problem, sims):
         return dataclasses.replace(model, surrogate=dataclasses.replace(model.surrogate, model=core, trend=trend))
 
     assert dependence(with_scaling(scaling), sims, rows).ok
-    narrow = eqx.tree_at(lambda s: s.tails.std, scaling, scaling.tails.std.at[2].multiply(0.7))
+    narrow = eqx.tree_at(lambda s: s.robust.std, scaling, scaling.robust.std.at[2].multiply(0.7))
     assert not dependence(with_scaling(narrow), sims, rows).ok
 
 
@@ -405,10 +405,10 @@ def test_sites_made_by_a_mixture_depend_on_each_other_as_true_ones_do(problem, s
     assert dependence(model, sims, rows).ok
     assert found.mixture.is_baseline_only
     # what stands alone is the regression of the simulations, and is not shifted by the noise of its own draws
-    pairs = found.pairs(tokens)
-    design, y = np.insert(np.asarray(pairs.known, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)
+    pairs = found.rows(tokens)
+    design, y = np.insert(np.asarray(pairs.inputs, float), 0, 1.0, axis=1), np.asarray(pairs.y, float)
     line = np.linalg.lstsq(design, (y - y.mean()) / y.std(), rcond=None)[0]
-    np.testing.assert_allclose(found.mixture.frame.trend[0], line, atol=1e-4)
+    np.testing.assert_allclose(found.mixture.baseline.trend[0], line, atol=1e-4)
 
     rd.save(model, tmp_path / "model.safetensors")
     loaded = rd.load(tmp_path / "model.safetensors").surrogate
@@ -436,7 +436,7 @@ def test_heavy_tails_and_counts_of_a_site_are_learned_as_they_are_looked_at(monk
     held = {name: values[:100] for name, values in rows.items()}
     how = {"patience": None, "progress": False, "checkpoint": None}
     found, _ = _surrogate.fit_surrogate(model.surrogate, site, rows, held, TrainingBudget(150), key=0, **how)
-    pairs, data = found.pairs(tokens), [name for name in layout.names if name in layout.data]
+    pairs, data = found.rows(tokens), [name for name in layout.names if name in layout.data]
     y, n = (np.asarray(pairs.y)[:, data.index(name)] for name in ("y", "n"))
     np.testing.assert_allclose(y, sets.scaled(site, rows)[:, layout.slices["y"]][:, 0], rtol=1e-5)
     assert np.abs(y).max() < 12.0
