@@ -38,7 +38,7 @@ def page(model, findings, tmp_path_factory):
 
 def test_findings_are_those_of_the_checks(findings):
     assert findings.ok
-    assert findings.check.calibration.question == "a, b given x"
+    assert findings.check.calibration.question == "a, b given 75 % of x"
     assert findings.check.calibration.shares[2] == ("x", 0.75, 0.0)  # one of four was not observed
     assert set(findings.predictive.p_values) == {"mean of x", "sd of x", "least of x", "largest of x"}
     assert set(findings.likeness.surprise) == {"x[0]", "x[1]", "x[3]"}
