@@ -80,7 +80,7 @@ def test_batches_and_files(sampler, tmp_path):
 
 
 def test_another_question_is_refused(sampler):
-    with pytest.raises(rd.QueryError, match="what was taught is 'mu' given 'y', and nothing else; ask the teacher"):
+    with pytest.raises(rd.QueryError, match="answers 'mu' given 'y', and nothing else; ask the model"):
         sampler.sample(3, given={"mu": 0.3}, of=["y"], key=0)
 
 
@@ -201,7 +201,7 @@ def test_a_density_in_a_file_and_another_query(distilled_density, tmp_path):
     values, given = {"mu": np.array([0.1, 0.2])}, {"y": np.zeros(2)}
     np.testing.assert_array_equal(loaded.log_prob(values, given=given), distilled_density.log_prob(values, given=given))
     assert (loaded.kl, loaded.spread) == (distilled_density.kl, distilled_density.spread)
-    with pytest.raises(rd.QueryError, match="what was taught is 'mu' given 'y'"):
+    with pytest.raises(rd.QueryError, match="answers 'mu' given 'y'"):
         distilled_density.log_prob({"y": np.zeros((1, 2))}, given={"mu": 0.0})
 
 

@@ -35,7 +35,7 @@ def test_a_classifier_finds_what_failures_depend_on(sims):
     low, middle, high = found.thirds["rate"]
     assert low < 0.02 < middle < 0.3 < high
     assert max(found.thirds["other"]) - min(found.thirds["other"]) < 0.1  # 5 standard deviations of a share of 1,333
-    assert "most on rate" in found.tell()
+    assert "most on rate" in found.summary()
     rates = np.linspace(-1.5, 1.5, 7)
     truth = 1.0 - np.asarray(jax.scipy.stats.norm.cdf(2.0 * rates - 1.0))
     p = found.probability({"rate": rates, "other": np.zeros(7)})
@@ -50,7 +50,7 @@ def test_failures_that_depend_on_nothing_pass():
     )
     found = dataclasses.replace(rd.failures(rd.simulate(blind, 2000, key=1)), level=1e-5)
     assert found.ok
-    assert "whatever their parameters" in found.tell()
+    assert "whatever their parameters" in found.summary()
 
 
 def test_training_says_that_runs_failed(sims):

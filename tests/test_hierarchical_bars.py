@@ -87,7 +87,7 @@ def test_a_trained_hierarchy_passes_its_check(conjugate):
     problem, _, model = conjugate
     test = dict(rd.simulate(problem, 300, key=7, sites=10))
     _, found = rd.check(model, test, given=["y"], draws=200, level=1e-3, key=8)
-    print(f"\n{found.tell()}")
+    print(f"\n{found.summary()}")
     assert found.ok
     assert len(found.sbc.labels) == 11
     noisy = test | {"y": test["y"] + 0.3 * np.random.default_rng(9).normal(size=(300, 10))}

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -142,6 +143,16 @@ def test_nothing_is_too_long_to_be_read():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{node.name} in {file.name}"
+
+
+# kept for code of users; the library, its benchmark and its pages say the words of today
+EARLIER_SPELLINGS = re.compile(r"""failed=["'](given|corrected)|\bframed=|\bcounts=\(\d|\.tell\(\)|\.concerns\(""")
+
+
+def test_earlier_spellings_are_for_users_alone():
+    files = [*ROOT.rglob("*.py"), *ROOT.parent.glob("docs/*.md"), ROOT.parent / "README.md"]
+    used = {str(file): match[0] for file in files if (match := EARLIER_SPELLINGS.search(file.read_text()))}
+    assert not used
 
 
 def test_diagnostics_never_draw():

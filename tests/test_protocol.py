@@ -11,7 +11,7 @@ from jax.scipy.stats import norm
 
 import retrodict as rd
 from conftest import LAYOUT
-from retrodict.query import parse, parse_values
+from retrodict.query import parse, parse_values, words
 from retrodict.report import posterior_report
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from unchanged import questions
@@ -144,6 +144,7 @@ def test_a_query_says_its_roles_and_its_family():
     query = parse(LAYOUT, {"x": [0.1, np.nan, 0.3, 0.4]}, ["a", "x"])
     assert query.roles[0].tolist() == [LATENT, ABSENT, ABSENT, GIVEN, LATENT, GIVEN, GIVEN]
     assert query.family == "a, 25 % of x given 75 % of x"
+    assert words((("a", 0.0, 0.999), ("x", 0.001, 0.0))) == "99 % of a given 1 % of x"  # parts, not all or nothing
     np.testing.assert_allclose(query.values[0], [0, 0, 0, 0.1, 0, 0.3, 0.4], rtol=1e-6)
 
 

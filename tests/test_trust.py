@@ -240,7 +240,7 @@ def test_a_datum_that_does_not_fit_is_named(normal):
     # 32 draws tell a standard deviation within 12 %, a few times that at most
     assert found.surprise["x[2]"] == pytest.approx(6.0, rel=0.5)
     assert found.datum_p["x[2]"] == 1 / 100
-    assert found.tell().startswith("the observation is unlike the simulations (p = 0.015); 'x[2]' fits worst")
+    assert found.summary().startswith("the observation is unlike the simulations (p = 0.015); 'x[2]' fits worst")
     assert rd.unlike(normal, OBSERVED, normals(200, 7), key=0).ok
 
 
@@ -332,7 +332,7 @@ def test_a_posterior_alone_judges_by_neighbors():
     assert set(found.p_values) == {"neighbors"}
     assert not found.ok
     assert found.worst is None
-    assert found.tell() == "the observation is unlike the simulations (p = 0.005)"
+    assert found.summary() == "the observation is unlike the simulations (p = 0.005)"
 
 
 SIMS = normals(60, 8)

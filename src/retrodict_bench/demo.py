@@ -143,7 +143,7 @@ def train(plan: Plan, *, seed: int, progress: bool) -> TrainedRounds:
         start = time.perf_counter()
         untrained = joint(sims.layout, net=plan.net, roles=role_law(sims.layout, name), key=seed + number)
         model, rounds.histories[name] = fit(
-            untrained, sims, key=seed + number, steps=budget.steps, failed="given", progress=progress
+            untrained, sims, key=seed + number, steps=budget.steps, failed="ignore", progress=progress
         )
         rounds.models[name] = model
         rounds.seconds[f"{name}: training"] = time.perf_counter() - start

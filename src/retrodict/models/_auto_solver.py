@@ -224,12 +224,12 @@ class _Truth(NamedTuple):
     """A fine solution `(m, n, k)`, how it is computed, the unit of comparisons, and its error."""
 
     solve: Callable[[AbstractSolver], np.ndarray]
-    found: np.ndarray
+    ends: np.ndarray
     unit: np.ndarray
     left: float
 
     def error(self, solver: AbstractSolver) -> float:
-        return _rms(self.solve(solver), self.found, self.unit) + self.left
+        return _rms(self.solve(solver), self.ends, self.unit) + self.left
 
 
 def _truth(solve: Callable[[AbstractSolver], np.ndarray], wanted: float) -> _Truth:

@@ -8,7 +8,7 @@ The states of a distilled sampler on its way mean nothing: it has no density, no
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -66,15 +66,38 @@ class Family(NamedTuple):
         """Returns the variables that have a role, and the mask of their elements."""
         return elements(self.layout, self.where(role))
 
-    def refusal(self, roles: np.ndarray) -> str | None:
-        """Returns why roles `(n, d)` are of another family, or None."""
-        if (roles == np.array(self.roles)).all():
+
+class AbstractDistilled(AbstractModel):
+    """A model of one family of queries, which a flow model taught it."""
+
+    if TYPE_CHECKING:  # a field of a subclass
+
+        @property
+        def family(self) -> Family: ...
+    else:
+        family: eqx.AbstractVar[Family]
+
+    @property
+    def layout(self) -> Layout:
+        return self.family.layout
+
+    @property
+    def _cure(self) -> str:
+        return "ask the model that it was distilled from"
+
+    def _default_of(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        return self.family.elements(LATENT)
+
+    def refusal(self, query: Query) -> str | None:
+        if reason := super().refusal(query):
+            return reason
+        if (query.roles == np.array(self.family.roles)).all():
             return None
-        latent, inputs = (listed(self.elements(role)) for role in (LATENT, GIVEN))
-        return f"what was taught is {latent} given {inputs}, and nothing else; ask the teacher"
+        latent, inputs = (listed(self.family.elements(role)) for role in (LATENT, GIVEN))
+        return f"a {type(self).__name__} answers {latent} given {inputs}, and nothing else; {self._cure}"
 
 
-class DistilledSampler(AbstractModel):
+class DistilledSampler(AbstractDistilled):
     """Fast draws of one family of queries; `rd.distill` makes it, with a proof of how near they are."""
 
     model: FlowModel
@@ -83,10 +106,6 @@ class DistilledSampler(AbstractModel):
     proof: Proof = eqx.field(static=True)
     record: Record = eqx.field(static=True, default=Record())
     kind: ClassVar[str] = "student"
-
-    @property
-    def layout(self) -> Layout:
-        return self.family.layout
 
     @property
     def coordinates(self) -> Scaling:
@@ -110,16 +129,6 @@ class DistilledSampler(AbstractModel):
     def solver(self) -> AbstractSolver:
         """The solver that it was trained with, the only way from noise to draws."""
         return Straightened(Euler(self.evaluations, Uniform()))
-
-    @property
-    def _cure(self) -> str:
-        return "ask the model that it was distilled from"
-
-    def _default_of(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        return self.family.elements(LATENT)
-
-    def refusal(self, query: Query) -> str | None:
-        return super().refusal(query) or self.family.refusal(query.roles)
 
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         if solver not in (None, self.solver):
@@ -148,7 +157,7 @@ class DistilledSampler(AbstractModel):
         return cls(model, family, manifest["evaluations"], proof, _record_in(manifest))
 
 
-class DistilledDensity(AbstractModel):
+class DistilledDensity(AbstractDistilled):
     """Fast densities of one family of queries; `rd.distill_density` makes it.
 
     `kl` is the mean of log p(model) - log p(density) over held-out draws of the model, in nats, an estimate of their
@@ -162,10 +171,6 @@ class DistilledDensity(AbstractModel):
     mixture: MixtureDensity
     record: Record = eqx.field(static=True, default=Record())
     kind: ClassVar[str] = "head"
-
-    @property
-    def layout(self) -> Layout:
-        return self.family.layout
 
     @property
     def coordinates(self) -> Scaling:
@@ -183,16 +188,6 @@ class DistilledDensity(AbstractModel):
     @property
     def trained(self) -> bool:
         return self.kl != 0.0 or self.spread != 0.0
-
-    @property
-    def _cure(self) -> str:
-        return "ask the model that it was distilled from"
-
-    def _default_of(self, given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        return self.family.elements(LATENT)
-
-    def refusal(self, query: Query) -> str | None:
-        return super().refusal(query) or self.family.refusal(query.roles)
 
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
         raise QueryError(f"a DistilledDensity has densities, but no draws; {self._cure}")

@@ -10,7 +10,7 @@ import abc
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import equinox as eqx
 import numpy as np
@@ -31,7 +31,6 @@ from retrodict.transforms import Scaling
 from retrodict.variables import Layout
 
 
-M = TypeVar("M", bound="AbstractModel")
 KINDS: dict[str, type["AbstractModel"]] = {}  # the name of a kind in files -> its class
 
 
@@ -55,7 +54,8 @@ class AbstractModel(eqx.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        KINDS[cls.__dict__.get("kind") or cls.__name__] = cls
+        if not cls.__name__.startswith("Abstract"):
+            KINDS[cls.__dict__.get("kind") or cls.__name__] = cls
 
     # for a kind of model to say
     @abc.abstractmethod

@@ -31,7 +31,7 @@ def words(shares: Shares) -> str:
     """Returns a family of queries in words, such as `theta given x` or `theta given 50 % of x`."""
 
     def part(name: str, share: float) -> str:
-        return name if share == 1 else f"{max(100 * share, 1):.0f} % of {name}"
+        return name if share == 1 else f"{min(max(round(100 * share), 1), 99)} % of {name}"
 
     given = [part(name, share) for name, share, _ in shares if share > 0]
     latent = [part(name, share) for name, _, share in shares if share > 0]

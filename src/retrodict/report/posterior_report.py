@@ -171,10 +171,10 @@ def _problem(model: AbstractModel) -> list[report.Block]:
     return [report.Text(text), report.Table(["variable", "kind", "shape", "support"], rows)]
 
 
-def _data(found: Unlike) -> list[report.Block]:
+def _data(likeness: Unlike) -> list[report.Block]:
     words = (
-        f"In one line: {found.tell()}.\n\nThe observation was compared with held-out simulations. Its p-values are "
-        "ranks: were it made by the simulator, a value of at most p would come with the probability p."
+        f"In one line: {likeness.summary()}.\n\nThe observation was compared with held-out simulations. Its p-values "
+        "are ranks: were it made by the simulator, a value of at most p would come with the probability p."
     )
     names = {
         "neighbors": "all data, distance to the nearest simulations",
@@ -182,9 +182,9 @@ def _data(found: Unlike) -> list[report.Block]:
         "together": "all data, predicted from each other",
     }
     blocks: list[report.Block] = [report.Text(words)]
-    blocks.append(report.Table(["seen from", "p-value"], [[names[k], p] for k, p in found.p_values.items()]))
-    if found.surprise:
-        rows = [[name, surprise, found.datum_p[name]] for name, surprise in list(found.surprise.items())[:10]]
+    blocks.append(report.Table(["seen from", "p-value"], [[names[k], p] for k, p in likeness.p_values.items()]))
+    if likeness.surprise:
+        rows = [[name, surprise, likeness.datum_p[name]] for name, surprise in list(likeness.surprise.items())[:10]]
         caption = "The data that fit worst, each predicted from all the others: distances in standard deviations."
         blocks.append(report.Table(["datum", "distance", "p-value"], rows, caption))
     return blocks
@@ -202,17 +202,17 @@ def _training(model: AbstractModel) -> list[report.Block]:
     return [report.Table(["", "value"], rows)]
 
 
-def _failed(found: Failures) -> list[report.Block]:
-    rows = [[name, *(f"{100 * share:.1f} %" for share in parts)] for name, parts in found.thirds.items()]
+def _failed(failures: Failures) -> list[report.Block]:
+    rows = [[name, *(f"{100 * share:.1f} %" for share in parts)] for name, parts in failures.thirds.items()]
     columns = ["parameter", "lowest third", "middle", "highest third"]
     meaning = (
         "Failures do not depend on the parameters, and nothing follows from them."
-        if found.ok
+        if failures.ok
         else "The model has learned from runs that ended well. For data that are finite its posterior is right if a "
         "real run could fail in the same way. If failures are the fault of the program, the posterior avoids "
-        "parameters that are no less likely: train with failed='corrected'."
+        "parameters that are no less likely: train with failed='reweight'."
     )
-    text = f"{found.tell()}. A classifier tells the two apart with an area under its curve of {found.auc:.2f}."
+    text = f"{failures.summary()}. A classifier tells the two apart with an area under its curve of {failures.auc:.2f}."
     return [report.Text(f"{text}\n\n{meaning}"), report.Table(columns, rows, "Share of runs that failed.")]
 
 
@@ -230,24 +230,24 @@ def _posterior(draws: Mapping[str, np.ndarray]) -> list[report.Block]:
     return [picture, table]
 
 
-def _predictive(found: Predictive | None) -> list[report.Block]:
-    if found is None:
+def _predictive(outcome: Predictive | None) -> list[report.Block]:
+    if outcome is None:
         words = "None: this model was not trained to make data from parameters."
         return [report.Text(words)]
     words = (
         "The model made new data from draws of the posterior. A statistic of the observation that lies far out among "
-        f"those of the new data would mean that the model cannot make what was seen. {_passed(found.ok).capitalize()}: "
-        f"all together p = {found.p_value:.2g}."
+        f"those of the new data would mean that the model cannot make what was seen. "
+        f"{_passed(outcome.ok).capitalize()}: all together p = {outcome.p_value:.2g}."
     )
     rows: list[list[Any]] = [
-        [name, found.observed[name], float(replicates.mean()), float(replicates.std()), found.p_values[name]]
-        for name, replicates in found.replicated.items()
+        [name, outcome.observed[name], float(replicates.mean()), float(replicates.std()), outcome.p_values[name]]
+        for name, replicates in outcome.replicated.items()
     ]
     return [report.Text(words), report.Table(["statistic", "observed", "mean of new data", "sd", "p-value"], rows)]
 
 
-def _calibration(found: Check) -> list[report.Block]:
-    calibration = found.calibration
+def _calibration(result: Check) -> list[report.Block]:
+    calibration = result.calibration
     begin = (
         f"The same question was asked about {calibration.simulations} simulations that the model was not trained on, "
         f"with {calibration.draws} draws each. Gray bands hold all that a right posterior would show, but for a "
@@ -255,11 +255,11 @@ def _calibration(found: Check) -> list[report.Block]:
         "vermilion."
     )
     blocks: list[report.Block] = [report.Text(begin)]
-    for name, test, figure, meaning in _pictures(found):
+    for name, test, figure, meaning in _pictures(result):
         words = f"{meaning} {_passed(test.ok).capitalize()} (p = {test.p_value:.2g})."
         blocks.append(report.Drawing(figure, words, f"{name}: {_passed(test.ok)}, p = {test.p_value:.2g}. {meaning}"))
-    if found.log_prob is not None:
-        score = found.log_prob
+    if result.log_prob is not None:
+        score = result.log_prob
         blocks.append(
             report.Text(
                 f"The mean log density of the truth is {score.score:.3f} ± {score.standard_error:.3f}, which is "
@@ -270,32 +270,32 @@ def _calibration(found: Check) -> list[report.Block]:
     return blocks
 
 
-def _pictures(found: Check) -> list[tuple[str, Any, Any, str]]:
+def _pictures(result: Check) -> list[tuple[str, Any, Any, str]]:
     tests: list[tuple[str, Any, Any, str]] = []
-    if len(found.sbc.labels) <= plots.MANY:
+    if len(result.sbc.labels) <= plots.MANY:
         meaning = (
             "Where the truth ranks among draws: flat if the posterior is right, a slope if it is shifted, a smile if "
             "it is too narrow, a hill if it is too wide."
         )
-        tests.append(("Ranks", found.sbc, plots.ranks(found.sbc), meaning))
+        tests.append(("Ranks", result.sbc, plots.ranks(result.sbc), meaning))
     meaning = "The same ranks, added up: the lines stay in the band if the posterior is right."
-    tests.append(("Ranks, added up", found.sbc, plots.ecdf(found.sbc), meaning))
-    if len(found.coverage.sizes) <= plots.MANY:
+    tests.append(("Ranks, added up", result.sbc, plots.ecdf(result.sbc), meaning))
+    if len(result.coverage.sizes) <= plots.MANY:
         meaning = (
             "How often credible regions hold the truth: on the diagonal if the posterior is right, below it if it is "
             "too sure of itself, above it if it is too cautious."
         )
-        tests.append(("Coverage", found.coverage, plots.coverage(found.coverage), meaning))
+        tests.append(("Coverage", result.coverage, plots.coverage(result.coverage), meaning))
     meaning = "How often balls about random points hold the truth, all variables together: on the diagonal if right."
-    tests.append(("Random points", found.tarp, plots.tarp(found.tarp), meaning))
+    tests.append(("Random points", result.tarp, plots.tarp(result.tarp), meaning))
     return tests
 
 
-def _cost(model: AbstractModel, found: Findings) -> list[report.Block]:
+def _cost(model: AbstractModel, findings: Findings) -> list[report.Block]:
     rows: Sequence[Sequence[Any]] = [
         ["training, seconds", f"{model.record.seconds:.0f}"],
-        ["this report, seconds", f"{found.seconds:.0f}"],
-        ["seed of this report", str(found.seed)],
+        ["this report, seconds", f"{findings.seconds:.0f}"],
+        ["seed of this report", str(findings.seed)],
         *([name, version(name)] for name in PACKAGES),
     ]
     return [report.Table(["", "value"], rows)]

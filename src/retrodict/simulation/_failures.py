@@ -65,8 +65,8 @@ class Failures:
         """Whether the test finds no dependence of failures on the parameters."""
         return self.p_value > self.level
 
-    def tell(self) -> str:
-        """The result in a sentence."""
+    def summary(self) -> str:
+        """Returns the result in a sentence."""
         if self.ok:
             return f"{self.share:.1%} of runs failed, whatever their parameters (p = {self.p_value:.2g})"
         name, shares = max(self.thirds.items(), key=lambda item: max(item[1]) - min(item[1]))
@@ -75,6 +75,8 @@ class Failures:
             f"{self.share:.1%} of runs failed, and which do depends on the parameters (p = {self.p_value:.2g}), "
             f"most on {name}: {low} in its lowest third, {middle} in the middle, {high} in its highest"
         )
+
+    tell = summary  # the name of earlier versions
 
     def probability(self, parameters: Mapping[str, Any]) -> Float[np.ndarray, " n"]:
         """p(ok | parameters) of `{name: (n, *shape)}`.

@@ -124,7 +124,7 @@ def learn_posterior(
     flows["direct"], histories["direct"] = fit(model, train, key=key_fit, steps=STEPS, failed=failed, **settings)
     if likelihood is not None and sims.problem is not None:
         synthetic = synthesis.synthesize(sims.problem, likelihood, SYNTHETIC_SIMULATIONS, key=key_data)
-        model = posterior(layout, net=NET, dependencies=dependencies, framed=True, key=key_synthetic)
+        model = posterior(layout, net=NET, dependencies=dependencies, conditional_affine=True, key=key_synthetic)
         # too many simulations to overfit: the last weights are the best
         flows["synthetic"], histories["synthetic"] = fit(
             model, synthetic, key=key_fit, steps=STEPS, patience=STEPS, **settings

@@ -213,11 +213,11 @@ def _train(evaluation: Evaluation, sims: Simulations, path: Path | None, *, prog
         if path is None:
             dependencies = None if structure is None else Dependencies(**structure)
             model, selection = learn_posterior(
-                sims, dependencies=dependencies, failed="given", key=seed, progress=progress
+                sims, dependencies=dependencies, failed="ignore", key=seed, progress=progress
             )
             return model, selection.histories[selection.chosen], selection
         untrained = joint(sims.layout, path=path, key=seed)
-        return *fit(untrained, sims, key=seed + 1, failed="given", progress=progress), None
+        return *fit(untrained, sims, key=seed + 1, failed="ignore", progress=progress), None
 
     (model, history, selection), train_seconds = _timed(trained)
     observation = evaluation.task.observation(next(iter(evaluation.references)))

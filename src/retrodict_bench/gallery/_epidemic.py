@@ -29,7 +29,7 @@ def show(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
     """Draws the contact rate of one epidemic, and scores coverage on fresh ones."""
     sims = simulate(sird.problem(), budget.simulations, key=seed)
     untrained = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)
-    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, batch_size=96, failed="given", progress=progress)
+    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, batch_size=96, failed="ignore", progress=progress)
     truth, observed = fresh(budget.cases, seed + 2)
     latent = {"gamma": None, "delta": None, "contact": At(TIMES)}
     draws = model.sample(DRAWS_PER_CASE, given=Batch(observed), of=latent, key=seed + 3)

@@ -40,7 +40,7 @@ def compared(ours: Any, exact: Any) -> dict[str, dict[str, float]]:
 def constant(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
     """Draws the posterior of the four parameters, and compares it with NUTS."""
     sims = simulate(influenza.problem(), budget.simulations, key=seed)
-    model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
+    model, _ = fit(posterior(sims.layout), sims, key=seed + 1, steps=budget.steps, failed="ignore", progress=progress)
     ours = model.sample(budget.draws, given={"in_bed": COUNTS}, key=seed + 2)
     exact = influenza.exact_posterior(COUNTS, seed + 3, draws=budget.draws)
     figure = plots.corner({"NUTS": exact, "retrodict": ours})
@@ -51,7 +51,9 @@ def varying(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
     """Draws the contact rate over time and a forecast, given all days or some of them."""
     sims = simulate(influenza.varying(), budget.simulations, key=seed)
     untrained = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.5, ahead=0.5), key=seed)
-    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
+    model, _ = fit(
+        untrained, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="ignore", progress=progress
+    )
     figures, findings = {}, {}
     exact = influenza.exact_posterior(COUNTS, seed + 3, varies=True)
     for name, observed in QUESTIONS.items():

@@ -40,7 +40,7 @@ def train(budget: Budget, given: Any, seed: int, *, progress: bool) -> FlowModel
         truncated = problem if model is None else truncate(problem, model, given=given, mass=MASS, key=seed + 10 + i)
         sims = simulate(truncated, budget.simulations, key=seed + 20 + i)
         untrained = joint(sims.layout, roles=LAW, key=seed + 30 + i)
-        model, _ = fit(untrained, sims, key=seed + 40 + i, steps=budget.steps, failed="given", progress=progress)
+        model, _ = fit(untrained, sims, key=seed + 40 + i, steps=budget.steps, failed="ignore", progress=progress)
     assert model is not None
     return model
 

@@ -64,7 +64,9 @@ def show(budget: Budget, seed: int, *, progress: bool) -> ExhibitResult:
     """Draws rates and predictive bands for one observation, and scores coverage on fresh cases."""
     sims = simulate(lv.problem(), budget.simulations, key=seed)
     untrained = joint(sims.layout, net=Simformer(depth=4), roles=Missing(absent=0.7), key=seed)
-    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="given", progress=progress)
+    model, _ = fit(
+        untrained, sims, key=seed + 1, steps=budget.steps, batch_size=128, failed="ignore", progress=progress
+    )
     case = simulate(lv.problem(), 1, key=seed + 2)
     truth = {name: np.asarray(case[name])[0] for name in lv.PARAMETERS}
     grid, figures, sets = np.linspace(0.0, lv.END, 61).astype(np.float32), {}, {}

@@ -24,8 +24,8 @@ def trained(
     """Trains a model of a task with sites; returns it, fresh cases, and its findings on their shared parameters."""
     task = tasks.get(name)
     sims = simulate(task.problem, budget.simulations, key=seed)
-    untrained = hierarchical(sims.layout, counts=(1, task.sites), key=seed)
-    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, failed="given", progress=progress)
+    untrained = hierarchical(sims.layout, n_sites=(1, task.sites), key=seed)
+    model, _ = fit(untrained, sims, key=seed + 1, steps=budget.steps, failed="ignore", progress=progress)
     fresh = simulate(task.problem, budget.cases, key=seed + 2, sites=task.sites)
     shared, findings = model.layout.shared, {}
     answers = [
