@@ -28,10 +28,10 @@ class Between(AbstractConstraint):
             block = layout.slices[name]
             low[block], high[block] = (end.ravel() for end in interval.ends(layout[name].shape, name))
             mask[block] = masks[name].ravel()
-        center = view.units.scaling.inverse(jnp.zeros(layout.size))  # a value to scale for elements without an end
+        center = view.units.scaling.inverse(np.zeros(layout.size))  # a value to scale for elements without an end
         in_support = [np.isfinite(end) & (end > layout.ends[0]) & (end < layout.ends[1]) for end in (low, high)]
         ends = [
-            jnp.where(ok, view.units.scaling.forward(jnp.where(ok, end, center)), open_)[mask]
+            jnp.where(ok, view.units.scaling.forward(np.where(ok, end, center)), open_)[mask]
             for end, ok, open_ in zip((low, high), in_support, (-jnp.inf, jnp.inf), strict=True)
         ]
         return Within(Linear(jnp.eye(layout.size)[mask]), *ends)

@@ -289,12 +289,12 @@ def _logs(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
     rows, roles = [np.repeat(array, DENSITIES, axis=0) for array in asked]
     draws = _ends(model, asked)(_fine(FINEST[0]))[:, :DENSITIES].reshape(len(rows), -1)
     rows[:, columns] = np.where(roles[:, columns] == LATENT, draws, rows[:, columns])
-    x = model.scaling.inverse(rows)
+    z = jnp.asarray(rows, jnp.float32)
 
     def solve(solver: AbstractSolver) -> np.ndarray:
         way = told(stripped(solver), model.path.straightened(), LONGEST, back=True)
         ask = (jnp.asarray(roles), jnp.eye(model.modeled.size)[latent], keys[0])
-        densities = density_rows(core, way, Exact(), x, *ask, slopes=False)
+        densities = density_rows(core, way, Exact(), z, *ask, slopes=False)
         return np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
 
     return solve

@@ -59,13 +59,14 @@ def compose(site: FlowModel, question: SiteQuery, n: int, *, key: PRNGKeyArray) 
     roles[:, own_tokens] = question.roles[observed]
     roles[:, layout.tokens_of(layout.shared)] = LATENT
     z = model.scaling.forward(values)
-    rows = _langevin(model.without_training_state(), z, jnp.asarray(roles), n, key)
-    return unflatten(model.modeled, np.asarray(rows), layout.shared)
+    draws = _langevin(model.without_training_state(), jnp.asarray(z), jnp.asarray(roles), n, key)
+    rows = model.scaling.only(model.modeled).to_rows(np.asarray(draws))
+    return unflatten(model.modeled, rows, layout.shared)
 
 
 @eqx.filter_jit
 def _langevin(model: FlowModel, z: Array, roles: Array, n: int, key: PRNGKeyArray) -> Array:
-    """Returns draws `(n, k)` in the user's units, of which only the shared elements have a meaning."""
+    """Returns draws `(n, k)` in the model's coordinates, of which only the shared elements have a meaning."""
     sites = jnp.shape(z)[0]
     observed = jax.vmap(model.ready)(z, roles)
     prior = model.ready(jnp.zeros_like(z[0]), jnp.where(roles[0] == LATENT, LATENT, ABSENT))
@@ -102,4 +103,4 @@ def _langevin(model: FlowModel, z: Array, roles: Array, n: int, key: PRNGKeyArra
         return x / model.path.schedule(times[-1])[0]
 
     draws = jax.lax.map(draw, jr.split(key, n), batch_size=min(n, max(1, PAIRS_PER_BLOCK // sites)))
-    return model.scaling.only(model.modeled).inverse(draws)
+    return draws

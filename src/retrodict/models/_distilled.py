@@ -28,7 +28,7 @@ from retrodict.paths import Uniform
 from retrodict.query import Query, elements
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver, Euler, Straightened
-from retrodict.transforms import ConditionalAffine, Scaling
+from retrodict.transforms import ConditionalAffine, Scaling, supports
 from retrodict.variables import Layout
 
 
@@ -198,8 +198,10 @@ class DistilledDensity(AbstractDistilled):
         if solver is not None:
             raise QueryError("a DistilledDensity needs no solver; leave `solver` out")
 
+        z = self.scaling.of_rows(rows)
+
         def block(index: np.ndarray, k: int) -> Array:
-            return _densities(self, jnp.asarray(rows[index]))
+            return _densities(self, jnp.asarray(z[index]))
 
         return in_blocks(block, len(rows), block_size(len(rows), ROWS_PER_BLOCK))
 
@@ -234,13 +236,15 @@ class DistilledDensity(AbstractDistilled):
 
     def log_density_of_row(self, tokens: Float[Array, " d"]) -> Scalar:
         """Returns the log density of one row of all elements, in the user's units and the layout's order."""
+        inside = jnp.all(supports.contains(tokens, *self.layout.ends)[self.family.where(LATENT)])
+        return jnp.where(inside, self._log_density_of(self.scaling.forward(tokens)), -jnp.inf)
+
+    def _log_density_of(self, z: Float[Array, " d"]) -> Scalar:
+        """Returns the same, in the user's units, of one row of scaled tokens."""
         latent, inputs = self.family.where(LATENT), self.family.where(GIVEN)
-        z = self.scaling.forward(tokens)
         y = z[latent]
         density = self.mixture.log_prob(ConditionalRows(z[inputs], jnp.zeros((), int), y, y, y))
-        low, high = (end.astype(np.float32) for end in self.layout.ends)
-        inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
-        return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)
+        return density - jnp.sum(self.scaling.log_slope(z)[latent])
 
 
 def _record_in(manifest: Mapping[str, Any]) -> Record:
@@ -249,5 +253,5 @@ def _record_in(manifest: Mapping[str, Any]) -> Record:
 
 
 @eqx.filter_jit
-def _densities(model: DistilledDensity, rows: Array) -> Array:
-    return jax.vmap(model.log_density_of_row)(rows)
+def _densities(model: DistilledDensity, z: Array) -> Array:
+    return jax.vmap(model._log_density_of)(z)

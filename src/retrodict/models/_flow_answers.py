@@ -92,7 +92,8 @@ def widened(model: FlowLike, roles: np.ndarray) -> np.ndarray:
 
 def draw(model: FlowLike, query: Query, n: int, solver: AbstractSolver, key: PRNGKeyArray) -> np.ndarray:
     """Returns `n` draws for each of m observations, tokens `(m, n, k)` in the user's units."""
-    return _for_each(model, query, n, solver, key, solve_rows).reshape(-1, n, model.modeled.size)
+    z = _for_each(model, query, n, solver, key, solve_rows)
+    return model.scaling.only(model.modeled).to_rows(z).reshape(-1, n, model.modeled.size)
 
 
 def propose(
@@ -110,8 +111,8 @@ def propose(
         raise QueryError(reason)
     latent = widened(model, query.roles)[0, model.kept] == LATENT
     compiled = functools.partial(carried_rows, directions=jnp.eye(model.modeled.size)[latent])
-    draws, log_densities = _for_each(model, query, n, solver, key, compiled)
-    return draws, log_densities
+    z, log_densities = _for_each(model, query, n, solver, key, compiled)
+    return model.scaling.only(model.modeled).to_rows(z), log_densities
 
 
 def _for_each(
@@ -154,23 +155,20 @@ def density(
         )
     roles, latent = np.broadcast_to(query.roles, rows.shape), query.roles[0] == LATENT
     solver = chosen(model, roles, rows, solver, "densities")
-    x, role_rows = jnp.asarray(rows), jnp.asarray(roles)
-    directions, root, core = (
-        jnp.eye(model.modeled.size)[latent[model.kept]],
-        as_key(key),
-        model.without_training_state(),
-    )
+    z = model.scaling.of_rows(rows)
+    directions, root = jnp.eye(model.modeled.size)[latent[model.kept]], as_key(key)
+    core = model.without_training_state()
 
     def block(index: np.ndarray, k: int) -> Any:
         seed = jr.fold_in(root, k)
-        result = density_rows(core, solver, trace, x[index], role_rows[index], directions, seed, slopes)
+        result = density_rows(core, solver, trace, z[index], roles[index], directions, seed, slopes)
         return (result.estimates, result.slope) if slopes else (result.estimates,)
 
     estimates, *slope = in_blocks(block, len(rows), block_size(len(rows), DENSITY_ROWS_PER_BLOCK))
-    inside = supports.contains(rows, *(end.astype(np.float32) for end in model.layout.ends))
-    inside = np.all(inside | ~latent, axis=1)
+    inside = np.all(supports.contains(rows, *model.layout.ends) | ~latent, axis=1)
     estimates = np.where(inside[:, None], estimates, -np.inf)
-    return Densities(estimates, slope[0] if slopes else np.zeros((len(rows), 0)), int(latent.sum()))
+    slope_by_token = model.scaling.gradient(z, slope[0]) if slopes else np.zeros((len(rows), 0))
+    return Densities(estimates, slope_by_token, int(latent.sum()))
 
 
 def density_function(model: FlowLike, query: Query) -> Callable[[Array], Array]:
@@ -179,7 +177,12 @@ def density_function(model: FlowLike, query: Query) -> Callable[[Array], Array]:
         raise QueryError("this model has a density of all that it was trained to draw; name all of it in `of`")
     core, roles = model.without_training_state(), jnp.asarray(query.roles[0])
     directions = jnp.eye(model.modeled.size)[query.roles[0, model.kept] == LATENT]
-    return lambda tokens: log_density(core, INTEGRATOR, Exact(), tokens, roles, directions, jr.key(0))[0]
+
+    def density(tokens: Array) -> Array:
+        z = core.scaling.forward(tokens)
+        return log_density(core, INTEGRATOR, Exact(), z, roles, directions, jr.key(0))[0]
+
+    return density
 
 
 def sampler_function(
@@ -212,7 +215,7 @@ def field(model: FlowLike, kind: str, query: Query, rows: np.ndarray, t: float) 
         raise QueryError("this model was trained for one question; give all that it draws in `values`")
     roles, columns = np.broadcast_to(query.roles, rows.shape), model.kept
     z = model.scaling.forward(np.where(roles == GIVEN, rows, 0.0))
-    core, x, time = model.without_training_state(), jnp.asarray(rows[:, columns]), jnp.asarray(t, float)
+    core, x, time = model.without_training_state(), jnp.asarray(rows[:, columns], jnp.float32), jnp.asarray(t, float)
     vectors = np.asarray(field_rows(core, kind, x, z, jnp.asarray(roles), time))
     return np.where(roles[:, columns] == LATENT, vectors, np.nan)
 

@@ -43,13 +43,12 @@ def solve_rows(
     which: Int[Array, " n"] | None,
     key: PRNGKeyArray,
 ) -> Float[Array, "n k"]:
-    """Returns `n` draws in the user's units; row i answers question `which[i]` (the only one, for None)."""
+    """Returns `n` draws in the model's coordinates; row i answers question `which[i]` (the only one, for None)."""
 
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
         return _with_given(ready, solver(model.flow_from(ready), noise, *model.path.span, key=key))
 
-    size = rows_in_cache(model.modeled.size)
-    return model.scaling.only(model.modeled).inverse(_solved(model, one, z, roles, n, which, key, size))
+    return _solved(model, one, z, roles, n, which, key, rows_in_cache(model.modeled.size))
 
 
 @eqx.filter_jit
@@ -63,7 +62,7 @@ def carried_rows(
     key: PRNGKeyArray,
     directions: Float[Array, "a k"],
 ) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
-    """Returns such draws, and their log densities under the solver, whatever its steps get wrong."""
+    """Returns such draws, and their log densities under the solver in the user's units, whatever its steps get wrong."""
     scaling = model.scaling.only(model.modeled)
 
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> tuple[Tokens, Scalar]:
@@ -72,8 +71,7 @@ def carried_rows(
         x = _with_given(ready, x)
         return x, log_prob - jnp.sum(jnp.where(ready.roles == LATENT, scaling.log_slope(x), 0.0))
 
-    draws, log_probs = _solved(model, one, z, roles, n, which, key, DERIVATIVE_ROWS)
-    return scaling.inverse(draws), log_probs
+    return _solved(model, one, z, roles, n, which, key, DERIVATIVE_ROWS)
 
 
 def _with_given(ready: Any, x: Tokens) -> Tokens:
@@ -128,13 +126,13 @@ def log_density(
     model: FlowLike,
     solver: AbstractSolver,
     trace: AbstractTrace,
-    x: Tokens,
+    z: Tokens,
     roles: Roles,
     directions: Float[Array, "a k"],
     key: PRNGKeyArray,
 ) -> Float[Array, " m"]:
-    """Returns estimates `(m,)` of the log density of one row of tokens in the user's units."""
-    ready = model.ready(jnp.where(roles != ABSENT, model.scaling.forward(x), 0.0), roles)
+    """Returns estimates `(m,)` of the log density, in the user's units, of one row of scaled tokens."""
+    ready = model.ready(jnp.where(roles != ABSENT, z, 0.0), roles)
     noise, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
     log_probs = model.path.log_begin(noise) - model.scaling.only(model.modeled).log_slope(ready.z)
     return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain
@@ -150,7 +148,7 @@ def one_draw(model: FlowLike, solver: AbstractSolver, z: Tokens, roles: Roles, k
 
 
 class Density(NamedTuple):
-    """Estimates of log densities `(n, m)`, and their gradient by every token `(n, d)`, if asked for."""
+    """Estimates of log densities `(n, m)`, and their gradient by every scaled token `(n, d)`, if asked for."""
 
     estimates: Array
     slope: Array | None
@@ -161,20 +159,20 @@ def density_rows(
     model: FlowLike,
     solver: AbstractSolver,
     trace: AbstractTrace,
-    x: Float[Array, "n d"],
+    z: Float[Array, "n d"],
     roles: Int[Array, "n d"],
     directions: Float[Array, "a k"],
     key: PRNGKeyArray,
     slopes: bool,  # noqa: FBT001 - positional because filter_jit is
 ) -> Density:
-    """Returns log densities, in the user's units, of the latent tokens of every row."""
+    """Returns log densities, in the user's units, of the latent tokens of every row of scaled ones."""
 
-    def one(x: Tokens, roles: Roles, key: PRNGKeyArray) -> Array:
-        return log_density(model, solver, trace, x, roles, directions, key)
+    def one(z: Tokens, roles: Roles, key: PRNGKeyArray) -> Array:
+        return log_density(model, solver, trace, z, roles, directions, key)
 
-    keys = jr.split(key, jnp.shape(x)[0])
-    estimates = jax.vmap(one)(x, roles, keys)
-    slope = jax.vmap(jax.grad(lambda *row: jnp.mean(one(*row))))(x, roles, keys) if slopes else None
+    keys = jr.split(key, jnp.shape(z)[0])
+    estimates = jax.vmap(one)(z, roles, keys)
+    slope = jax.vmap(jax.grad(lambda *row: jnp.mean(one(*row))))(z, roles, keys) if slopes else None
     return Density(estimates, slope)
 
 

@@ -48,7 +48,7 @@ from retrodict.models._site_surrogate import (
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
 from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, runs_of
 from retrodict.paths import Path
-from retrodict.query import Batch, Query, SiteQuery, flatten, observation_of, parse_sites, unflatten
+from retrodict.query import Batch, Query, SiteQuery, as_numbers, flatten, observation_of, parse_sites, unflatten
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
 from retrodict.solvers import AbstractSolver, Auto
 from retrodict.variables import Layout
@@ -106,7 +106,9 @@ class HierarchicalModel(AbstractModel):
         roles = jnp.pad(jnp.asarray(query.roles), pad, constant_values=ABSENT)
         summary = _read(self._reader(query.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
         k, shared = len(summary.center), self.shared.scaling.robust
-        mean, std = shared.mean.at[:k].add(summary.center * shared.std[:k]), shared.std.at[:k].multiply(summary.width)
+        mean, std = np.array(shared.mean), np.array(shared.std)
+        mean[:k] += np.asarray(summary.center) * std[:k]
+        std[:k] *= np.asarray(summary.width)
         tails = dataclasses.replace(shared, mean=mean, std=std)
         scaling = dataclasses.replace(self.shared.scaling, robust=tails)
         return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(summary.features)}
@@ -169,7 +171,7 @@ class HierarchicalModel(AbstractModel):
     ) -> tuple[Query, np.ndarray, bool]:
         """Parses values `(n, *shape)` of shared variables and `(n, sites, *shape)` of variables of sites."""
         query = parse_sites(self.layout, given, list(values) or None)
-        arrays = {name: np.asarray(values[name], np.float32) for name in query.answers.names}
+        arrays = {name: as_numbers(values[name], f"'{name}' in `values`") for name in query.answers.names}
         single = all(array.shape == query.answers[name].shape for name, array in arrays.items())
         arrays = {name: array[None] for name, array in arrays.items()} if single else arrays
         return query, flatten(query.answers, arrays, query.answers.names, where="`values`"), single
@@ -231,7 +233,7 @@ class HierarchicalModel(AbstractModel):
     ) -> dict[str, np.ndarray]:
         """Returns draws of all shared variables; given ones are repeated."""
         names = self.layout.shared
-        fixed = {k: np.asarray(v, np.float32) for k, v in query.shared.items()}
+        fixed = {k: as_numbers(v, f"'{k}' in `given`") for k, v in query.shared.items()}
         fixed = {k: v for k, v in fixed.items() if not np.isnan(v).any()}
         repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in fixed.items()}
         latent = [name for name in names if name not in fixed]
@@ -269,7 +271,7 @@ class HierarchicalModel(AbstractModel):
                 answers = sampler(query.rows(shared, block), requests, solver, jr.fold_in(key, int(block[0])))
                 for name, values in answers.items():
                     by_site = values.reshape(n, len(block), *values.shape[1:])
-                    empty = np.full((n, query.count, *by_site.shape[2:]), np.nan, np.float32)
+                    empty = np.full((n, query.count, *by_site.shape[2:]), np.nan, by_site.dtype)
                     draws.setdefault(name, empty)[:, block] = by_site
         return {name: query.with_given(name, values) for name, values in draws.items()}
 
@@ -289,7 +291,7 @@ class HierarchicalModel(AbstractModel):
     def _all_parameters(self, given: Batch, solver: AbstractSolver | None, key: PRNGKeyArray) -> dict[str, np.ndarray]:
         """Returns all parameters of every row, drawn where they are not given."""
         rows, names = len(next(iter(given.values()))), self._site_parameters
-        blank = {name: np.full((rows, *self.layout[name].shape), np.nan, np.float32) for name in names}
+        blank = {name: np.full((rows, *self.layout[name].shape), np.nan) for name in names}
         values = {name: np.array(given.get(name, blank.get(name))) for name in (*self.layout.shared, *names)}
         missing = np.isnan(np.concatenate([value.reshape(rows, -1) for value in values.values()], axis=1)).any(axis=1)
         if missing.any():

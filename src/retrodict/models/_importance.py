@@ -118,7 +118,7 @@ class ImportanceSampledPosterior(AbstractModel):
         """Weighs and resamples twice `n` proposals; more are added, up to eight times `n`, while more than 2 % of the
         draws would be copies of others."""
         parameters = self._resampled(n, query.values, solver or PROPOSER, key)
-        tokens = np.zeros((len(parameters), n, self.modeled.size), np.float32)
+        tokens = np.zeros((len(parameters), n, self.modeled.size))
         tokens[..., self.modeled.is_parameter] = parameters
         return tokens
 
@@ -199,7 +199,7 @@ class ImportanceSampledPosterior(AbstractModel):
     def _log_target(self, rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """Returns log p(theta) q(x | theta), up to a function of the data where these are bent by a support."""
         assert self.prior is not None
-        inside = supports.contains(rows, *(end.astype(np.float32) for end in self.layout.ends))
+        inside = supports.contains(rows, *self.layout.ends)
         values = {k: jnp.asarray(v) for k, v in unflatten(self.layout, rows, self.layout.parameters).items()}
         log_prior = np.asarray(_log_prior(self.prior, values), np.float64)
         log_target = log_prior + self.likelihood.log_prob(self.layout, rows)

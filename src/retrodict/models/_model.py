@@ -242,7 +242,8 @@ class AbstractModel(eqx.Module):
         query = self.parse(given, of, guide=guide, strength=strength, correct=correct, sites=sites)
         for sentence in self._doubts(query) if self.record.calibrations else ():
             warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
-        return query.named(self._sample(query, n, solver=solver, key=as_key(key)))
+        draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
+        return {k: v if self._needs_double(k) else np.asarray(v, np.float32) for k, v in draws.items()}
 
     def log_prob(
         self,
@@ -279,6 +280,10 @@ class AbstractModel(eqx.Module):
         return self._doubts(self.parse(given, of))
 
     concerns = doubts  # the name of earlier versions
+
+    def _needs_double(self, name: str) -> bool:
+        """Returns whether single precision would be too coarse for draws of a variable."""
+        return self.coordinates.needs_double(name)
 
     def _doubts(self, query: Query) -> list[str]:
         return doubts_about(self.calibration, query, self._resized(query.layout).coordinates)

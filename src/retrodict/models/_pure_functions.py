@@ -30,7 +30,7 @@ def density_by_name(query: Query, density: Callable[[Array], Array]) -> Callable
     `density` is that of one row of tokens `(d,)`.
     """
     layout, latent = query.layout, query.roles[0] == LATENT
-    low, high = (end.astype(np.float32) for end in layout.ends)
+    low, high = layout.ends
 
     def log_density(values: Mapping[str, Any]) -> Float[Array, ""]:
         tokens = jnp.asarray(query.values[0])

@@ -192,7 +192,8 @@ def _draws(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyA
     latent = roles == LATENT
     residual_z = model.scaling.forward(jnp.where(latent, 0.0, jnp.nan_to_num(z)))
     index = jnp.arange(len(z))
-    residuals = solve_rows(model, solver, residual_z, roles, len(z), index, key)
+    scaling = model.scaling.only(model.modeled)
+    residuals = scaling.inverse(solve_rows(model, solver, residual_z, roles, len(z), index, key))
     modeled = layout.tokens_of([name for name in layout.names if name not in layout.places])
     values = z.at[:, modeled].set(jnp.where(latent[:, modeled], residuals, z[:, modeled]))
     return jnp.where(latent, values + surrogate.prediction(z), values)

@@ -239,7 +239,7 @@ def _numbers_of(variable: Variable, value: Any, *, batched: bool) -> np.ndarray:
 def _check_support(variable: Variable, array: np.ndarray) -> None:
     observed = ~np.isnan(array)
     low, high = (end[np.nonzero(observed)[1]] for end in variable.ends)
-    outside = ~supports.contains(array[observed], low.astype(np.float32), high.astype(np.float32))
+    outside = ~supports.contains(array[observed], low, high)
     if outside.any():
         first = int(np.argmax(outside))
         value = array[observed][first]
@@ -314,7 +314,7 @@ def _roles_and_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     m = len(next(iter(observed.values()))) if observed else 1
     roles = np.full((m, layout.size), ABSENT, np.int32)
-    values = np.zeros((m, layout.size), np.float32)
+    values = np.zeros((m, layout.size))
     for name, mask in masks.items():
         roles[:, layout.slices[name]] = np.where(mask, LATENT, ABSENT)
     for name, array in observed.items():

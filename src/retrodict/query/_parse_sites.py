@@ -49,7 +49,7 @@ def parse_sites(
         layout=layout,
         answers=answers,
         roles=roles,
-        values=np.zeros(roles.shape, np.float32),
+        values=np.zeros(roles.shape),
         of=tuple(name for name in layout.names if name in queries[0].of),
         batched=isinstance(given, Batch),
         intervals=intervals,
@@ -94,7 +94,7 @@ def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | N
         slotted = slots(layout, Batch(site_values), None)
         resized, rows = slotted.layout, slotted.given  # type: ignore[assignment]
     tokens = resized.tokens_of(resized.own)
-    values, roles = np.zeros((count, resized.size), np.float32), np.full((count, resized.size), ABSENT, np.int32)
+    values, roles = np.zeros((count, resized.size)), np.full((count, resized.size), ABSENT, np.int32)
     if site_values:
         for name, array in observed_arrays(resized, rows, batched=True).items():
             block, observed_mask = resized.slices[name], ~np.isnan(array)
@@ -148,5 +148,5 @@ def _padded(value: Any, count: int) -> Any:
     """Returns what is given, NaN for sites of which nothing is known."""
     if isinstance(value, At):
         return At(_padded(value.points, count), _padded(value.values, count))
-    array = np.asarray(value, np.float32)
+    array = as_numbers(value, "a variable in `given`")
     return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=np.nan)

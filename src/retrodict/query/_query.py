@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float64, Int32
 
 from retrodict.query._sites import SiteQuery
 from retrodict.query.family import Shares, shares_of, words
@@ -38,7 +38,7 @@ class Query:
     layout: Layout
     answers: Layout
     roles: Int32[np.ndarray, "m d"]
-    values: Float32[np.ndarray, "m d"]
+    values: Float64[np.ndarray, "m d"]
     of: tuple[str, ...]
     batched: bool = False
     places: Mapping[str, slice] = field(default_factory=dict)
@@ -67,8 +67,7 @@ class Query:
         """Returns whether the latent tokens of rows lie in their supports, `(n,)`."""
         if self.sites:
             return np.ones(len(rows), bool)
-        low, high = (end.astype(np.float32) for end in self.layout.ends)
-        return np.all(supports.contains(rows, low, high) | (self.roles != LATENT), axis=1)
+        return np.all(supports.contains(rows, *self.layout.ends) | (self.roles != LATENT), axis=1)
 
     def named(self, tokens: Any) -> dict[str, Any]:
         """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.

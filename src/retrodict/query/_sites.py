@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Int32
+from jaxtyping import Bool, Float64, Int, Int32
 
 from retrodict._errors import QueryError
 from retrodict.query.family import Shares
@@ -37,7 +37,7 @@ class SiteQuery:
     own: Mapping[str, Any]
     of: Mapping[str, Any]
     layout: Layout
-    values: Float32[np.ndarray, "S d"]
+    values: Float64[np.ndarray, "S d"]
     roles: Int32[np.ndarray, "S d"]
 
     @property
@@ -87,7 +87,7 @@ class SiteQuery:
         rows: dict[str, Any] = {name: np.repeat(np.asarray(v), len(sites), axis=0) for name, v in shared.items()}
 
         def tiled(value: Any) -> np.ndarray:
-            part = np.asarray(value, np.float32)[sites]
+            part = np.asarray(value)[sites]
             return np.tile(part, (n, *[1] * (part.ndim - 1)))
 
         for name, value in self.own.items():

@@ -32,7 +32,7 @@ class Batch(Mapping[str, Any]):
 
 
 def as_numbers(value: Any, where: str) -> np.ndarray:
-    """Returns the value as a single-precision array.
+    """Returns the value as an array of floats, double precision where it came so.
 
     Raises:
         DataError: the value is not made of numbers.
@@ -43,7 +43,7 @@ def as_numbers(value: Any, where: str) -> np.ndarray:
         except ValueError as error:
             raise DataError(f"{where} must be numbers in rows of equal length") from error
         if array.dtype.kind in "iufb" or array.dtype.name == "bfloat16":
-            return array.astype(np.float32)
+            return array.astype(np.float64 if array.dtype in (np.float64, np.int64, np.uint64) else np.float32)
         raise DataError(f"{where} must be numbers, got an array of type {array.dtype}")
     raise DataError(f"{where} must be numbers, got {type(value).__name__}")
 
@@ -64,7 +64,7 @@ def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, 
         columns[name], lengths[name] = array.reshape(len(array), variable.size), len(array)
     if len(set(lengths.values())) != 1:
         raise DataError(f"every variable in {where} needs the same number of rows, got {lengths}")
-    tokens = np.zeros((next(iter(lengths.values())), layout.size), np.float32)
+    tokens = np.zeros((next(iter(lengths.values())), layout.size), np.result_type(np.float32, *columns.values()))
     for name, column in columns.items():
         tokens[:, layout.slices[name]] = column
     return tokens

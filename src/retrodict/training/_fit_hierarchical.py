@@ -148,7 +148,7 @@ def _scaled_shared(model: HierarchicalModel, site: FlowModel) -> FlowModel:
     """Returns the model of the shared variables with the scaling of the model of one site."""
     site_scaling = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
     k, scaling = site_scaling.layout.size, Scaling.identity(model.shared.layout)
-    tails = jax.tree.map(lambda array, values: array.at[:k].set(values), scaling.robust, site_scaling.robust)
+    tails = jax.tree.map(lambda array, values: np.concatenate([values, array[k:]]), scaling.robust, site_scaling.robust)
     return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, robust=tails))
 
 

@@ -9,6 +9,7 @@ interquartile range. s is raised where needed, so that no training row lies more
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
@@ -32,8 +33,8 @@ class RobustScaling(eqx.Module):
     @classmethod
     def identity(cls, k: int) -> "RobustScaling":
         """The map that changes nothing."""
-        zero, unit = jnp.zeros(k), jnp.ones(k)
-        return cls(zero, unit, jnp.zeros(k, bool), zero, unit)
+        zero, unit = np.zeros(k), np.ones(k)
+        return cls(zero, unit, np.zeros(k, bool), zero, unit)
 
     @classmethod
     def fit(cls, rows: np.ndarray) -> "RobustScaling":
@@ -50,22 +51,30 @@ class RobustScaling(eqx.Module):
         mean = v.mean(axis=0)
         std = np.maximum(v.std(axis=0), abs(v - mean).max(axis=0) / MAX_STANDARDIZED)
         std = np.where(std > 0, std, 1.0)
-        center, width, mean, std = (jnp.asarray(array, jnp.float32) for array in (center, width, mean, std))
-        return cls(center, width, jnp.asarray(heavy), mean, std)
+        return cls(center, width, heavy, mean, std)
 
     def forward(self, u: ArrayLike) -> Float[Array, "*n k"]:
         """Maps `(*n, k)` to order one."""
-        standardized = (jnp.asarray(u) - self.center) / self.width
-        return (jnp.where(self.heavy, jnp.arcsinh(standardized), standardized) - self.mean) / self.std
+        u, xp = _array(u)
+        standardized = (u - self.center) / self.width
+        return (xp.where(self.heavy, xp.arcsinh(standardized), standardized) - self.mean) / self.std
 
     def inverse(self, z: ArrayLike) -> Float[Array, "*n k"]:
         """Inverts `forward`."""
-        v = jnp.asarray(z) * self.std + self.mean
-        standardized = jnp.where(self.heavy, jnp.sinh(jnp.where(self.heavy, v, 0.0)), v)
+        z, xp = _array(z)
+        v = z * self.std + self.mean
+        standardized = xp.where(self.heavy, xp.sinh(xp.where(self.heavy, v, 0.0)), v)
         return standardized * self.width + self.center
 
     def log_slope(self, z: ArrayLike) -> Float[Array, "*n k"]:
         """Returns `log |du/dz|` of each element."""
-        v = jnp.asarray(z) * self.std + self.mean
-        log_cosh = jnp.where(self.heavy, jnp.log(jnp.cosh(jnp.where(self.heavy, v, 0.0))), 0.0)
-        return log_cosh + jnp.log(self.width * self.std)
+        z, xp = _array(z)
+        v = z * self.std + self.mean
+        log_cosh = xp.where(self.heavy, xp.log(xp.cosh(xp.where(self.heavy, v, 0.0))), 0.0)
+        return log_cosh + xp.log(self.width * self.std)
+
+
+def _array(x):
+    if isinstance(x, jax.Array | jax.core.Tracer):
+        return x, jnp
+    return np.asarray(x, np.float64), np

@@ -5,11 +5,16 @@
     z = affine(v)              for some models of one question: latent elements follow the given ones (`affine`)
 
 The log-determinant of the chain turns a density of z into a density of x.
+
+NumPy arrays are mapped in double precision, so that an offset never costs digits: of a time such as 1.7e9 only its
+distance from the center, in units of the width, is rounded to single precision. Inside JAX the same functions work in
+the precision of their input.
 """
 
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,6 +32,7 @@ from retrodict.variables import Layout, Variable
 
 MAX_ROWS_PER_BLOCK = 8192
 MAX_NUMBERS_PER_BLOCK = 2**21  # a few rows of images are not padded to gigabytes
+MAX_ROUNDING = 1e-4  # of a variable's width; what single precision would round more is returned in double precision
 SAMPLED_NUMBERS = 1_000_000  # from which the scale of a variable is fitted if all its elements share it
 
 
@@ -75,8 +81,8 @@ class Scaling(eqx.Module):
         shared = [layout.slices[name] for name in together]
         if shared:
             return cls._fit_shared(layout, rows, shared)
-        u = np.asarray(cls.identity(layout).of_rows(rows), np.float64)
-        constant = np.flatnonzero(u.std(axis=0) == 0)
+        u = supports.unconstrain(np.asarray(rows, np.float64), *layout.ends)
+        constant = np.flatnonzero(np.ptp(u, axis=0) == 0)
         if constant.size:
             _refuse_constant(layout, constant, len(rows))
         return cls(layout, RobustScaling.fit(u))
@@ -94,44 +100,60 @@ class Scaling(eqx.Module):
             sample = sample[np.isfinite(sample[:, 0])]  # a function has no value where it has no point
             scalar = Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),))
             robust = cls.fit(scalar, sample).robust
-            scalings.append(jax.tree.map(lambda array, v=v: jnp.broadcast_to(array, v.size), robust))
-        return cls(layout, jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *scalings))
+            scalings.append(jax.tree.map(lambda array, v=v: np.broadcast_to(array, v.size), robust))
+        return cls(layout, jax.tree.map(lambda *arrays: np.concatenate(arrays), *scalings))
 
     def with_affine(self, affine: ConditionalAffine | None, rows: np.ndarray) -> "Scaling":
         """Returns this scaling with `affine`, if not None, fitted to training rows `(n, d)` in the user's units."""
         return self if affine is None else dataclasses.replace(self, affine=affine.fit(self.of_rows(rows)))
 
     def forward(self, x: ArrayLike) -> Float[Array, "*n d"]:
-        """Maps tokens `(*n, d)` in the user's units to scaled ones."""
-        z = self.robust.forward(supports.unconstrain(x, *self.layout.ends))
-        return z if self.affine is None else self.affine.forward(z)
-
-    def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Returns `forward` of any number of rows `(n, d)`, computed in blocks of one compiled shape."""
-        return self._in_blocks(_forward, rows)
-
-    def to_rows(self, z: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Returns `inverse` of any number of rows `(n, d)`, computed in blocks of one compiled shape."""
-        return self._in_blocks(_inverse, z)
-
-    def _in_blocks(self, transform: Callable[["Scaling", Array], Array], rows: np.ndarray) -> np.ndarray:
-        size = max(1, min(MAX_ROWS_PER_BLOCK, MAX_NUMBERS_PER_BLOCK // self.layout.size))
-        # on the processor, so that rows get ready while an accelerator is at work
-        with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return in_blocks(lambda index, _: transform(self, jnp.asarray(rows[index])), len(rows), size)
+        """Maps tokens `(*n, d)` in the user's units to scaled ones, in single precision."""
+        with np.errstate(all="ignore"):  # tokens that were not asked may be anything
+            z = self.robust.forward(supports.unconstrain(x, *self.layout.ends)).astype(np.float32)
+        return z if self.affine is None else _affine(self.affine.forward, z)
 
     def inverse(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Maps scaled tokens `(*n, d)` back to the user's units, always inside the supports."""
-        return supports.constrain(self.robust.inverse(self._without_affine(z)), *self.layout.ends)
+        with np.errstate(all="ignore"):
+            return supports.constrain(self.robust.inverse(self._without_affine(z)), *self.layout.ends)
 
     def log_slope(self, z: ArrayLike) -> Float[Array, "*n d"]:
         """Returns `log |dx/dz|` per token; log p(x) is log p(z) minus its sum over the latent tokens."""
-        v = self._without_affine(z)
-        slope = supports.log_slope(self.robust.inverse(v), *self.layout.ends) + self.robust.log_slope(v)
+        slope = self._elementwise_log_slope(self._without_affine(z))
         return slope if self.affine is None else slope + self.affine.log_slope(z)
 
-    def _without_affine(self, z: ArrayLike) -> Float[Array, "*n d"]:
-        return jnp.asarray(z) if self.affine is None else self.affine.inverse(z)
+    def gradient(self, z: Float[np.ndarray, "n d"], slope: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        """Returns the gradient by tokens in the user's units from `slope`, the gradient by scaled ones, at `z`."""
+        v = self._without_affine(z)
+        if self.affine is not None:
+            slope = np.asarray(jax.vjp(self.affine.forward, jnp.asarray(v))[1](jnp.asarray(slope))[0])
+        return slope * np.exp(-np.asarray(self._elementwise_log_slope(v), np.float64))
+
+    def of_rows(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Returns `forward` of any number of rows `(n, d)`, computed in blocks of one shape."""
+        return self._in_blocks(self.forward, rows)
+
+    def to_rows(self, z: np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Returns `inverse` of any number of rows `(n, d)` in double precision, computed in blocks of one shape."""
+        return self._in_blocks(self.inverse, z)
+
+    def needs_double(self, name: str) -> bool:
+        """Whether single precision would cost a variable more than 1e-4 of its width."""
+        z = np.zeros(self.layout.size)
+        x, log_slope = np.abs(self.inverse(z)), np.asarray(self.log_slope(z), np.float64)
+        return bool((x * np.finfo(np.float32).eps > MAX_ROUNDING * np.exp(log_slope))[self.layout.slices[name]].any())
+
+    def _elementwise_log_slope(self, v: ArrayLike) -> Any:
+        with np.errstate(all="ignore"):
+            return supports.log_slope(self.robust.inverse(v), *self.layout.ends) + self.robust.log_slope(v)
+
+    def _without_affine(self, z: ArrayLike) -> Any:
+        return z if self.affine is None else _affine(self.affine.inverse, z)
+
+    def _in_blocks(self, transform: Callable[[Any], Any], rows: np.ndarray) -> np.ndarray:
+        size = max(1, min(MAX_ROWS_PER_BLOCK, MAX_NUMBERS_PER_BLOCK // self.layout.size))
+        return in_blocks(lambda index, _: transform(rows[index]), len(rows), size)
 
 
 def network_input_layout(layout: Layout) -> Layout:
@@ -149,14 +171,18 @@ def network_input_layout(layout: Layout) -> Layout:
     return Layout(tuple(unbounded(layout[name]) for name in layout.parameters))
 
 
-@eqx.filter_jit
-def _forward(scaling: Scaling, rows: Array) -> Array:
-    return scaling.forward(rows)
+def _affine(transform: Callable[[Array], Array], z: Any) -> Any:
+    """Returns a map of the affine baseline, of NumPy arrays as NumPy arrays."""
+    if not isinstance(z, np.ndarray):
+        return transform(z)
+    # on the processor, so that rows get ready while an accelerator is at work
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        return np.asarray(_compiled(transform, jnp.asarray(z, jnp.float32)))
 
 
 @eqx.filter_jit
-def _inverse(scaling: Scaling, rows: Array) -> Array:
-    return scaling.inverse(rows)
+def _compiled(transform: Callable[[Array], Array], z: Array) -> Array:
+    return transform(z)
 
 
 def _refuse_constant(layout: Layout, tokens: np.ndarray, rows: int) -> None:
