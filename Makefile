@@ -14,12 +14,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (4 to 7 minutes)
+demo: $(VENV)/installed  ## run the main job on real data: lynx and hare (4 to 8 minutes)
 	$(BIN)/retrodict demo --out runs/demo
 
 # most of the fast tests' time is compilation of what runs once: it is optimized little, by the emitter that is quicker
 QUICKLY := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
-test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (about six minutes)
+test: $(VENV)/installed lint types  ## lint, check types, run the fast tests (six to twelve minutes)
 	XLA_FLAGS="$(XLA_FLAGS) $(QUICKLY)" $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/installed  ## the trained bars: about two hours on two cores

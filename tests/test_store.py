@@ -1,5 +1,6 @@
 """The store: whole batches or none, damage found and named, other problems and other writers refused."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -244,6 +245,11 @@ def helped(rng, a, b):
     return {"y": np.full(3, other(a, b[0]))}
 
 
+@dataclasses.dataclass
+class Setting:
+    value: float
+
+
 def changed(**what):
     prior, simulator = what.get("prior", PRIOR), what.get("simulator", in_python)
     return rd.Problem(prior, rd.numpy_simulator(simulator))
@@ -298,6 +304,8 @@ def test_what_a_hash_sees_of_a_simulator():
     assert digest(closed(1)) == digest(closed(1)) != digest(closed(2))
     assert digest(made(first, c=1)) == digest(made(first, c=1)) != digest(made(first, c=2))
     assert digest(made(first, c=np.arange(3))) != digest(made(first, c=np.arange(4)))
+    settings = [digest(made(first, c=[Setting(a), Setting(b)])) for a in (1.0, 2.0, 5.0) for b in (2.0, 3.0)]
+    assert len(set(settings)) == 6  # objects that are freed on the way do not hide those that follow
     before = digest(helped)
     helped.__globals__["other"] = lambda a, b: a - b
     try:

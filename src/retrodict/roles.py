@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from retrodict._errors import DataError, FileError
 from retrodict._types import Roles
-from retrodict.variables import Layout
+from retrodict.variables import Layout, as_lists, as_tuples
 
 
 ABSENT, LATENT, GIVEN = 0, 1, 2
@@ -320,12 +320,8 @@ def law_from_json(entry: Mapping[str, Any]) -> AbstractRoleLaw:
 
 def _to_json(value: Any) -> Any:
     """A setting of a law as JSON: laws by their names and settings, tuples as lists."""
-    if isinstance(value, tuple):
-        return [_to_json(element) for element in value]
-    return value.to_json() if isinstance(value, AbstractRoleLaw) else value
+    return as_lists(value, lambda item: item.to_json() if isinstance(item, AbstractRoleLaw) else item)
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_from_json, value))
-    return law_from_json(value) if isinstance(value, Mapping) else value
+    return as_tuples(value, lambda item: law_from_json(item) if isinstance(item, Mapping) else item)

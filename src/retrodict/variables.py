@@ -16,7 +16,7 @@ independent given the variables that they share. A layout describes ONE site, wh
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -45,6 +45,11 @@ class At(NamedTuple):
 def places_of(name: str) -> str:
     """The name of the variable that holds the points of a function."""
     return f"{name}.at"
+
+
+def names_of(names: str | Iterable[str]) -> list[str]:
+    """A name or several as a list."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def bounds_of(support: Any, name: str) -> tuple[Bound, Bound]:
@@ -318,12 +323,18 @@ def _bound_text(end: Bound) -> str:
 
 
 def _bound_to_json(end: Bound) -> Any:
-    if isinstance(end, tuple):
-        return [_bound_to_json(e) for e in end]
-    return end if math.isfinite(end) else None
+    return as_lists(end, lambda number: number if math.isfinite(number) else None)
 
 
 def _bound_from_json(end: Any, default: float) -> Bound:
-    if isinstance(end, list):
-        return tuple(_bound_from_json(e, default) for e in end)  # type: ignore[misc]
-    return default if end is None else float(end)
+    return as_tuples(end, lambda number: default if number is None else float(number))
+
+
+def as_lists(value: Any, to_json: Callable[[Any], Any]) -> Any:
+    """A value as JSON: tuples, at any depth, as lists, and what they hold as `to_json` says."""
+    return [as_lists(item, to_json) for item in value] if isinstance(value, tuple) else to_json(value)
+
+
+def as_tuples(value: Any, from_json: Callable[[Any], Any]) -> Any:
+    """The inverse of `as_lists`, if `from_json` is that of `to_json`."""
+    return tuple(as_tuples(item, from_json) for item in value) if isinstance(value, list) else from_json(value)

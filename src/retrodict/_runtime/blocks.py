@@ -1,6 +1,6 @@
 """Rows in blocks of one size: memory stays bounded, and one compiled program serves any number of rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,12 @@ def block_size(rows: int, largest: int) -> int:
     return min(largest, 1 << (rows - 1).bit_length())
 
 
+def blocks(rows: int, size: int) -> Iterator[np.ndarray]:
+    """Yields the numbers of the rows, `size` of them at a time; the last block may be shorter."""
+    for start in range(0, rows, size):
+        yield np.arange(start, min(start + size, rows))
+
+
 def in_blocks(
     compute: Callable[[np.ndarray, int], Any], rows: int, size: int, *, shown: str = "", unit: str = ""
 ) -> Any:
@@ -24,8 +30,7 @@ def in_blocks(
     """
     parts = []
     with Progress(shown, rows, shown=bool(shown)) as progress:
-        for k, start in enumerate(range(0, rows, size)):
-            index = np.arange(start, start + size) % rows
-            parts.append(jax.device_get(compute(index, k)))
-            progress.at(min(start + size, rows), unit)
-    return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:rows], *parts)
+        for k, block in enumerate(blocks(rows, size)):
+            parts.append(jax.device_get(compute((block[0] + np.arange(size)) % rows, k)))
+            progress.at(int(block[-1]) + 1, unit)
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays)[:rows], *parts)

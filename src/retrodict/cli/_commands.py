@@ -82,7 +82,7 @@ def options(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything that is written.")] = Path("runs/demo"),
-    thorough: Annotated[bool, typer.Option("--thorough", help="Spend up to 20 minutes instead of 4 to 7.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Spend up to 20 minutes instead of 4 to 8.")] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

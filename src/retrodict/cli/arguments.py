@@ -194,6 +194,7 @@ def _value(name: str, value: Any) -> Any:
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     """Numbers as JSON has them, which knows no NaN: null says that an element was not observed."""
+    from retrodict._types import is_number
     from retrodict.query import as_numbers
 
     def plain(value: Any) -> Any:
@@ -201,7 +202,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
             return [plain(v) for v in value]
         if value is None:
             return np.nan
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise DataError(f"'{name}' takes numbers, lists of numbers and null, got {value!r}")
         return value
 

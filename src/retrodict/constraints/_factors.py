@@ -17,7 +17,7 @@ from retrodict.guidance import AbstractGuide, Near, Tilt
 from retrodict.problem import Prior as Distributions
 from retrodict.problem import Problem
 from retrodict.query.tokens import as_numbers
-from retrodict.variables import Layout
+from retrodict.variables import Layout, names_of
 
 
 class _Selected(eqx.Module):
@@ -123,7 +123,7 @@ class LogConstraint(AbstractConstraint):
     of: Iterable[str]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "of", (self.of,) if isinstance(self.of, str) else tuple(self.of))
+        object.__setattr__(self, "of", tuple(names_of(self.of)))
 
     def masks(self, layout: Layout) -> dict[str, np.ndarray]:
         return {name: np.ones(shape_of(layout, name, "a LogConstraint"), bool) for name in self.of}

@@ -78,14 +78,18 @@ def ranks(
     return n_below + rng.integers(0, ties + 1)
 
 
+def _check_mapping(values: Named, label: str) -> None:
+    if not isinstance(values, Mapping) or not values:
+        raise DataError(f"{label} must be a mapping from name to array with at least one entry")
+
+
 def matrix(values: Named, label: str) -> Float64[np.ndarray, "n d"]:
     """Returns named arrays `(n, *shape)` as columns `(n, d)`; `label` is their name in errors.
 
     Raises:
         DataError: no variables, different numbers of rows, or values that are not finite.
     """
-    if not isinstance(values, Mapping) or not values:
-        raise DataError(f"{label} must be a mapping from name to array with at least one entry")
+    _check_mapping(values, label)
     arrays = [numbers(value, f"'{name}' of {label}", axes=1) for name, value in values.items()]
     if len({len(array) for array in arrays}) > 1:
         raise DataError(f"the variables of {label} have different numbers of rows: {[len(array) for array in arrays]}")
@@ -153,9 +157,8 @@ def same_names(first: Named, second: Named, labels: tuple[str, str]) -> None:
     Raises:
         DataError: one has a name that the other lacks, or one is empty or not a mapping.
     """
-    for values, label in zip((first, second), labels, strict=True):
-        if not isinstance(values, Mapping) or not values:
-            raise DataError(f"{label} must be a mapping from name to array with at least one entry")
+    _check_mapping(first, labels[0])
+    _check_mapping(second, labels[1])
     for name in second:
         if name not in first:
             raise DataError(unknown(labels[1], name, first, owner=f"{labels[0]} has"))

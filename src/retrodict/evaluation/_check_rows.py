@@ -11,6 +11,7 @@ from retrodict.diagnostics._pairs import generator
 from retrodict.evaluation._settings import CheckSettings, Comparison, Given, Rows, by_element, refuse_few
 from retrodict.models import AbstractModel, ReferenceData
 from retrodict.query import Batch, Query, element_masks, flatten, unflatten
+from retrodict.query.tokens import check_simulations
 from retrodict.roles import LATENT
 from retrodict.variables import Layout, places_of
 
@@ -52,8 +53,7 @@ def held_out_tokens(model: AbstractModel, sims: Mapping[str, Any]) -> Float[np.n
     Raises:
         DataError: simulations of the wrong names or shapes, not finite, or too few.
     """
-    if not isinstance(sims, Mapping):
-        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
+    check_simulations(sims)
     tokens = flatten(model.layout, sims, model.layout.names, where="the simulations")
     numbers = model.layout.tokens_of([v.name for v in model.layout.variables if not v.axes and v.kind != "place"])
     refuse_few(len(tokens), int((~np.isfinite(tokens[:, numbers])).any(axis=1).sum()))

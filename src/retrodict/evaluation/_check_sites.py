@@ -12,6 +12,7 @@ from retrodict.evaluation._settings import CheckSettings, Comparison, Rows, by_e
 from retrodict.models import AbstractModel
 from retrodict.query import Batch, as_numbers, element_masks
 from retrodict.query.functions import joined
+from retrodict.query.tokens import check_simulations
 from retrodict.variables import Layout
 
 
@@ -46,8 +47,7 @@ def compare_sites(model: AbstractModel, sims: Mapping[str, Any], settings: Check
 
 def _sets_of_sites(layout: Layout, sims: Mapping[str, Any]) -> Rows:
     """Returns simulations of many sites: `(n, *shape)` of shared variables, `(n, sites, *shape)` of others."""
-    if not isinstance(sims, Mapping):
-        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
+    check_simulations(sims)
     rows: dict[str, np.ndarray] = {}
     for name in layout.names:
         if name not in sims:

@@ -19,6 +19,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict._types import is_count
 from retrodict.paths import Path
 from retrodict.solvers import AbstractOneStep, AbstractSolver, Midpoint
 from retrodict.solvers._base import State, Velocity, flow_of
@@ -39,7 +40,7 @@ class Renoised(AbstractSolver):
     follows_velocity: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        if isinstance(self.repeats, bool) or not isinstance(self.repeats, int) or self.repeats < 0:
+        if not is_count(self.repeats, 0, kinds=int):
             raise QueryError(f"`repeats` must be a whole number, 0 or more, got {self.repeats!r}")
         if (self.known is None) != (self.values is None):
             raise QueryError(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from retrodict._types import Scalar
 from retrodict.paths import Flow
-from retrodict.solvers import AbstractOneStep, AbstractSolver, AdamsBashforth, DPMSolver, stripped
+from retrodict.solvers import AbstractSolver, stripped
 
 
 Vector = Float[Array, " d"]
@@ -27,7 +27,7 @@ Vector = Float[Array, " d"]
 def refusal(solver: AbstractSolver) -> str | None:
     """Returns the reason why draws of a solver have no log density, with the cure; `None` if they have one."""
     scheme = stripped(solver)
-    if isinstance(scheme, AbstractOneStep | AdamsBashforth | DPMSolver):
+    if scheme.has_density:
         return None
     return (
         f"the correction needs the density of draws by {type(scheme).__name__}, and only solvers with fixed steps and "

@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import FileError, QueryError
+from retrodict._runtime.blocks import blocks
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._composed_scores import compose
@@ -38,13 +39,7 @@ from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
 from retrodict.models._site_layout import Method, refuse_settings, shared_layout, summary_of
 from retrodict.models._site_parameters import SiteParameterModel, site_parameter_model
-from retrodict.models._site_surrogate import (
-    SiteMixture,
-    Surrogate,
-    surrogate_from_json,
-    surrogate_of,
-    surrogate_to_json,
-)
+from retrodict.models._site_surrogate import SiteMixture, Surrogate, surrogate_from_json, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
 from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, runs_of
 from retrodict.paths import Path
@@ -266,8 +261,8 @@ class HierarchicalModel(AbstractModel):
         size = max(1, PAIRS_PER_BLOCK // n)
         draws: dict[str, np.ndarray] = {}
         for sites, sampler in samplers:
-            for start in range(0, len(sites), size):
-                block = sites[start : start + size]
+            for numbers in blocks(len(sites), size):
+                block = sites[numbers]
                 answers = sampler(query.rows(shared, block), requests, solver, jr.fold_in(key, int(block[0])))
                 for name, values in answers.items():
                     by_site = values.reshape(n, len(block), *values.shape[1:])
@@ -309,7 +304,7 @@ class HierarchicalModel(AbstractModel):
             "record": self.calibration.to_json(),
             "site": manifest_of(self.site),
             "own": None if self.own is None else manifest_of(self.own.flow),
-            "surrogate": surrogate_to_json(self.surrogate),
+            "surrogate": self.surrogate.to_manifest(),
             "shared": manifest_of(self.shared),
         }
 

@@ -26,6 +26,7 @@ from retrodict.variables import Layout
 PATH_PARTS = ("schedule", "time_law", "grid", "diffusion")  # classes with settings
 PATH_FUNCTIONS = ("parameterization", "weighting")
 PLAIN = (str, int, float, bool, type(None))
+FIELD_CLASSES: dict[str, Any] = {"layout": Layout, "record": Record}  # of values that write themselves
 
 
 def path_to_json(path: _paths.Path) -> dict[str, Any]:
@@ -160,10 +161,9 @@ def field_to_json(kind: str, name: str, value: Any) -> Any:
     Raises:
         FileError: any other value.
     """
-    if isinstance(value, Layout):
-        return {"layout": value.to_json()}
-    if isinstance(value, Record):
-        return {"record": value.to_json()}
+    for key, field_class in FIELD_CLASSES.items():
+        if isinstance(value, field_class):
+            return {key: value.to_json()}
     if isinstance(value, jax.Array | np.ndarray):
         return {"array": [list(value.shape), str(value.dtype)]}
     if isinstance(value, tuple | list):
@@ -180,10 +180,9 @@ def field_from_json(value: Any) -> Any:
     """Returns the inverse of `field_to_json`, arrays with zeros in them."""
     if not isinstance(value, dict):
         return value
-    if "layout" in value:
-        return Layout.from_json(value["layout"])
-    if "record" in value:
-        return Record.from_json(value["record"])
+    for key, field_class in FIELD_CLASSES.items():
+        if key in value:
+            return field_class.from_json(value[key])
     if "array" in value:
         shape, dtype = value["array"]
         return jnp.zeros(tuple(shape), dtype)

@@ -16,7 +16,7 @@ predicts functions at new points, once the parameters of a site are drawn, as no
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Surrogate(eqx.Module):
 
     model: FlowModel
     trend: Float[Array, "q d"]
+    is_baseline_only: ClassVar[bool] = False
 
     def prediction(self, z: Float[Array, "n d"]) -> Float[Array, "n d"]:
         """Returns the regression on the parameters of single sites, for every element."""
@@ -63,7 +64,7 @@ class Surrogate(eqx.Module):
     def predicts(self) -> bool:
         """Whether a datum depends on other data of its site through the parameters alone."""
         data = self.model.layout.data
-        pointwise = isinstance(self.model.architecture, PointMLP) and self.model.trained
+        pointwise = self.model.architecture.pointwise and self.model.trained
         return pointwise and set(data) <= set(self.model.layout.functions)
 
     def seen_at(self, layout: Layout) -> "Surrogate":
@@ -102,6 +103,9 @@ class Surrogate(eqx.Module):
             return _draws(core, solver or _flow_answers.SAMPLER, jnp.asarray(z[index]), seed)
 
         return in_blocks(block, len(z), SITES_PER_BLOCK)
+
+    def to_manifest(self) -> dict[str, Any]:
+        return manifest_of(self.model)
 
 
 class SiteMixture(eqx.Module):
@@ -150,6 +154,14 @@ class SiteMixture(eqx.Module):
         z[:, data] = np.where(is_integer, counts, u)[:, data]
         return z
 
+    @property
+    def is_baseline_only(self) -> bool:
+        """Whether the density is the regression itself, without a network."""
+        return self.mixture.is_baseline_only
+
+    def to_manifest(self) -> dict[str, Any]:
+        return {"kind": "mixture", "sizes": self.mixture.sizes._asdict()}
+
 
 def site_mixture_of(layout: Layout, sizes: Sizes, *, key: PRNGKeyArray) -> SiteMixture:
     """Returns an untrained density of the given sizes for one site that has the variables of `layout`."""
@@ -169,7 +181,7 @@ def surrogate_of(
     # drawn from millions of times, and only for residuals: smaller than other networks
     net = net or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
     model = likelihood(_residual_layout(layout), net=net, path=path, key=key)
-    if isinstance(net, PointMLP):  # it draws point by point, so that their number need not vary in training
+    if net.pointwise:  # it draws point by point, so that their number need not vary in training
         model = dataclasses.replace(model, law=Known(Likelihood(), tuple(layout.places)))
     return Surrogate(model, jnp.zeros((1 + parameters, layout.size)))
 
@@ -197,13 +209,6 @@ def _draws(surrogate: Surrogate, solver: AbstractSolver, z: Array, key: PRNGKeyA
     modeled = layout.tokens_of([name for name in layout.names if name not in layout.places])
     values = z.at[:, modeled].set(jnp.where(latent[:, modeled], residuals, z[:, modeled]))
     return jnp.where(latent, values + surrogate.prediction(z), values)
-
-
-def surrogate_to_json(surrogate: Surrogate | SiteMixture) -> dict[str, Any]:
-    """Returns the manifest of a surrogate."""
-    if isinstance(surrogate, SiteMixture):
-        return {"kind": "mixture", "sizes": surrogate.mixture.sizes._asdict()}
-    return manifest_of(surrogate.model)
 
 
 def surrogate_from_json(layout: Layout, fields: dict[str, Any]) -> Surrogate | SiteMixture:

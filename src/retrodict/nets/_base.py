@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray
 from retrodict._types import Roles, Scalar, Tokens
 from retrodict.problem.dependencies import Dependencies
 from retrodict.roles import AbstractRoleLaw
-from retrodict.variables import Layout
+from retrodict.variables import Layout, as_lists
 
 
 class AbstractNet(eqx.Module):
@@ -83,6 +83,7 @@ class AbstractArchitecture(AbstractSettings):
     """Settings from which `build` makes a network for a layout."""
 
     embed: Any = ()  # pairs (name, embedding), for the networks that take embeddings
+    pointwise: ClassVar[bool] = False  # whether points of functions are independent of each other given all parameters
 
     @property
     def embedded(self) -> tuple[str, ...]:
@@ -106,6 +107,4 @@ class AbstractArchitecture(AbstractSettings):
 
 
 def _to_plain(value: Any) -> Any:
-    if isinstance(value, AbstractSettings):
-        return value.to_json()
-    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
+    return as_lists(value, lambda item: item.to_json() if isinstance(item, AbstractSettings) else item)

@@ -12,7 +12,7 @@ measurements. Values that are correlated because their points are close need a `
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -38,6 +38,7 @@ class PointMLP(AbstractMLP):
     """A residual MLP for a row, and one for its points that all points share; see `AbstractMLP`."""
 
     width: int = 96
+    pointwise: ClassVar[bool] = True
 
     def build(
         self, layout: Layout, *, law: AbstractRoleLaw, dependencies: Dependencies | None, key: PRNGKeyArray

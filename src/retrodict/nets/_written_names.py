@@ -16,6 +16,7 @@ from retrodict.nets._mlp import ResMLP
 from retrodict.nets._plate import PlateTransformer
 from retrodict.nets._points import PointMLP
 from retrodict.nets._simformer import Simformer
+from retrodict.variables import as_tuples
 
 
 WRITTEN_NAMES: dict[str, type[AbstractSettings]] = {
@@ -45,18 +46,16 @@ def architecture_from_json(content: Mapping[str, Any]) -> AbstractArchitecture:
     Raises:
         FileError: the name is none of this version's architectures.
     """
-    architecture = _restored(content)
+    architecture = _settings_of(content)
     if not isinstance(architecture, AbstractArchitecture):
         raise FileError(f"the file names the network '{content['name']}', which is none")
     return architecture
 
 
-def _restored(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_restored(item) for item in value)
+def _settings_of(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    settings = {key: _restored(setting) for key, setting in value.items()}
+    settings = {key: as_tuples(setting, _settings_of) for key, setting in value.items()}
     name = settings.pop("name")
     settings_class = WRITTEN_NAMES.get(name) or AbstractSettings.by_class_name.get(name)
     if settings_class is None:

@@ -142,8 +142,7 @@ class Prior(AbstractPrior):
     def __init__(self, distributions: Mapping[str, Any]) -> None:
         if not distributions:
             raise DataError("a problem needs at least one parameter in its prior")
-        self.distributions, self.own = _flat(distributions)
-        self._plate = next((entry.name for entry in distributions.values() if isinstance(entry, Plate)), "")
+        self.distributions, self.own, self._plate = _flat(distributions)
         self.entries: dict[str, Entry] = {}
         for name, entry in self.distributions.items():
             read = Entry.read(entry)
@@ -234,20 +233,21 @@ def base_of(distribution: Any) -> Any:
     return distribution
 
 
-def _flat(distributions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """All entries, those of the plate among them, and the plate of each entry that has one."""
+def _flat(distributions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], str]:
+    """All entries, those of the plate among them, the plate of each entry that has one, and the first plate or ''."""
     flat: dict[str, Any] = {}
     plates: dict[str, str] = {}
+    plate = ""
     for name, entry in distributions.items():
         is_plate = isinstance(entry, Plate)
         if is_plate:
             _check_plate(name, entry, plates)
-            plates = dict.fromkeys(entry.distributions, name)
+            plate, plates = plate or name, dict.fromkeys(entry.distributions, name)
         for key, value in (entry.distributions if is_plate else {name: entry}).items():
             if key in flat:
                 raise DataError(f"two parameters of the prior are called '{key}'")
             flat[key] = value
-    return flat, plates
+    return flat, plates, plate
 
 
 def _check_plate(name: str, plate: Plate, plates: Mapping[str, str]) -> None:

@@ -25,7 +25,7 @@ from retrodict._errors import DataError, RetrodictError, listed, unknown
 from retrodict._runtime.tables import Cells, as_html, as_text
 from retrodict._types import Key, as_key
 from retrodict.problem._prior import AbstractPrior, Draw, Entry, as_prior
-from retrodict.query.functions import recorded, variables_of
+from retrodict.query.functions import each_array, recorded, variables_of
 from retrodict.variables import At, Layout, Variable, bounds_of
 
 
@@ -48,7 +48,7 @@ class NumpySimulator:
         if not isinstance(key, np.random.Generator):
             key = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
         values = self.function(key, **{name: np.asarray(value) for name, value in parameters.items()})
-        return {name: value if isinstance(value, At) else np.asarray(value) for name, value in values.items()}
+        return {name: each_array(np.asarray, value) for name, value in values.items()}
 
 
 def numpy_simulator(function: Callable[..., Mapping[str, Any]]) -> NumpySimulator:

@@ -14,12 +14,12 @@ import numpy as np
 
 from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict.query._query import Query
-from retrodict.query.functions import in_slots, slot_rows, slots
+from retrodict.query.functions import functions_in, in_slots, slot_rows, slots
 from retrodict.query.interval import Interval, fixed_values, interval_masks, intervals_in
-from retrodict.query.tokens import Batch, as_numbers, flatten, shape_text, unflatten
+from retrodict.query.tokens import Batch, as_numbers, flatten, requests_of, shape_text, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.transforms import supports
-from retrodict.variables import At, Layout, Variable
+from retrodict.variables import At, Layout, Variable, names_of
 
 
 Given = Mapping[str, Any] | None
@@ -74,8 +74,7 @@ def parse(
         names = unmentioned or [name for name in answers.names if name in missing]
     else:
         names = requested(layout, of)
-    masks = {name: _element_mask(layout[name], of) for name in names}
-    _refuse_contradictions(layout, of, masks, observed)
+    masks = _asked_masks(layout, names, requests_of(of), observed)
     for constraint_masks in _guided_masks(answers, intervals, guide, observed):
         for name, mask in constraint_masks.items():
             masks[name] = masks.get(name, np.zeros(layout[name].size, bool)) | mask
@@ -113,8 +112,8 @@ def parse_values(
     check_names("`values`", values, layout.names)
     given = as_mapping(given)
     if layout.functions and not in_slots(layout, given):
-        points = {name: At(value.points) if isinstance(value, At) else None for name, value in values.items()}
-        resized = slots(layout, given, points)
+        points = {name: At(function.points) for name, function in functions_in(values).items()}
+        resized = slots(layout, given, {**dict.fromkeys(values), **points})
         values = slot_rows(resized.layout, values, resized.answers)
         layout, given = resized.layout, resized.given
     values, single = _with_rows(layout, values)
@@ -163,7 +162,7 @@ def requested(layout: Layout, of: Iterable[str]) -> list[str]:
     Raises:
         QueryError: a name that the layout does not have, or no name at all.
     """
-    names = [of] if isinstance(of, str) else list(of)
+    names = names_of(of)
     check_names("`of`", names, layout.names)
     if not names:
         raise QueryError(f"`of` is empty; name at least one of {listed(layout.names)}")
@@ -198,11 +197,11 @@ def element_masks(given: Iterable[str] | Mapping[str, Any], shapes: Mapping[str,
 def _names_with_missing(layout: Layout, given: Mapping[str, Any]) -> set[str]:
     """Returns the variables in `given` of which an element is missing or known to an interval; functions apart."""
     numbers = {name: value for name, value in given.items() if name not in layout.functions}
-    intervals = {name for name, value in numbers.items() if isinstance(value, Interval)}
+    intervals = intervals_in(numbers)
     arrays = {
         name: as_numbers(value, f"'{name}' in `given`") for name, value in numbers.items() if name not in intervals
     }
-    return intervals | {name for name, array in arrays.items() if np.isnan(array).any()}
+    return {*intervals, *(name for name, array in arrays.items() if np.isnan(array).any())}
 
 
 def _exact(layout: Layout, given: Mapping[str, Any], intervals: Mapping[str, Interval]) -> dict[str, Any]:
@@ -259,11 +258,11 @@ def _with_rows(layout: Layout, values: Mapping[str, Any]) -> tuple[Mapping[str, 
 # roles ----------------------------------------------------------------------------------------------------------------
 
 
-def _element_mask(variable: Variable, of: Any) -> np.ndarray:
+def _element_mask(variable: Variable, request: Any) -> np.ndarray:
     """Returns which elements of a variable are asked, flat."""
-    if not isinstance(of, Mapping) or of[variable.name] is None:
+    if request is None:
         return np.ones(variable.size, bool)
-    mask = np.asarray(of[variable.name])
+    mask = np.asarray(request)
     if mask.dtype != bool or mask.shape != variable.shape:
         raise QueryError(
             f"`of` maps '{variable.name}' to the elements that are asked, booleans of the shape {variable.shape}, "
@@ -272,12 +271,16 @@ def _element_mask(variable: Variable, of: Any) -> np.ndarray:
     return mask.ravel()
 
 
-def _refuse_contradictions(layout: Layout, of: Any, masks: Mapping[str, Any], observed: Mapping[str, Any]) -> None:
-    """Refuses elements that a mask in `of` names and `given` has."""
+def _asked_masks(
+    layout: Layout, names: Iterable[str], requests: Mapping[str, Any], observed: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Returns by name the elements that are asked, flat; refuses elements that a mask in `of` names and `given` has."""
+    masks = {name: _element_mask(layout[name], requests.get(name)) for name in names}
     for name in masks:
-        named = isinstance(of, Mapping) and of.get(name) is not None and name in observed
+        named = requests.get(name) is not None and name in observed
         if named and (masks[name] & ~np.isnan(observed[name])).any():
             raise QueryError(f"'{name}' has an element that is both asked and given; ask for what is not given")
+    return masks
 
 
 def _guided_masks(

@@ -1,19 +1,22 @@
 """A question about many sites, in names, becomes a `Query` whose observations hold one `SiteQuery` each."""
 
+import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from retrodict._errors import DataError, QueryError, listed
+from retrodict._types import is_count
 from retrodict.query._parse import NOTHING_LEFT, Constraint, Given, Of, as_mapping, check_names, observed_arrays
 from retrodict.query._query import Query
 from retrodict.query._sites import SiteQuery
-from retrodict.query.functions import slots
+from retrodict.query.functions import each_array, functions_in, points_in, slots
 from retrodict.query.interval import intervals_in
-from retrodict.query.tokens import Batch, as_numbers
+from retrodict.query.tokens import Batch, as_numbers, requests_of
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.variables import At, Layout, Variable
+from retrodict.variables import Layout, Variable
 
 
 def parse_sites(
@@ -38,7 +41,8 @@ def parse_sites(
     check_names("`given`", given, layout.names)
     intervals = intervals_in(given)
     values = {name: value for name, value in given.items() if name not in intervals}
-    if isinstance(given, Batch):
+    batched = isinstance(given, Batch)
+    if batched:
         batch = Batch(values)
         queries = [_site_query(layout, observation_of(batch, i), of, sites) for i in range(_batch_size(batch))]
     else:
@@ -51,7 +55,7 @@ def parse_sites(
         roles=roles,
         values=np.zeros(roles.shape),
         of=tuple(name for name in layout.names if name in queries[0].of),
-        batched=isinstance(given, Batch),
+        batched=batched,
         intervals=intervals,
         constraints=tuple(guide),
         strength=strength,
@@ -61,11 +65,11 @@ def parse_sites(
 
 def observation_of(given: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """Returns one observation of a batch, or several of them."""
-    return {k: At(v.points[index], v.values[index]) if isinstance(v, At) else v[index] for k, v in given.items()}
+    return {name: each_array(operator.itemgetter(index), value) for name, value in given.items()}
 
 
 def _batch_size(given: Batch) -> int:
-    lengths = {len(v.points if isinstance(v, At) else v) for v in given.values()}
+    lengths = {len(points_in(value)) for value in given.values()}
     if len(lengths) != 1:
         raise DataError(f"every variable in a Batch needs the same number of observations, got {sorted(lengths)}")
     return lengths.pop()
@@ -73,10 +77,11 @@ def _batch_size(given: Batch) -> int:
 
 def _answers(layout: Layout, query: SiteQuery) -> Layout:
     """Returns the layout of the answer: every variable that is asked, those of sites with an axis of sites."""
+    functions = functions_in(query.of)
 
     def answer(name: str) -> Variable:
-        variable, request = layout[name], query.of[name]
-        shape = (len(np.asarray(request.points)),) if isinstance(request, At) else variable.shape
+        variable = layout[name]
+        shape = np.shape(functions[name].points)[:1] if name in functions else variable.shape
         sites = (query.count,) if variable.plate else ()
         return Variable(name, (*sites, *shape), kind=variable.kind)
 
@@ -88,7 +93,7 @@ def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | N
     site_values = {name: value for name, value in given.items() if name in layout.own}
     shared = {name: value for name, value in given.items() if name not in layout.own}
     count = _number_of_sites(site_values, sites)
-    site_values = {name: _padded(value, count) for name, value in site_values.items()}
+    site_values = {name: each_array(partial(_padded, count=count), value) for name, value in site_values.items()}
     resized, rows = layout, Batch(site_values)
     if layout.functions:
         slotted = slots(layout, Batch(site_values), None)
@@ -113,8 +118,7 @@ def _requests(layout: Layout, given: Mapping[str, Any], of: Of) -> dict[str, Any
             unmentioned or [n for n in names if n in layout.own and _has_nan(given[n])]
         )
     else:
-        listing = [of] if isinstance(of, str) else list(of)
-        requests = {name: of[name] if isinstance(of, Mapping) else None for name in listing}
+        requests = requests_of(of)
     check_names("`of`", requests, [name for name in layout.names if name not in layout.places])
     for name in requests:
         if name in layout.shared and name in given:
@@ -125,28 +129,26 @@ def _requests(layout: Layout, given: Mapping[str, Any], of: Of) -> dict[str, Any
 
 
 def _has_nan(value: Any) -> bool:
-    return not isinstance(value, At) and bool(np.isnan(as_numbers(value, "a variable in `given`")).any())
+    return bool(np.isnan(as_numbers(value, "a variable in `given`")).any())
 
 
 def _number_of_sites(own: Mapping[str, Any], sites: int | None) -> int:
     """Returns the number of sites: that of what is given, or `sites` if there are more."""
     lengths = {}
     for name, value in own.items():
-        array = np.asarray(value.points if isinstance(value, At) else as_numbers(value, f"'{name}' in `given`"))
+        array = as_numbers(points_in(value), f"'{name}' in `given`")
         if array.ndim == 0:
             raise DataError(f"'{name}' in `given` needs a leading axis, one entry for every site; got a single number")
         lengths[name] = len(array)
     if len(set(lengths.values())) > 1:
         raise DataError(f"what is given needs the same number of sites, got {lengths}; write NaN for what is not known")
     n_given = next(iter(lengths.values()), 0)
-    if sites is not None and (isinstance(sites, bool) or not isinstance(sites, int | np.integer) or sites < n_given):
+    if sites is not None and not is_count(sites, n_given):
         raise DataError(f"`sites` must be a whole number, at least the {n_given} that are given, got {sites!r}")
     return int(sites) if sites is not None else max(n_given, 1)
 
 
-def _padded(value: Any, count: int) -> Any:
-    """Returns what is given, NaN for sites of which nothing is known."""
-    if isinstance(value, At):
-        return At(_padded(value.points, count), _padded(value.values, count))
+def _padded(value: Any, count: int) -> np.ndarray:
+    """Returns an array of what is given, NaN for sites of which nothing is known."""
     array = as_numbers(value, "a variable in `given`")
     return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=np.nan)

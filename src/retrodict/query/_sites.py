@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64, Int, Int32
 
 from retrodict._errors import QueryError
 from retrodict.query.family import Shares
+from retrodict.query.functions import each_array, functions_in
 from retrodict.query.tokens import Batch
 from retrodict.roles import GIVEN
 from retrodict.variables import At, Layout
@@ -66,7 +67,7 @@ class SiteQuery:
     def points(self) -> dict[str, At | None]:
         """Returns the variables of sites that are asked, functions with the points they are asked at."""
         asked = {name: request for name, request in self.of.items() if name in self.layout.own}
-        return {name: request if isinstance(request, At) else None for name, request in asked.items()}
+        return {**dict.fromkeys(asked), **functions_in(asked)}
 
     def open_sites(self) -> Int[np.ndarray, " s"]:
         """Returns the sites of which something is asked that is not given.
@@ -91,14 +92,14 @@ class SiteQuery:
             return np.tile(part, (n, *[1] * (part.ndim - 1)))
 
         for name, value in self.own.items():
-            rows[name] = At(tiled(value.points), tiled(value.values)) if isinstance(value, At) else tiled(value)
+            rows[name] = each_array(tiled, value)
         return Batch(rows)
 
     def with_given(self, name: str, values: np.ndarray) -> np.ndarray:
         """Returns draws `(n, S, *shape)` with NaN at sites that were not asked, and given elements as they are."""
         mask = self._site_mask(name).reshape(-1, *[1] * (values.ndim - 2))
         values, given = np.where(mask, values, np.nan), self.own.get(name)
-        return values if given is None or isinstance(given, At) else np.where(np.isnan(given), values, given)
+        return values if given is None or self.layout[name].axes else np.where(np.isnan(given), values, given)
 
     def _site_mask(self, name: str) -> Bool[np.ndarray, " S"]:
         """Returns the sites of which a variable is asked."""
@@ -114,5 +115,5 @@ class SiteQuery:
         return mask
 
     def _is_open(self, name: str, site: int) -> bool:
-        given = self.own.get(name)
-        return given is None or isinstance(given, At) or bool(np.isnan(given[site]).any())
+        given = self.own.get(name)  # a function is asked at other points
+        return given is None or self.layout[name].axes > 0 or bool(np.isnan(given[site]).any())

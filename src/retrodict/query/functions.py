@@ -6,15 +6,15 @@ question gets as many as it needs, first those that are given, then those that a
     given {"counts": At(t, y)},  of {"counts": At(s)}    ->    "counts" [y, NaN],  "counts.at" [t, s],  asked [no, yes]
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from retrodict._errors import DataError, QueryError
-from retrodict.query.interval import Interval
-from retrodict.query.tokens import Batch, as_numbers
+from retrodict.query.interval import Interval, intervals_in
+from retrodict.query.tokens import Batch, as_numbers, requests_of
 from retrodict.variables import At, Layout, Variable, places_of
 
 
@@ -38,9 +38,24 @@ class Slots:
     answers: Mapping[str, slice]
 
 
-def in_slots(layout: Layout, given: Mapping[str, Any] | None) -> bool:
+def functions_in(values: Mapping[str, Any]) -> dict[str, At]:
+    """Returns the functions among values by name."""
+    return {name: value for name, value in values.items() if isinstance(value, At)}
+
+
+def points_in(value: Any) -> Any:
+    """Returns the points of a function, and any other value as it is."""
+    return value.points if isinstance(value, At) else value
+
+
+def each_array(change: Callable[[Any], Any], value: Any) -> Any:
+    """Returns `change(value)`; of a function, the changed points and the changed values."""
+    return At(change(value.points), change(value.values)) if isinstance(value, At) else change(value)
+
+
+def in_slots(layout: Layout, given: Mapping[str, Any]) -> bool:
     """Whether a question says itself what lies in which slot, as rows of simulations do."""
-    return isinstance(given, Mapping) and not set(layout.places).isdisjoint(given)
+    return not set(layout.places).isdisjoint(given)
 
 
 def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
@@ -50,13 +65,13 @@ def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[
         QueryError: a function that is asked without points, or a place that is asked.
         DataError: points and values of different shapes, or points that are not finite where values are.
     """
-    bounded = {name: at for name, at in given.items() if isinstance(at, At) and isinstance(at.values, Interval)}
-    if not bounded or isinstance(given, Batch):
-        return _number_slots(layout, given, of)
+    batched, bounded = isinstance(given, Batch), intervals_in({n: at.values for n, at in functions_in(given).items()})
+    if not bounded or batched:
+        return _number_slots(layout, given, of, batched=batched)
     # elements with equal ends go through slots as numbers; the others come back as an interval of every slot
-    ends = {name: at.values.ends(np.shape(at.points)[:1], name) for name, at in bounded.items()}
-    exact = {name: At(bounded[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
-    result = _number_slots(layout, {**given, **exact}, of)
+    ends = {name: interval.ends(np.shape(given[name].points)[:1], name) for name, interval in bounded.items()}
+    exact = {name: At(given[name].points, np.where(low == high, low, np.nan)) for name, (low, high) in ends.items()}
+    result = _number_slots(layout, {**given, **exact}, of, batched=False)
     intervals = {}
     for name, (low, high) in ends.items():
         infinite = np.full(result.layout[name].size - len(low), np.inf)
@@ -64,11 +79,11 @@ def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[
     return Slots(result.layout, {**result.given, **intervals}, result.of, result.answers)
 
 
-def _number_slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
-    batched = isinstance(given, Batch)
-    count = len(np.asarray(_first_array(given))) if batched else 1
-    names = [of] if isinstance(of, str) else of or ()
-    requests: dict[str, Any] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
+def _number_slots(
+    layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None, *, batched: bool
+) -> Slots:
+    count = len(np.asarray(points_in(next(iter(given.values()))))) if batched else 1
+    requests = requests_of(of)
     sizes, values, places, answers = {}, {}, {}, {}
     for name in layout.functions:
         axes = layout[name].axes
@@ -88,16 +103,10 @@ def _number_slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | 
     resized = layout.seen_at(sizes)
     return Slots(
         resized,
-        _slot_values(resized, given, values, places, requests),
+        _slot_values(resized, given, values, places, requests, batched=batched),
         None if of is None else _slot_requests(resized, requests, answers),
         {name: answers[name] for name in requests if name in answers},
     )
-
-
-def _first_array(given: Mapping[str, Any]) -> Any:
-    """Returns the first array of a batch, of a function its points."""
-    first = next(iter(given.values()))
-    return first.points if isinstance(first, At) else first
 
 
 def _slot_values(
@@ -106,8 +115,9 @@ def _slot_values(
     values: Mapping[str, Any],
     places: Mapping[str, Any],
     requests: Mapping[str, Any],
+    *,
+    batched: bool,
 ) -> Mapping[str, Any]:
-    batched = isinstance(given, Batch)
     result = {name: value for name, value in given.items() if name not in values}
     for name, array in values.items():
         place = places_of(name)
@@ -183,16 +193,13 @@ def slot_rows(layout: Layout, values: Mapping[str, Any], answers: Mapping[str, s
     Raises:
         DataError: values of a function that do not fit its points.
     """
-    rows: dict[str, Any] = {}
-    for name, value in values.items():
-        rows[name] = value
-        if isinstance(value, At):
-            array = as_numbers(value.values, f"the values of '{name}'")
-            block = answers[name]
-            if array.ndim != 2 or array.shape[1] != block.stop - block.start:
-                raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {array.shape}")
-            rows[name] = np.full((len(array), *layout[name].shape), np.nan, np.float32)
-            rows[name][:, block] = array
+    rows: dict[str, Any] = dict(values)
+    for name, value in functions_in(values).items():
+        array, block = as_numbers(value.values, f"the values of '{name}'"), answers[name]
+        if array.ndim != 2 or array.shape[1] != block.stop - block.start:
+            raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {array.shape}")
+        rows[name] = np.full((len(array), *layout[name].shape), np.nan, np.float32)
+        rows[name][:, block] = array
     return rows
 
 

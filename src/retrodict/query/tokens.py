@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from retrodict._errors import DataError, QueryError, listed
-from retrodict.variables import Layout, Variable
+from retrodict._types import is_count
+from retrodict.variables import Layout, Variable, names_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,21 @@ def as_numbers(value: Any, where: str) -> np.ndarray:
             return array.astype(np.float64 if array.dtype in (np.float64, np.int64, np.uint64) else np.float32)
         raise DataError(f"{where} must be numbers, got an array of type {array.dtype}")
     raise DataError(f"{where} must be numbers, got {type(value).__name__}")
+
+
+def requests_of(of: Iterable[str] | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns by name what is asked: the mask or the points that `of` maps the name to, or None if it lists names."""
+    return dict(of) if isinstance(of, Mapping) else dict.fromkeys(names_of(() if of is None else of))
+
+
+def check_simulations(sims: Any) -> None:
+    """Refuses simulations that are no mapping.
+
+    Raises:
+        DataError: they are none.
+    """
+    if not isinstance(sims, Mapping):
+        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
 
 
 def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, where: str) -> np.ndarray:
@@ -93,6 +109,6 @@ def count(n: Any) -> int:
     Raises:
         QueryError: it is no positive whole number.
     """
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+    if not is_count(n):
         raise QueryError(f"the number of draws must be a positive whole number, got {n!r}")
     return int(n)

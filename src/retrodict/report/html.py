@@ -105,23 +105,24 @@ class Picture:
 
     def to_html(self) -> str:
         """Returns a `<figure>` with the picture inside."""
-        png = self._png()
-        scale = PIXELS_PER_INCH / (FILE_DPI if isinstance(self.source, str | Path) else FIGURE_DPI)
+        png, dpi = self._png()
+        scale = PIXELS_PER_INCH / dpi
         width, height = (round(scale * int.from_bytes(png[k : k + 4])) for k in (16, 20))  # bytes of the PNG header
         return _figure("png", png, self.alt or self.caption, width, height, self.caption)
 
-    def _png(self) -> bytes:
+    def _png(self) -> tuple[bytes, int]:
+        """Returns the pixels, and their number per inch."""
         if not isinstance(self.source, str | Path):
             buffer = io.BytesIO()
             self.source.savefig(buffer, format="png", dpi=FIGURE_DPI)
-            return buffer.getvalue()
+            return buffer.getvalue(), FIGURE_DPI
         try:
             png = Path(self.source).read_bytes()
         except OSError as error:
             raise FileError(f"the picture '{self.source}' cannot be read: {error.strerror}") from error
         if not png.startswith(PNG_SIGNATURE):
             raise FileError(f"'{self.source}' is no PNG file: only those and matplotlib figures go into a report")
-        return png
+        return png, FILE_DPI
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,7 @@ def _cell(value: Any) -> str:
         return "&ndash;"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if not isinstance(value, Real):
+    if not _is_number(value):
         return _escaped(str(value))
     if isinstance(value, Integral) or not math.isfinite(value):
         text = str(value).replace("inf", "&infin;").replace("nan", "NaN")

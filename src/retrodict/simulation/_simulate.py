@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from retrodict._errors import DataError, RetrodictError, listed, unknown
+from retrodict._runtime.blocks import blocks
 from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._runtime.progress import Progress, Throughput
 from retrodict._types import Key, as_key
@@ -220,11 +221,11 @@ def _run_jax(request: _Request) -> Iterator[dict[str, np.ndarray]]:
     row = functools.partial(sites_of(problem, sites) if sites else row_of(problem), request.root)
     run = jax.jit(jax.vmap(row))
     size = min(n, max(1, MAX_ROWS_PER_BATCH // max(sites, 1)))
-    for start in range(0, n, size):
-        numbers = np.arange(start, start + size)
+    for block in blocks(n, size):
+        numbers = block[0] + np.arange(size)  # always as many, for one compiled program
         draws = {name: values[np.minimum(numbers, n - 1)] for name, values in request.draws.items()}
         batch = jax.device_get(run(jnp.asarray(numbers), draws))
-        yield {name: array[: n - start] for name, array in batch.items()}
+        yield {name: array[: len(block)] for name, array in batch.items()}
 
 
 def _run_numpy(request: _Request, errors: list[str]) -> Iterator[dict[str, np.ndarray]]:

@@ -26,7 +26,6 @@ from retrodict.solvers._adaptive import Tsit5 as Tsit5
 from retrodict.solvers._auto import CANDIDATES as CANDIDATES
 from retrodict.solvers._auto import Auto as Auto
 from retrodict.solvers._auto import at_cost as at_cost
-from retrodict.solvers._auto import stripped as stripped
 from retrodict.solvers._auto import told as told
 from retrodict.solvers._auto import with_explicit_grid as with_explicit_grid
 from retrodict.solvers._base import AbstractSolver as AbstractSolver
@@ -46,6 +45,7 @@ from retrodict.solvers._stochastic import EulerMaruyama as EulerMaruyama
 from retrodict.solvers._stochastic import ShARK as ShARK
 from retrodict.solvers._stochastic import StochasticHeun as StochasticHeun
 from retrodict.solvers._straightened import Straightened as Straightened
+from retrodict.solvers._straightened import stripped as stripped
 
 
 SOLVERS = {

@@ -3,20 +3,16 @@
 A *candidate* is a scheme on a grid whose number of steps is still open. `at_cost` sets it.
 """
 
-import dataclasses
-
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict._types import is_number
 from retrodict.paths import KarrasRho, LogSNR, Path, Power, Uniform
-from retrodict.solvers._base import AbstractSolver, AbstractStepping, ExplicitGrid, State, Velocity
-from retrodict.solvers._edm import EDMSampler
-from retrodict.solvers._fixed import RK4, AbstractOneStep, AdamsBashforth, Heun
+from retrodict.solvers._base import AbstractSolver, AbstractStepping, State, Velocity
+from retrodict.solvers._fixed import RK4, AdamsBashforth, Heun
 from retrodict.solvers._multistep import DPMSolver
-from retrodict.solvers._stochastic import AbstractStochastic
-from retrodict.solvers._straightened import Straightened
+from retrodict.solvers._straightened import Straightened, stripped
 
 
 # along straight lines, so that a grid means the same on every path
@@ -54,12 +50,11 @@ class Auto(AbstractSolver):
     candidates: tuple[AbstractSolver, ...] = eqx.field(static=True, default=CANDIDATES)
 
     def __check_init__(self) -> None:
-        if isinstance(self.error, bool) or not isinstance(self.error, int | float) or not self.error > 0.0:
+        if not (is_number(self.error) and self.error > 0.0):
             raise QueryError(f"Auto needs an error above 0, such as Auto(error=0.01), got {self.error!r}")
         for candidate in self.candidates:
             scheme = stripped(candidate)
-            has_churn = isinstance(scheme, EDMSampler) and scheme.churn > 0.0
-            if has_churn or isinstance(scheme, AbstractStochastic) or not isinstance(scheme, AbstractStepping):
+            if not isinstance(scheme, AbstractStepping) or scheme.draws_noise:
                 raise QueryError(
                     "Auto compares solvers that take a given number of steps and draw no noise on their way, got "
                     f"{type(scheme).__name__}; name some such as AdamsBashforth(grid=Power())"
@@ -80,27 +75,13 @@ class Auto(AbstractSolver):
         return None
 
 
-def stripped(solver: AbstractSolver) -> AbstractSolver:
-    """Returns the solver inside `Straightened`, or else the solver itself."""
-    return solver.solver if isinstance(solver, Straightened) else solver
-
-
 def at_cost(solver: AbstractSolver, evaluations: int) -> AbstractSolver:
     """Returns the solver with as many steps as `evaluations` of the network allow; an adaptive solver is unchanged.
 
     Raises:
         QueryError: `evaluations` are too few for the smallest number of steps.
     """
-    if isinstance(solver, Straightened):
-        return Straightened(at_cost(solver.solver, evaluations))
-    if not isinstance(solver, AbstractStepping):
-        return solver
-    two, three = (dataclasses.replace(solver, steps=steps).evaluations or 0 for steps in (2, 3))
-    try:
-        return dataclasses.replace(solver, steps=2 + (evaluations - two) // (three - two))
-    except QueryError as error:
-        sentence = f"{evaluations} evaluations of the network are too few for {type(solver).__name__}"
-        raise QueryError(f"{sentence}: {error}; allow more, or leave it out") from error
+    return solver.at_cost(evaluations)
 
 
 def with_explicit_grid(solver: AbstractSolver, path: Path, max_steps: int, *, reverse: bool = False) -> AbstractSolver:
@@ -109,20 +90,9 @@ def with_explicit_grid(solver: AbstractSolver, path: Path, max_steps: int, *, re
     A program compiled for a scheme then serves all its grids. `reverse` runs from data to noise. A scheme that does not
     support an explicit grid is unchanged.
     """
-    if isinstance(solver, Straightened):
-        return Straightened(with_explicit_grid(solver.solver, path.straightened(), max_steps, reverse=reverse))
-    if not isinstance(solver, AbstractOneStep | AdamsBashforth | DPMSolver):
-        return solver
-    times = _times(solver, path, *(reversed(path.span) if reverse else path.span))
-    times = jnp.pad(times, (0, max_steps - solver.steps), mode="edge")
-    return dataclasses.replace(solver, steps=max_steps, grid=ExplicitGrid(times, jnp.asarray(solver.steps)))
+    return solver.with_explicit_grid(path, max_steps, reverse=reverse)
 
 
 def told(solver: AbstractSolver, path: Path, most: int, *, back: bool = False) -> AbstractSolver:
     """Returns `with_explicit_grid(solver, path, most, reverse=back)`, by the name and keywords of earlier versions."""
     return with_explicit_grid(solver, path, most, reverse=back)
-
-
-@eqx.filter_jit
-def _times(solver: AbstractStepping, path: Path, start: float, end: float) -> Array:
-    return (solver.grid or path.grid).times(solver.steps, start, end, path.schedule)

@@ -1,14 +1,17 @@
 """The protocol of solvers, and the parts that they share."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict._types import is_count
 from retrodict.paths import AbstractGrid, Flow, Path, flow_matching
 from retrodict.paths._schedules import AbstractSchedule
 
@@ -21,6 +24,7 @@ class AbstractSolver(eqx.Module):
     """Carries a state from one time to another."""
 
     follows_velocity: ClassVar[bool] = True  # needs nothing but a velocity, so that it can integrate log densities, too
+    has_density: ClassVar[bool] = False  # whether draws have one: of solvers with fixed steps on any grid and no noise
 
     @abc.abstractmethod
     def __call__(
@@ -39,6 +43,19 @@ class AbstractSolver(eqx.Module):
     def refusal(self, path: Path) -> str | None:
         """Returns the reason why this solver cannot follow a path, with the cure; `None` if it can."""
         return None
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether the solver draws noise on its way, after the noise that it starts from."""
+        return False
+
+    def at_cost(self, evaluations: int) -> "AbstractSolver":
+        """Returns the solver that `solvers.at_cost` describes."""
+        return self
+
+    def with_explicit_grid(self, path: Path, max_steps: int, *, reverse: bool) -> "AbstractSolver":
+        """Returns the solver that `solvers.with_explicit_grid` describes."""
+        return self
 
 
 class ExplicitGrid(AbstractGrid):
@@ -61,7 +78,7 @@ class AbstractStepping(AbstractSolver):
     grid: eqx.AbstractVar[AbstractGrid | None]
 
     def __check_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+        if not is_count(self.steps, kinds=int):
             raise QueryError(f"a solver needs at least one step, got steps={self.steps}")
 
     def times(self, velocity: Velocity, start: float, end: float) -> Float[Array, " n"]:
@@ -75,6 +92,26 @@ class AbstractStepping(AbstractSolver):
             return jax.lax.scan(body, state, rows)[0]
         count = self.grid.count - (self.steps - len(rows[0]))
         return jax.lax.fori_loop(0, count, lambda i, state: body(state, tuple(row[i] for row in rows))[0], state)
+
+    def at_cost(self, evaluations: int) -> "AbstractStepping":
+        two, three = (dataclasses.replace(self, steps=steps).evaluations or 0 for steps in (2, 3))
+        try:
+            return dataclasses.replace(self, steps=2 + (evaluations - two) // (three - two))
+        except QueryError as error:
+            sentence = f"{evaluations} evaluations of the network are too few for {type(self).__name__}"
+            raise QueryError(f"{sentence}: {error}; allow more, or leave it out") from error
+
+    def with_explicit_grid(self, path: Path, max_steps: int, *, reverse: bool) -> "AbstractStepping":
+        if not self.has_density:
+            return self
+        times = _times(self, path, *(reversed(path.span) if reverse else path.span))
+        times = jnp.pad(times, (0, max_steps - self.steps), mode="edge")
+        return dataclasses.replace(self, steps=max_steps, grid=ExplicitGrid(times, jnp.asarray(self.steps)))
+
+
+@eqx.filter_jit
+def _times(solver: AbstractStepping, path: Path, start: float, end: float) -> Array:
+    return (solver.grid or path.grid).times(solver.steps, start, end, path.schedule)
 
 
 def flow_of(velocity: Velocity, solver: AbstractSolver) -> Flow:

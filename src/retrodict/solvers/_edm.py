@@ -87,6 +87,10 @@ class EDMSampler(AbstractStepping):
         return y_hat - s_hat * slope(y_hat, s_hat)
 
     @property
+    def draws_noise(self) -> bool:
+        return self.churn > 0.0
+
+    @property
     def evaluations(self) -> int:
         return 2 * self.steps - 1
 

@@ -24,6 +24,7 @@ class AbstractOneStep(AbstractStepping):
     """A scheme whose step depends on the present state alone."""
 
     stages: eqx.AbstractClassVar[int]
+    has_density: ClassVar[bool] = True
 
     @abc.abstractmethod
     def step(self, velocity: Velocity, x: State, t: Array, h: Array) -> State:
@@ -101,6 +102,7 @@ class AdamsBashforth(AbstractStepping):
 
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
+    has_density: ClassVar[bool] = True
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None

@@ -29,6 +29,7 @@ class DPMSolver(AbstractStepping):
     steps: int = eqx.field(static=True, default=20)
     grid: AbstractGrid | None = None
     follows_velocity: ClassVar[bool] = False
+    has_density: ClassVar[bool] = True
 
     def __call__(
         self, velocity: Velocity, x: State, start: float, end: float, *, key: PRNGKeyArray | None = None

@@ -14,7 +14,7 @@ from retrodict.solvers._base import AbstractSolver, AbstractStepping
 from retrodict.solvers._edm import EDMSampler
 from retrodict.solvers._fixed import RK4, AdamsBashforth, Euler, Heun, Midpoint
 from retrodict.solvers._multistep import DPMSolver
-from retrodict.solvers._straightened import Straightened
+from retrodict.solvers._straightened import Straightened, stripped
 
 
 STRAIGHTENED = "Straightened"
@@ -41,14 +41,13 @@ def to_json(solver: AbstractSolver) -> dict[str, Any]:
     Raises:
         QueryError: the solver or its grid is in none of the tables.
     """
-    if isinstance(solver, Straightened):
-        return {"name": STRAIGHTENED, "solver": to_json(solver.solver)}
+    inner = stripped(solver)
+    if inner is not solver:
+        return {"name": STRAIGHTENED, "solver": to_json(inner)}
     entry: dict[str, Any] = {"name": _name_of(solver, SCHEMES)}
-    for field in dataclasses.fields(solver):
-        value = getattr(solver, field.name)
-        entry[field.name] = (
-            {"name": _name_of(value, GRIDS), **dataclasses.asdict(value)} if isinstance(value, AbstractGrid) else value
-        )
+    entry |= {field.name: getattr(solver, field.name) for field in dataclasses.fields(solver)}
+    if grid := entry.get("grid"):
+        entry["grid"] = {"name": _name_of(grid, GRIDS), **dataclasses.asdict(grid)}
     return entry
 
 

@@ -72,6 +72,10 @@ class AbstractStochastic(AbstractStepping):
         return diffrax.UnsafeBrownianPath(shape=shape, key=key, levy_area=area)
 
     @property
+    def draws_noise(self) -> bool:
+        return True
+
+    @property
     def evaluations(self) -> int:
         return self.steps * self.stages
 

@@ -36,3 +36,14 @@ class Straightened(AbstractSolver):
 
     def refusal(self, path: Path) -> str | None:
         return self.solver.refusal(path.straightened())
+
+    def at_cost(self, evaluations: int) -> "Straightened":
+        return Straightened(self.solver.at_cost(evaluations))
+
+    def with_explicit_grid(self, path: Path, max_steps: int, *, reverse: bool) -> "Straightened":
+        return Straightened(self.solver.with_explicit_grid(path.straightened(), max_steps, reverse=reverse))
+
+
+def stripped(solver: AbstractSolver) -> AbstractSolver:
+    """Returns the solver inside `Straightened`, or else the solver itself."""
+    return solver.solver if isinstance(solver, Straightened) else solver

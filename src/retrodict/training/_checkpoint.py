@@ -102,10 +102,9 @@ def _hash(parts: Any) -> str:
     leaves, tree = jax.tree.flatten(parts)
     digest = hashlib.sha256(_text(tree).encode())
     for leaf in leaves:
-        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
         if isinstance(leaf, jax.Array | np.ndarray):
-            array = np.ascontiguousarray(leaf)
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(array.data.cast("B") if array.size else b"")
         else:

@@ -17,10 +17,9 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
-import numpy as np
 
 from retrodict._errors import DataError, QueryError
-from retrodict._types import Key
+from retrodict._types import Key, is_count
 from retrodict.models import DistilledDensity, DistilledSampler, FlowModel, HierarchicalModel
 from retrodict.models._importance import ImportanceSampledPosterior
 from retrodict.simulation._failures import FailedRunsWarning
@@ -73,7 +72,7 @@ class FitSettings:
             "batch_size": batch_size if self.batch_size is None else self.batch_size,
         }
         for name, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            if not is_count(number):
                 raise DataError(f"`{name}` must be a positive whole number, got {number!r}")
         if not self.weight_decay >= 0:
             raise DataError(f"`weight_decay` must be zero or positive, got {self.weight_decay!r}")

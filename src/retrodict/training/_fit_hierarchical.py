@@ -28,6 +28,7 @@ from retrodict._errors import DataError, listed
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, HierarchicalModel, Record
 from retrodict.nets._plate import SiteRegression, runs_of, site_moments
+from retrodict.query.tokens import check_simulations
 from retrodict.roles import ABSENT, GIVEN
 from retrodict.training._fit_flow import fit_rows
 from retrodict.training._fit_site_parameters import fit_site_parameters, location_scale_loss
@@ -37,7 +38,7 @@ from retrodict.training._run import AbstractLoss, extended, train
 from retrodict.training._site_regression import SetStatistics, fit_site_regression, random_features_of
 from retrodict.training._site_sets import Sets, SyntheticSets, simulated_sets, single_sites
 from retrodict.training._source import GeneratedRows
-from retrodict.training._table import MIN_ROWS, check_mapping
+from retrodict.training._table import MIN_ROWS
 from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout
 
@@ -188,7 +189,7 @@ def _split(
 
 def _check(model: HierarchicalModel, sims: Mapping[str, Any]) -> None:
     """Refuses simulations that the model cannot learn from."""
-    check_mapping(sims)
+    check_simulations(sims)
     for name in model.layout.names:
         if name not in sims:
             raise DataError(f"'{name}' is missing in the simulations, which have {listed(sims)}")

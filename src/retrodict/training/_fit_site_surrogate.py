@@ -7,6 +7,7 @@ of its width, whatever the network.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -45,12 +46,8 @@ def fit_surrogate(
     `options` are those of `fit`.
     """
     z = scaled(site, rows)
-    result: Surrogate | SiteMixture
-    if isinstance(surrogate, SiteMixture):
-        result, history = _fit_mixture(surrogate, site, rows, validation, budget, key=key, **options)
-    else:
-        result, history = _fit_flow(surrogate, site, rows, validation, budget, key=key, **options)
-    if isinstance(result, SiteMixture) and result.mixture.is_baseline_only:  # the regression itself
+    result, history = _fit_network(surrogate, site, rows, validation, budget, key=key, **options)
+    if result.is_baseline_only:  # the regression itself
         return result, history
     # A bias of a twentieth of y's standard deviation is invisible in a validation loss (.001 of it), and moves the
     # posterior of 200 sites by half of its width: draws are given the regression of the simulations.
@@ -59,8 +56,9 @@ def fit_surrogate(
     return result.with_correction(simulated - learned), history
 
 
-def _fit_flow(
-    surrogate: Surrogate,
+@functools.singledispatch
+def _fit_network(
+    surrogate: Any,
     site: FlowModel,
     rows: Rows,
     validation: Rows,
@@ -68,7 +66,7 @@ def _fit_flow(
     *,
     key: Key,
     **options: Any,
-) -> tuple[Surrogate, History]:
+) -> tuple[Any, History]:
     layout = site.layout
     train, held_out = (scaled(site, named) for named in (rows, validation))
     trend = jnp.asarray(regression(layout, surrogate.inputs(train), train), jnp.float32)
@@ -81,6 +79,7 @@ def _fit_flow(
     return dataclasses.replace(surrogate, model=model), history
 
 
+@_fit_network.register(SiteMixture)
 def _fit_mixture(
     surrogate: SiteMixture,
     site: FlowModel,

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from retrodict._errors import DataError
-from retrodict.query.tokens import flatten
+from retrodict.query.tokens import check_simulations, flatten
 from retrodict.simulation._failures import Failures
 from retrodict.training._source import ROWS_PER_BLOCK, Stream
 from retrodict.transforms.scaling import Scaling
@@ -44,7 +44,7 @@ class SimulationTable:
         Raises:
             DataError: `sims` is no mapping, lacks a variable, or has too few rows.
         """
-        check_mapping(sims)
+        check_simulations(sims)
         count = getattr(sims, "kept", None)
         if count is None:
             values = next(iter(sims.values()), ())
@@ -123,16 +123,6 @@ class SimulationTable:
             held_out,
             getattr(store, "block", ROWS_PER_BLOCK),
         )
-
-
-def check_mapping(sims: Any) -> None:
-    """Refuses simulations that are no mapping.
-
-    Raises:
-        DataError: they are none.
-    """
-    if not isinstance(sims, Mapping):
-        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
 
 
 def _finite(layout: Layout, rows: np.ndarray) -> np.ndarray:

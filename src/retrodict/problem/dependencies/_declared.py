@@ -18,7 +18,7 @@ from retrodict._errors import DataError, listed, unknown
 from retrodict.problem import Prior, Problem
 from retrodict.problem._prior import base_of
 from retrodict.problem.dependencies._masks import Edges, Kind
-from retrodict.variables import Layout
+from retrodict.variables import Layout, names_of
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -54,7 +54,7 @@ class Dependencies:
         for name, parts in dict(exchangeable).items():
             if not isinstance(parts, int) or parts < 1:
                 raise DataError(f"`exchangeable` gives '{name}' {parts!r} parts; write a whole number, 1 or more")
-        pairs = tuple((child, (ps,) if isinstance(ps, str) else tuple(ps)) for child, ps in dict(parents).items())
+        pairs = tuple((child, tuple(names_of(ps))) for child, ps in dict(parents).items())
         object.__setattr__(self, "parents", pairs)
         object.__setattr__(self, "exchangeable", tuple(dict(exchangeable).items()))
         object.__setattr__(self, "matrix", tuple(matrix))

@@ -62,7 +62,7 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 
 def digest(thing: Any) -> str | None:
     """A hash of the code and the settings of a function or an object, or None where they are not available."""
-    text = "\n".join(_texts(thing, set()))
+    text = "\n".join(_texts(thing, {}))
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 
@@ -97,7 +97,7 @@ def _entry(entry: Any) -> str:
     settings = {name: np.asarray(getattr(entry, name)) for name in getattr(entry, "arg_constraints", {})}
     if settings and all(value.size <= 8 for value in settings.values()):
         return f"{kind}({', '.join(f'{name}={value.tolist()}' for name, value in settings.items())})"
-    leaves = "\n".join(text for leaf in _leaves(entry) for text in _texts(leaf, set()))
+    leaves = "\n".join(text for leaf in _leaves(entry) for text in _texts(leaf, {}))
     return f"{kind} {hashlib.sha256(leaves.encode()).hexdigest()[:16]}"
 
 
@@ -113,7 +113,7 @@ def _leaves(value: Any) -> list[Any]:
     return jax.tree_util.tree_leaves(fields)
 
 
-def _texts(thing: Any, visited: set[int]) -> Iterator[str]:
+def _texts(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     """The code and the settings of an object and of all that it refers to, as texts; none where not available."""
     thing = inspect.unwrap(thing) if callable(thing) else thing
     if isinstance(thing, PLAIN):
@@ -124,7 +124,7 @@ def _texts(thing: Any, visited: set[int]) -> Iterator[str]:
     elif id(thing) in visited or isinstance(thing, types.ModuleType):
         return
     else:
-        visited.add(id(thing))
+        visited[id(thing)] = thing  # kept, as the place in memory of a freed object may be another's next
         yield from _texts_inside(thing, visited)
 
 
@@ -132,7 +132,7 @@ def _is_key(thing: jax.Array) -> bool:
     return bool(jax.numpy.issubdtype(thing.dtype, jax.dtypes.prng_key))
 
 
-def _texts_inside(thing: Any, visited: set[int]) -> Iterator[str]:
+def _texts_inside(thing: Any, visited: dict[int, Any]) -> Iterator[str]:
     if isinstance(thing, Mapping):
         for key, value in thing.items():
             yield repr(key)

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from retrodict._errors import DataError
+from retrodict._types import is_count
 from retrodict.problem import _command_simulator
 from retrodict.simulation.store import _child
 from retrodict.simulation.store._child import FAILED, TIMED_OUT, Outcome
@@ -156,7 +157,7 @@ def checked_executor(executor: Any, timeout: float | None) -> Any:
         raise DataError(f"`timeout` is the seconds that a row may take, more than 0, got {timeout!r}")
     if executor is None:
         return None if timeout is None else 1
-    if isinstance(executor, int | np.integer) and not isinstance(executor, bool) and executor > 0:
+    if is_count(executor):
         return int(executor)
     if hasattr(executor, "get_executor"):  # a client of Dask; its own `submit` would reuse results of equal calls
         executor = executor.get_executor(pure=False)
