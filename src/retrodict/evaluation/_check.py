@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from retrodict import diagnostics
+from retrodict._runtime.precision import in_single_precision
 from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, expected_log_prob, sbc, tarp
@@ -76,6 +77,7 @@ class Check:
         return html_table("Check", self._rows())
 
 
+@in_single_precision
 def check(
     model: M,
     sims: Mapping[str, Any],

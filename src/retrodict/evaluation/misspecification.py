@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from retrodict._errors import DataError, QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.diagnostics.summary import labels_of
@@ -86,6 +87,7 @@ class Unlike:
         return html_table("Unlike", rows)
 
 
+@in_single_precision
 def unlike(
     model: AbstractModel,
     observation: Mapping[str, Any],
@@ -117,6 +119,7 @@ def unlike(
     return _outcomes(model, observation, sims, references, draws, level, key)[0]
 
 
+@in_single_precision
 def unlike_each(
     model: AbstractModel,
     observations: Batch,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from retrodict._errors import QueryError, listed
+from retrodict._runtime.precision import in_single_precision
 from retrodict.evaluation._check_rows import given_in_rows, held_out_tokens
 from retrodict.models import AbstractModel, Choice, FlowModel, model_for
 from retrodict.models._auto_solver import OBSERVATIONS, Observations, measured, typical
@@ -19,6 +20,7 @@ from retrodict.roles import GIVEN
 from retrodict.solvers import Auto, to_json
 
 
+@in_single_precision
 def tune(
     model: AbstractModel,
     *,

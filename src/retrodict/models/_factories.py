@@ -7,6 +7,7 @@ import numpy as np
 
 from retrodict._errors import DataError, QueryError
 from retrodict._runtime.compile_cache import ensure_cache
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.models._flow import FlowModel, built
 from retrodict.models._record import Record
@@ -31,6 +32,7 @@ from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout
 
 
+@in_single_precision
 def joint(
     layout: Layout,
     *,

@@ -21,6 +21,7 @@ import numpy as np
 from retrodict._errors import FileError, RetrodictError
 from retrodict._runtime.atomic_files import write_whole
 from retrodict._runtime.compile_cache import ensure_cache
+from retrodict._runtime.precision import in_single_precision
 from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for, skeleton_of
 
 
@@ -58,6 +59,7 @@ def save(model: AbstractModel, file: str | os.PathLike[str]) -> Path:
     return write_whole(Path(file), to_bytes(arrays, metadata={"retrodict": json.dumps(manifest)}))
 
 
+@in_single_precision
 def load(file: str | os.PathLike[str]) -> Any:
     """Reads a model that `save` wrote, of the kind that was saved; nothing in the file is executed.
 

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
@@ -204,6 +205,7 @@ class FlowModel(AbstractModel):
             return sample_guided(model, query, n, solver=solver, key=key)
         return _flow_answers.sample(model, query, n, solver, key)
 
+    @in_single_precision
     def guided(
         self,
         n: int,
@@ -242,6 +244,7 @@ class FlowModel(AbstractModel):
         model = self._resized(query.layout)
         return _flow_answers.density(model, query, rows, solver, trace, key, slopes=slopes)
 
+    @in_single_precision
     def estimate_log_prob(
         self,
         values: Mapping[str, Any],
@@ -262,6 +265,7 @@ class FlowModel(AbstractModel):
         error = trace.error(densities.estimates, densities.latent)
         return _flow_answers.Estimate(densities.estimates.mean(axis=1), np.asarray(error))
 
+    @in_single_precision
     def grad_log_prob(
         self,
         values: Mapping[str, Any],
@@ -284,6 +288,7 @@ class FlowModel(AbstractModel):
 
         return _flow_answers.Gradient(densities.estimates[:, 0], by_name(LATENT, values), by_name(GIVEN, given or {}))
 
+    @in_single_precision
     def velocity(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
@@ -298,6 +303,7 @@ class FlowModel(AbstractModel):
         """
         return self._field("velocity", values, t, given)
 
+    @in_single_precision
     def score(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
@@ -315,6 +321,7 @@ class FlowModel(AbstractModel):
         query, rows, _ = self._parse_values(values, given)
         return unflatten(self.modeled, _flow_answers.field(self, kind, query, rows, t), values)
 
+    @in_single_precision
     def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
@@ -323,6 +330,7 @@ class FlowModel(AbstractModel):
         """
         return _flow_answers.in_coordinates(self, values, self.scaling.forward)
 
+    @in_single_precision
     def from_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Returns the inverse of `to_coordinates`."""
         return _flow_answers.in_coordinates(self, values, self.scaling.inverse)

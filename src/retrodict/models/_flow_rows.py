@@ -62,7 +62,7 @@ def carried_rows(
     key: PRNGKeyArray,
     directions: Float[Array, "a k"],
 ) -> tuple[Float[Array, "n k"], Float[Array, " n"]]:
-    """Returns such draws, and their log densities under the solver in the user's units, whatever its steps get wrong."""
+    """Returns such draws, and their log densities, in the user's units, under the solver with its errors."""
     scaling = model.scaling.only(model.modeled)
 
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> tuple[Tokens, Scalar]:

@@ -22,6 +22,7 @@ from jaxtyping import Array, ArrayLike, PRNGKeyArray
 
 from retrodict._errors import QueryError
 from retrodict._runtime.blocks import block_size, in_blocks
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.constraints import Between, Units, View
 from retrodict.guidance import (
@@ -145,6 +146,7 @@ def sample_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolv
     return tokens[rows][None]
 
 
+@in_single_precision
 def repaint(
     model: AbstractModel,
     n: int,

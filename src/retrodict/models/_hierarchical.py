@@ -30,6 +30,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import FileError, QueryError
 from retrodict._runtime.blocks import blocks
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._composed_scores import compose
@@ -326,6 +327,7 @@ def _refuse_auto(solver: AbstractSolver | None) -> None:
         raise QueryError("Auto measures one model; name a solver, or ask `model.site` about a single site")
 
 
+@in_single_precision
 def hierarchical(
     layout: Layout,
     *,

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from retrodict._errors import QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.guidance import effective_size, resample
 from retrodict.models._factorized_likelihood import FactorizedLikelihood
@@ -122,6 +123,7 @@ class ImportanceSampledPosterior(AbstractModel):
         tokens[..., self.modeled.is_parameter] = parameters
         return tokens
 
+    @in_single_precision
     def log_prob(
         self,
         values: Mapping[str, Any],
@@ -156,6 +158,7 @@ class ImportanceSampledPosterior(AbstractModel):
         log_evidence = np.logaddexp.reduce(log_weights, axis=1) - np.log(self.evidence_proposals)
         return self._log_target(rows) - log_evidence[observation.reshape(-1)]
 
+    @in_single_precision
     def log_prob_of_truth(self, values: Mapping[str, Any], given: Batch, *, proposals: int, key: Key) -> np.ndarray:
         """Returns log densities `(n,)` of the parameters that n observations were made with, not better than they are.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import FileError, QueryError, listed
+from retrodict._runtime.precision import in_single_precision
 from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
@@ -198,6 +199,7 @@ class AbstractModel(eqx.Module):
             raise QueryError(reason)
         return query
 
+    @in_single_precision
     def sample(
         self,
         n: int,
@@ -241,10 +243,11 @@ class AbstractModel(eqx.Module):
         n = count(n)
         query = self.parse(given, of, guide=guide, strength=strength, correct=correct, sites=sites)
         for sentence in self._doubts(query) if self.record.calibrations else ():
-            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
+            warnings.warn(sentence, CalibrationWarning, stacklevel=4)  # equinox and `in_single_precision` wrap methods
         draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
         return {k: v if self._needs_double(k) else np.asarray(v, np.float32) for k, v in draws.items()}
 
+    @in_single_precision
     def log_prob(
         self,
         values: Mapping[str, Any],
@@ -273,6 +276,7 @@ class AbstractModel(eqx.Module):
     ) -> tuple[Query, np.ndarray, bool]:
         return parse_values(self.layout, values, given, embedded=self._pieces)
 
+    @in_single_precision
     def doubts(
         self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
     ) -> list[str]:
@@ -293,6 +297,7 @@ class AbstractModel(eqx.Module):
         del layout
         return self
 
+    @in_single_precision
     def predictive(self, draws: Mapping[str, Any], *, key: Key = 0) -> dict[str, np.ndarray]:
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.
 
@@ -307,6 +312,7 @@ class AbstractModel(eqx.Module):
 
     # inside JAX -----------------------------------------------------------------------------------------------------
 
+    @in_single_precision
     def log_density(
         self, *, given: Mapping[str, Any] | None = None, of: Iterable[str] | None = None
     ) -> Callable[[Mapping[str, Any]], Float[Array, ""]]:
@@ -322,6 +328,7 @@ class AbstractModel(eqx.Module):
         refuse_many(query)
         return density_by_name(query, self._density_function(query))
 
+    @in_single_precision
     def sampler(
         self, *, given: Mapping[str, Any] | None = None, of: Iterable[str] | None = None
     ) -> Callable[[PRNGKeyArray], dict[str, Array]]:
@@ -334,7 +341,7 @@ class AbstractModel(eqx.Module):
         query = self.parse(given, of)
         refuse_many(query)
         draw = self._sampler_function(query)
-        return lambda key: unflatten(query.answers, draw(key), query.of)
+        return in_single_precision(lambda key: unflatten(query.answers, draw(key), query.of))
 
     # files ----------------------------------------------------------------------------------------------------------
 

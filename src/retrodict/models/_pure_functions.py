@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from retrodict._errors import QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict.query import Query
 from retrodict.roles import LATENT
 from retrodict.transforms import supports
@@ -32,6 +33,7 @@ def density_by_name(query: Query, density: Callable[[Array], Array]) -> Callable
     layout, latent = query.layout, query.roles[0] == LATENT
     low, high = layout.ends
 
+    @in_single_precision
     def log_density(values: Mapping[str, Any]) -> Float[Array, ""]:
         tokens = jnp.asarray(query.values[0])
         for name in query.of:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, Scalar, as_key
 from retrodict.diagnostics import c2st
 from retrodict.evaluation import given_in_rows, held_out_tokens
@@ -76,6 +77,7 @@ class DistillationLoss(AbstractFlowLoss):
         return jnp.mean(jax.vmap(row_loss)(*rows))
 
 
+@in_single_precision
 def distill(
     model: FlowModel,
     sims: Mapping[str, Any],
@@ -133,6 +135,7 @@ def distill(
     return sampler, history
 
 
+@in_single_precision
 def distill_density(
     model: FlowModel,
     sims: Mapping[str, Any],

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import equinox as eqx
 
 from retrodict._errors import DataError, QueryError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, is_count
 from retrodict.models import DistilledDensity, DistilledSampler, FlowModel, HierarchicalModel
 from retrodict.models._importance import ImportanceSampledPosterior
@@ -85,6 +86,7 @@ class FitSettings:
         return {name: getattr(self, name) for name in names}
 
 
+@in_single_precision
 def fit(
     model: Model,
     sims: Mapping[str, Any],

@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._errors import DataError
+from retrodict._runtime.precision import in_single_precision
 from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.models import FlowModel, posterior
@@ -85,6 +86,7 @@ class SelectionReport:
         return [*rows, ("time", f"{self.seconds:.0f} s")]
 
 
+@in_single_precision
 def learn_posterior(
     sims: Simulations,
     *,

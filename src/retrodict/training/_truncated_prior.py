@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from retrodict._errors import QueryError, listed
+from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.models import AbstractModel, model_for
 from retrodict.problem import AbstractPrior, Draw, Problem
@@ -140,6 +141,7 @@ class TruncatedPrior(AbstractPrior):
         return self.base.log_prob(self._named(u)) + jnp.sum(supports.log_slope(u, *self.layout.ends))
 
 
+@in_single_precision
 def truncate(
     problem: Problem,
     model: AbstractModel,
