@@ -235,12 +235,13 @@ class DistilledDensity(AbstractDistilled):
     def log_density_of_row(self, tokens: Float[Array, " d"]) -> Scalar:
         """Returns the log density of one row of all elements, in the user's units and the layout's order."""
         latent, inputs = self.family.where(LATENT), self.family.where(GIVEN)
-        z = self.scaling.forward(tokens)
+        point, more = self.scaling.density_point(tokens)
+        z = self.scaling.forward(jnp.where(latent, point, tokens))
         y = z[latent]
         density = self.mixture.log_prob(ConditionalRows(z[inputs], jnp.zeros((), int), y, y, y))
         low, high = (end.astype(np.float32) for end in self.layout.ends)
         inside = jnp.all(((low <= tokens) & (tokens <= high))[latent])
-        return jnp.where(inside, density - jnp.sum(self.scaling.log_slope(z)[latent]), -jnp.inf)
+        return jnp.where(inside, density + jnp.sum((more - self.scaling.log_slope(z))[latent]), -jnp.inf)
 
 
 def _record_in(manifest: Mapping[str, Any]) -> Record:

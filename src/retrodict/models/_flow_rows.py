@@ -134,10 +134,13 @@ def log_density(
     key: PRNGKeyArray,
 ) -> Float[Array, " m"]:
     """Returns estimates `(m,)` of the log density of one row of tokens in the user's units."""
+    point, more = model.scaling.density_point(x)
+    x = jnp.where(roles == LATENT, point, x)
     ready = model.ready(jnp.where(roles != ABSENT, model.scaling.forward(x), 0.0), roles)
     noise, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
     log_probs = model.path.log_begin(noise) - model.scaling.only(model.modeled).log_slope(ready.z)
-    return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain
+    more = jnp.sum(jnp.where(roles == LATENT, more, 0.0))
+    return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain + more
 
 
 def one_draw(model: FlowLike, solver: AbstractSolver, z: Tokens, roles: Roles, key: PRNGKeyArray) -> Tokens:

@@ -106,7 +106,8 @@ class HierarchicalModel(AbstractModel):
         roles = jnp.pad(jnp.asarray(query.roles), pad, constant_values=ABSENT)
         summary = _read(self._reader(query.layout), jnp.pad(z, pad), roles, runs_of(layout), self.line)
         k, shared = len(summary.center), self.shared.scaling.robust
-        mean, std = shared.mean.at[:k].add(summary.center * shared.std[:k]), shared.std.at[:k].multiply(summary.width)
+        mean, std = jnp.asarray(shared.mean), jnp.asarray(shared.std)
+        mean, std = mean.at[:k].add(summary.center * std[:k]), std.at[:k].multiply(summary.width)
         tails = dataclasses.replace(shared, mean=mean, std=std)
         scaling = dataclasses.replace(self.shared.scaling, robust=tails)
         return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(summary.features)}
