@@ -77,7 +77,7 @@ def load(file: str | os.PathLike[str]) -> Any:
     except (RetrodictError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"'{file}' has a manifest that does not describe a model ({error}); it is damaged") from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
-    numbers = []
+    numbers: list[Any] = []
     for path, leaf in leaves:
         name = _array_name(path)
         array = arrays.get(name)

@@ -4,11 +4,11 @@
     y = (v - m) / s                                  zero mean and unit variance over the training rows
     z = sign(y) (K + a log(1 + (|y| - K) / a))       where |y| > K = 8, and y elsewhere
 
-c is the median and w the interquartile range over 1.349. An element is folded if its tails are heavy: the central 99.8 %
-of the rows are more than twice as wide as for a Gaussian with the same interquartile range. Other centers and widths
-are taken if the log density of the rows, were z standard normal, gains `MIN_GAIN` and no part of them loses much:
-arcsinh is a line for |u - c| below w and a logarithm above, of either sign, so that c = 0 and a small w take numbers
-over many decades by their log.
+c is the median and w the interquartile range over 1.349. An element is folded if its tails are heavy: the central
+99.8 % of the rows are more than twice as wide as for a Gaussian with the same interquartile range. Other centers and
+widths are taken if the log density of the rows, were z standard normal, gains `MIN_GAIN` and no part of them loses
+much: arcsinh is a line for |u - c| below w and a logarithm above, of either sign, so that c = 0 and a small w take
+numbers over many decades by their log.
 
 Rows far out, such as the last values of a solver that blew up, do not decide: m and s leave out what lies further from
 the others than 100 times their range, if it is no more than 1 % of the rows, and a is so small that no training row
@@ -19,15 +19,14 @@ NumPy arrays are mapped in double precision by NumPy, JAX arrays in their precis
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Float64
+from jaxtyping import ArrayLike, Bool, Float64
 
-from retrodict.transforms.supports import numbers
+from retrodict.transforms.supports import Elements, Numbers, numbers
 
 
 GAUSSIAN_IQR = 1.349  # in standard deviations
@@ -47,9 +46,8 @@ WIDTHS = (0.1, 0.3, 1.0)  # of the robust standard deviation, around the median
 QUANTILES = (0.001, 0.01, 0.1, 0.5)  # of distances from zero or from an end of the rows
 _TINY = 1e-30  # keeps widths within single precision
 
-Elements = Float[Array, "*n k"] | Float[np.ndarray, "*n k"]
 Rows = Float64[np.ndarray, "n k"]
-Each = Float64[np.ndarray, " k"]
+Each = Any  # `(k,)`: of NumPy, in double precision; of JAX within its transformations
 
 
 class RobustScaling(eqx.Module):
@@ -80,18 +78,19 @@ class RobustScaling(eqx.Module):
         u = np.asarray(rows, np.float64)
         some = u[:: max(1, len(u) // SCORING_ROWS)]
         scoring, weights, continuous = _scoring_rows(some)
-        (center, width, heavy), *folded = _candidates(u, some)
-        plain = cls._standardized(some, center, width, heavy)._scores(scoring, weights)
+        candidates = _candidates(u, some)
+        chosen: tuple[Any, ...] = next(candidates)
+        plain = cls._standardized(some, *chosen)._scores(scoring, weights)
         best_score = plain.sum(axis=0) + min_gain
-        for candidate in folded:
+        for candidate in candidates:
             scores = cls._standardized(some, *candidate)._scores(scoring, weights)
             better = continuous & (scores.sum(axis=0) > best_score) & (scores > plain - MAX_LOSS / PARTS).all(axis=0)
             best_score = np.where(better, scores.sum(axis=0), best_score)
-            center, width, heavy = map(partial(np.where, better), candidate, (center, width, heavy))
-        return cls._standardized(u, center, width, heavy)
+            chosen = tuple(np.where(better, new, old) for new, old in zip(candidate, chosen, strict=True))
+        return cls._standardized(u, *chosen)
 
     @classmethod
-    def _standardized(cls, u: Rows, center: Each, width: Each, heavy: Bool[np.ndarray, " k"]) -> "RobustScaling":
+    def _standardized(cls, u: Rows, center: Each, width: Each, heavy: Each) -> "RobustScaling":
         v = (u - center) / width
         v = np.arcsinh(v, out=v, where=heavy)
         mean, std = _moments(v)
@@ -107,7 +106,7 @@ class RobustScaling(eqx.Module):
         terms = -0.5 * z**2 / len(z) - weights * self.log_slope(z)
         return np.stack([part.sum(axis=0) for part in np.array_split(terms, PARTS)])
 
-    def forward(self, u: ArrayLike) -> Elements:
+    def forward(self, u: Numbers) -> Elements:
         """Maps `(*n, k)` to order one."""
         xp, u = numbers(u)
         self = self._in(u.dtype)
@@ -118,7 +117,7 @@ class RobustScaling(eqx.Module):
         beyond = xp.maximum(abs(y) - FAR, 0.0)
         return xp.sign(y) * (xp.minimum(abs(y), FAR) + self.far * xp.log1p(beyond / self.far))
 
-    def inverse(self, z: ArrayLike) -> Elements:
+    def inverse(self, z: Numbers) -> Elements:
         """Inverts `forward`."""
         xp, z = numbers(z)
         self = self._in(z.dtype)
@@ -126,7 +125,7 @@ class RobustScaling(eqx.Module):
         folded = xp.where(self.heavy, xp.clip(v, -_largest(z), _largest(z)), 0.0)
         return xp.where(self.heavy, xp.sinh(folded), v) * self.width + self.center
 
-    def log_slope(self, z: ArrayLike) -> Elements:
+    def log_slope(self, z: Numbers) -> Elements:
         """Returns `log |du/dz|` of each element."""
         xp, z = numbers(z)
         self = self._in(z.dtype)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Float64
+from jaxtyping import Float64
 
 
 EDGE = 0.01  # of the interval's width; twice or half of it gives nearly the same held-out losses
@@ -33,10 +33,11 @@ ENDS_SHARE, MIN_ROWS = 0.05, 20  # where the power is fitted, and from how many 
 MAX_LOG_DISTANCE = 80.0  # from an end: a distance of 6e34
 _TINY = float(np.finfo(np.float32).tiny)
 
-Elements = Float[Array, "*n d"] | Float[np.ndarray, "*n d"]
+Numbers = Any  # an array of NumPy or of JAX, or what becomes one of NumPy
+Elements = Any  # the same kind of array, `(*n, d)`
 
 
-def constrain(u: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
+def constrain(u: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
     """Maps the real line `(*n, d)` into the supports `(low, high)`, each `(d,)`, ends included in finite precision."""
     xp, u = numbers(u)
     start, end, kinds = _ends(u.dtype, low, high)
@@ -50,7 +51,7 @@ def constrain(u: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
     return _by_kind(xp, kinds, inside, upward, downward, u)
 
 
-def unconstrain(x: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
+def unconstrain(x: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
     """Inverts `constrain`; values at or beyond an end of an interval are replaced by the nearest value inside."""
     xp, x = numbers(x)
     start, end, kinds = _ends(x.dtype, low, high)
@@ -64,7 +65,7 @@ def unconstrain(x: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
     return _by_kind(xp, kinds, inside, upward, downward, x)
 
 
-def log_slope(u: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
+def log_slope(u: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
     """Returns `log |dx/du|` of `constrain` per element, `(*n, d)`."""
     xp, u = numbers(u)
     start, end, kinds = _ends(u.dtype, low, high)
@@ -76,7 +77,7 @@ def log_slope(u: ArrayLike, low: np.ndarray, high: np.ndarray) -> Elements:
 
 
 def density_point(
-    x: ArrayLike, low: np.ndarray, high: np.ndarray, powers: Any = None, near: ArrayLike = NEAR_END
+    x: Numbers, low: np.ndarray, high: np.ndarray, powers: Numbers = None, near: Numbers = NEAR_END
 ) -> tuple[Elements, Elements]:
     """Returns where to evaluate the density of each element, and what to add to its log; `powers` `(d, 2)` or zero."""
     xp, x = numbers(x)
@@ -114,7 +115,7 @@ def end_powers(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> Float64[n
     return powers
 
 
-def contains(x: ArrayLike, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def contains(x: Numbers, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Returns a mask `(*n, d)` of elements in their support; a half-line excludes its finite end, an interval none."""
     xp: Any = jnp if isinstance(x, jax.core.Tracer) else np  # also inside JAX
     x = xp.asarray(x)
@@ -123,7 +124,7 @@ def contains(x: ArrayLike, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return above_low & below_high
 
 
-def numbers(x: ArrayLike) -> tuple[Any, Any]:
+def numbers(x: Numbers) -> tuple[Any, Any]:
     """Returns NumPy and `x` in double precision, or `jax.numpy` and `x` as it is if it is an array of JAX."""
     if isinstance(x, jax.Array):
         return jnp, x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
