@@ -20,7 +20,7 @@ def in_single_precision(function: Callable[Inputs, Result]) -> Callable[Inputs, 
 
     @functools.wraps(function)
     def wrapped(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Result:
-        with jax.enable_x64(False):
+        with jax.enable_x64(False):  # noqa: FBT003 - it takes no keyword
             return function(*args, **kwargs)
 
     return wrapped

@@ -198,12 +198,14 @@ class DistilledDensity(AbstractDistilled):
         if solver is not None:
             raise QueryError("a DistilledDensity needs no solver; leave `solver` out")
 
-        z = self.scaling.of_rows(rows)
+        near, latent = self.scaling.density_point(rows), self.family.where(LATENT)
+        z = self.scaling.of_rows(np.where(latent, near.point, rows))
 
         def block(index: np.ndarray, k: int) -> Array:
             return _densities(self, jnp.asarray(z[index]))
 
-        return in_blocks(block, len(rows), block_size(len(rows), ROWS_PER_BLOCK))
+        log_probs = in_blocks(block, len(rows), block_size(len(rows), ROWS_PER_BLOCK))
+        return log_probs + near.log_ratio[:, latent].sum(axis=1)
 
     def log_density(self, tokens: Any = None, **query: Any) -> Any:
         """Returns the log density as a function for JAX, see `AbstractModel.log_density`.
@@ -236,8 +238,10 @@ class DistilledDensity(AbstractDistilled):
 
     def log_density_of_row(self, tokens: Float[Array, " d"]) -> Scalar:
         """Returns the log density of one row of all elements, in the user's units and the layout's order."""
-        inside = jnp.all(supports.contains(tokens, *self.layout.ends)[self.family.where(LATENT)])
-        return jnp.where(inside, self._log_density_of(self.scaling.forward(tokens)), -jnp.inf)
+        near, latent = self.scaling.density_point(tokens), self.family.where(LATENT)
+        inside = jnp.all(supports.contains(tokens, *self.layout.ends)[latent])
+        density = self._log_density_of(self.scaling.forward(jnp.where(latent, near.point, tokens)))
+        return jnp.where(inside, density + jnp.sum(near.log_ratio[latent]), -jnp.inf)
 
     def _log_density_of(self, z: Float[Array, " d"]) -> Scalar:
         """Returns the same, in the user's units, of one row of scaled tokens."""

@@ -27,6 +27,7 @@ from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for
 
 SCHEMA, OLDEST = 3, 2  # 1 had matrices the other way round
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
+LATER = (".far", ".powers")  # arrays that came later: None in files without them
 WRITTEN_NAMES = {  # attribute on the way to an array -> its name in files, where they differ
     "affine": "frame",
     "baseline": "frame",
@@ -78,15 +79,19 @@ def load(file: str | os.PathLike[str]) -> Any:
     except (RetrodictError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"'{file}' has a manifest that does not describe a model ({error}); it is damaged") from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
-    numbers = []
+    numbers: list[Any] = []
     for path, leaf in leaves:
         name = _array_name(path)
         array = arrays.get(name)
+        if array is None and name.endswith(LATER):
+            numbers.append(None)
+            continue
         if array is None or array.shape != leaf.shape:
             came = "nothing" if array is None else f"the shape {array.shape}"
             raise FileError(f"'{file}' is damaged: {name} should have the shape {leaf.shape}, got {came}")
         numbers.append(jnp.asarray(array, leaf.dtype) if isinstance(leaf, jax.Array) else array.astype(leaf.dtype))
-    return eqx.combine(jax.tree_util.tree_unflatten(tree, numbers), model)
+    plain = eqx.filter(model, eqx.is_array, inverse=True)
+    return eqx.combine(jax.tree_util.tree_unflatten(tree, numbers), plain)
 
 
 def _array_name(where: tuple[Any, ...]) -> str:

@@ -155,7 +155,8 @@ def density(
         )
     roles, latent = np.broadcast_to(query.roles, rows.shape), query.roles[0] == LATENT
     solver = chosen(model, roles, rows, solver, "densities")
-    z = model.scaling.of_rows(rows)
+    near = model.scaling.density_point(rows)
+    z = model.scaling.of_rows(np.where(latent, near.point, rows))
     directions, root = jnp.eye(model.modeled.size)[latent[model.kept]], as_key(key)
     core = model.without_training_state()
 
@@ -166,9 +167,12 @@ def density(
 
     estimates, *slope = in_blocks(block, len(rows), block_size(len(rows), DENSITY_ROWS_PER_BLOCK))
     inside = np.all(supports.contains(rows, *model.layout.ends) | ~latent, axis=1)
-    estimates = np.where(inside[:, None], estimates, -np.inf)
-    slope_by_token = model.scaling.gradient(z, slope[0]) if slopes else np.zeros((len(rows), 0))
-    return Densities(estimates, slope_by_token, int(latent.sum()))
+    log_ratio = np.where(latent, near.log_ratio, 0.0).sum(axis=1)
+    estimates = np.where(inside[:, None], estimates + log_ratio[:, None], -np.inf)
+    by_token = np.zeros((len(rows), 0))
+    if slopes:
+        by_token = np.where(latent & near.moved, near.slope, model.scaling.gradient(z, slope[0]))
+    return Densities(estimates, by_token, int(latent.sum()))
 
 
 def density_function(model: FlowLike, query: Query) -> Callable[[Array], Array]:
@@ -179,8 +183,10 @@ def density_function(model: FlowLike, query: Query) -> Callable[[Array], Array]:
     directions = jnp.eye(model.modeled.size)[query.roles[0, model.kept] == LATENT]
 
     def density(tokens: Array) -> Array:
-        z = core.scaling.forward(tokens)
-        return log_density(core, INTEGRATOR, Exact(), z, roles, directions, jr.key(0))[0]
+        near, latent = core.scaling.density_point(tokens), roles == LATENT
+        z = core.scaling.forward(jnp.where(latent, near.point, tokens))
+        log_prob = log_density(core, INTEGRATOR, Exact(), z, roles, directions, jr.key(0))[0]
+        return log_prob + jnp.sum(jnp.where(latent, near.log_ratio, 0.0))
 
     return density
 

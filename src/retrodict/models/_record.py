@@ -222,9 +222,9 @@ def fingerprint(model: object) -> str:
     """Returns 64 bits of a hash of all numbers of a model."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)):
-        # scalings in double precision count by their first digits, as files of earlier versions hold them
-        array = np.asarray(leaf)
-        digest.update(np.ascontiguousarray(array, np.float32 if array.dtype == np.float64 else None).tobytes())
+        # scaling is kept in double precision, by files of earlier versions in single
+        leaf = leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf
+        digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -148,9 +148,10 @@ def _sets_budget(budget: TrainingBudget) -> TrainingBudget:
 def _scaled_shared(model: HierarchicalModel, site: FlowModel) -> FlowModel:
     """Returns the model of the shared variables with the scaling of the model of one site."""
     site_scaling = site.scaling.only(Layout(tuple(site.layout[name] for name in site.layout.shared)))
-    k, scaling = site_scaling.layout.size, Scaling.identity(model.shared.layout)
-    tails = jax.tree.map(lambda array, values: np.concatenate([values, array[k:]]), scaling.robust, site_scaling.robust)
-    return dataclasses.replace(model.shared, scaling=dataclasses.replace(scaling, robust=tails))
+    features = model.shared.layout.size - site_scaling.layout.size
+    powers = None if site_scaling.powers is None else np.pad(site_scaling.powers, ((0, features), (0, 0)))
+    scaling = Scaling(model.shared.layout, site_scaling.robust.extended(features), powers=powers)
+    return dataclasses.replace(model.shared, scaling=scaling)
 
 
 def _recorded(

@@ -114,6 +114,11 @@ class ConditionalAffine(eqx.Module):
         return jnp.zeros_like(u).at[..., latent].set(slope)
 
     @property
+    def shares(self) -> Float[Array, " d"]:
+        """The share of its width that each latent element keeps for a given answer, at most one; one for the others."""
+        return jnp.ones(len(self.latent)).at[self._latent].set(jnp.minimum(jnp.diag(self.root), 1.0))
+
+    @property
     def _latent(self) -> Bool[np.ndarray, " d"]:
         return np.array(self.latent)
 

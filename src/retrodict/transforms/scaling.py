@@ -20,13 +20,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Float64
 
 from retrodict._errors import DataError
 from retrodict._runtime.blocks import in_blocks
 from retrodict.transforms import supports
 from retrodict.transforms.affine import ConditionalAffine
-from retrodict.transforms.robust_scaling import RobustScaling
+from retrodict.transforms.robust_scaling import MIN_GAIN, MIN_GAIN_OF_PRIOR, RobustScaling
 from retrodict.variables import Layout, Variable
 
 
@@ -42,11 +42,12 @@ class Scaling(eqx.Module):
     layout: Layout = eqx.field(static=True)
     robust: RobustScaling
     affine: ConditionalAffine | None = None
+    powers: Float64[np.ndarray, "d 2"] | None = None  # of densities next to their ends, see `supports`
 
     @classmethod
     def identity(cls, layout: Layout) -> "Scaling":
         """The map onto the real line alone."""
-        return cls(layout, RobustScaling.identity(layout.size))
+        return cls(layout, RobustScaling.identity(layout.size), powers=np.zeros((layout.size, 2)))
 
     def only(self, layout: Layout) -> "Scaling":
         """The scaling of the variables in `layout`, which are some of these."""
@@ -63,7 +64,8 @@ class Scaling(eqx.Module):
             raise DataError(
                 "a conditional affine map belongs to all variables of its layout together; use a model without one"
             )
-        return Scaling(layout, jax.tree.map(lambda array: array[tokens], self.robust))
+        robust, powers = jax.tree.map(lambda array: array[tokens], (self.robust, self.powers))
+        return Scaling(layout, robust, powers=powers)
 
     @classmethod
     def fit(cls, layout: Layout, rows: np.ndarray, together: Iterable[str] = ()) -> "Scaling":
@@ -85,7 +87,9 @@ class Scaling(eqx.Module):
         constant = np.flatnonzero(np.ptp(u, axis=0) == 0)
         if constant.size:
             _refuse_constant(layout, constant, len(rows))
-        return cls(layout, RobustScaling.fit(u))
+        half_line = np.isfinite(layout.ends[0]) ^ np.isfinite(layout.ends[1])
+        min_gain = np.where(layout.is_parameter & half_line, MIN_GAIN_OF_PRIOR, MIN_GAIN)
+        return cls(layout, RobustScaling.fit(u, min_gain), powers=supports.end_powers(rows, *layout.ends))
 
     @classmethod
     def _fit_shared(cls, layout: Layout, rows: np.ndarray, shared: list[slice]) -> "Scaling":
@@ -101,7 +105,8 @@ class Scaling(eqx.Module):
             scalar = Layout((Variable(v.name, (), min(v.ends[0]), max(v.ends[1]), v.kind),))
             robust = cls.fit(scalar, sample).robust
             scalings.append(jax.tree.map(lambda array, v=v: np.broadcast_to(array, v.size), robust))
-        return cls(layout, jax.tree.map(lambda *arrays: np.concatenate(arrays), *scalings))
+        robust = jax.tree.map(lambda *arrays: np.concatenate(arrays), *scalings)
+        return cls(layout, robust, powers=supports.end_powers(rows, *layout.ends))
 
     def with_affine(self, affine: ConditionalAffine | None, rows: np.ndarray) -> "Scaling":
         """Returns this scaling with `affine`, if not None, fitted to training rows `(n, d)` in the user's units."""
@@ -122,6 +127,11 @@ class Scaling(eqx.Module):
         """Returns `log |dx/dz|` per token; log p(x) is log p(z) minus its sum over the latent tokens."""
         slope = self._elementwise_log_slope(self._without_affine(z))
         return slope if self.affine is None else slope + self.affine.log_slope(z)
+
+    def density_point(self, x: ArrayLike) -> supports.DensityPoint:
+        """Returns where to evaluate the density of tokens, and what to add to the log of each, see `supports`."""
+        near = supports.NEAR_END if self.affine is None else supports.NEAR_END * self.affine.shares
+        return supports.density_point(x, *self.layout.ends, self.powers, near)
 
     def gradient(self, z: Float[np.ndarray, "n d"], slope: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         """Returns the gradient by tokens in the user's units from `slope`, the gradient by scaled ones, at `z`."""

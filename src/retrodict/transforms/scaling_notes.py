@@ -1,0 +1,136 @@
+"""Notes on a scaling: what it did to training rows where this is not plain, and what single precision then cannot tell.
+
+Each note is one sentence about one variable; plain variables have none.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from retrodict.transforms import supports
+from retrodict.transforms.robust_scaling import MIN_ROWS, not_far
+from retrodict.transforms.scaling import Scaling
+
+
+NOTED_DECADES = 3.0  # of positive numbers; fewer are ordinary
+NOTED_ATOM = 0.5  # the share of rows with one and the same value
+NOTED_MERGED = 0.5  # of distinct values that single precision makes equal to a neighbor
+CROWDED_SHARE, CROWDED_SPAN = 0.05, 0.01  # a typical 5 % of the rows within a hundredth of a standard deviation
+EXAMPLES = 3
+
+
+def notes(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> list[str]:
+    """Returns sentences on the variables of `rows`: decades, values shared by many, clusters, rows far out.
+
+    Call it with the rows that the scaling was fitted to.
+    """
+    far = rows_far_out(scaling, rows)
+    told = []
+    z = _scaled(scaling, rows)
+    for variable in scaling.layout.variables:
+        block = scaling.layout.slices[variable.name]
+        x = np.asarray(rows[:, block], np.float64)
+        texts = _decades(scaling, x, block) + _atoms(x) + _crowds(z[:, block])
+        told += [f"'{variable.name}': {text}" for text in texts]
+        if variable.name in far:
+            told.append(_far_out(variable.name, x, far[variable.name]))
+    return told
+
+
+def rows_far_out(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> dict[str, np.ndarray]:
+    """Returns the indices of rows that lie far from all others, after the map of their variable, by its name.
+
+    They have no say in center and width. Heavy tails that are folded do not lie far.
+    """
+    u = np.asarray(supports.unconstrain(np.asarray(rows, np.float64), *scaling.layout.ends))
+    robust = scaling.robust
+    v = (u - robust.center) / robust.width
+    v = np.where(robust.heavy, np.arcsinh(v), v)
+    far = np.zeros(v.shape, bool)
+    for j in range(v.shape[1]):  # a function has no value where it has no point
+        there = np.isfinite(v[:, j])
+        if there.sum() >= MIN_ROWS:
+            far[there, j] = ~not_far(v[there, j : j + 1])[:, 0]
+    found = {name: np.flatnonzero(far[:, block].any(axis=1)) for name, block in scaling.layout.slices.items()}
+    return {name: index for name, index in found.items() if index.size}
+
+
+def merged(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
+    """Returns the share of neighboring distinct values that are one number in single precision, by variable.
+
+    Only variables with more than `NOTED_MERGED` are named: what differs there cannot be learned from.
+    """
+    z = _scaled(scaling, rows).astype(np.float32)
+    shares = {}
+    for name, block in scaling.layout.slices.items():
+        lost = [_merged(np.asarray(rows[:, j], np.float64), z[:, j]) for j in range(block.start, block.stop)]
+        shares[name] = max(lost, default=0.0)
+    return {name: share for name, share in shares.items() if share > NOTED_MERGED}
+
+
+def _scaled(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
+    u = supports.unconstrain(np.asarray(rows, np.float64), *scaling.layout.ends)
+    return np.asarray(scaling.robust.forward(u))
+
+
+def _merged(x: Float64[np.ndarray, " n"], z: np.ndarray) -> float:
+    order = np.argsort(x)
+    x, z = x[order], z[order]
+    distinct: Bool[np.ndarray, " m"] = np.diff(x) > 0
+    return float(np.mean(np.diff(z)[distinct] == 0)) if distinct.any() else 0.0
+
+
+def _decades(scaling: Scaling, x: Float64[np.ndarray, "n k"], block: slice) -> list[str]:
+    """Returns a note on a variable that is taken by its log, though it was not declared positive."""
+    heavy, center = np.asarray(scaling.robust.heavy[block]), np.asarray(scaling.robust.center[block])
+    size = abs(x[:, heavy])
+    size = size[size > 0]
+    if not size.size or not np.isinf(scaling.layout.ends[0][block]).all():
+        return []
+    low, high = np.quantile(size, [0.001, 0.999])
+    decades = np.log10(high / low)
+    # the log begins where the fold does
+    if decades < NOTED_DECADES or (abs(center[heavy]) > np.quantile(size, 0.05)).all():
+        return []
+    least = np.nanmin(x)
+    if least < 0 < np.nanmax(x):
+        return []  # tails that are folded
+    sign = "positive" if least > 0 else "negative" if least < 0 else "not negative"
+    cure = "; `supports=` of the Problem can declare it positive" if least > 0 else ""
+    return [f"{sign} over {decades:.0f} decades, taken by its log{cure}"]
+
+
+def _atoms(x: Float64[np.ndarray, "n k"]) -> list[str]:
+    """Returns a note on the value that most rows share, if the others have many values."""
+    values, counts = np.unique(x[np.isfinite(x)], return_counts=True)
+    if not counts.size or counts.sum() == counts.max() or counts.max() < NOTED_ATOM * counts.sum():
+        return []
+    share, value = counts.max() / counts.sum(), values[counts.argmax()]
+    if len(values) < 0.5 * (counts.sum() - counts.max()):
+        return []  # a small count, as most of its kind
+    return [f"{share:.0%} of its values are {value:g}; a flow draws values near {value:g} instead of it"]
+
+
+def _crowds(z: Float64[np.ndarray, "n k"]) -> list[str]:
+    """Returns a note on a variable whose rows lie in clusters that are narrow beside the distance between them."""
+    step = max(1, int(CROWDED_SHARE * len(z)))
+    z = np.sort(z, axis=0)
+    if len(z) < MIN_ROWS or np.mean(np.diff(z, axis=0) > 0) < 0.5:
+        return []
+    span = float(np.nanmedian(z[step:] - z[:-step]))
+    if span >= CROWDED_SPAN:
+        return []
+    return [
+        f"half of its values lie in crowds, {CROWDED_SHARE:.0%} of the rows within {span:.1g} of its standard "
+        "deviation, and what differs there is hardly seen; hand over which crowd and the place in it as two variables"
+    ]
+
+
+def _far_out(name: str, x: Float64[np.ndarray, "n k"], index: np.ndarray) -> str:
+    extreme = x[index].reshape(-1)
+    extreme = extreme[np.argmax(abs(extreme - np.nanmedian(x)))]
+    which = ", ".join(map(str, index[:EXAMPLES])) + (", ..." if len(index) > EXAMPLES else "")
+    lie = "lies" if len(index) == 1 else "lie"
+    return (
+        f"'{name}': {len(index)} of {len(x)} rows {lie} far out, up to {extreme:.3g} ({which}); center and width "
+        "leave them out, and where the simulator failed, let it return NaN"
+    )
