@@ -135,7 +135,8 @@ def contains(x: Numbers, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     x = xp.asarray(x)
     start, end, _ = _ends(np.float64, low, high)
     coarse = np.maximum(abs(start), abs(end)) > MAX_OFFSET * abs(end - start)
-    return _between(xp, x, low, high) | (_between(xp, x.astype(np.float32), *map(np.float32, (low, high))) & ~coarse)
+    rounded = (np.asarray(end, np.float32) for end in (low, high))
+    return _between(xp, x, low, high) | (_between(xp, x.astype(np.float32), *rounded) & ~coarse)
 
 
 def _between(xp: Any, x: Any, low: np.ndarray, high: np.ndarray) -> Any:
