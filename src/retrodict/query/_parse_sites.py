@@ -11,7 +11,7 @@ from retrodict.query._query import Query
 from retrodict.query._sites import SiteQuery
 from retrodict.query.functions import slots
 from retrodict.query.interval import intervals_in
-from retrodict.query.tokens import Batch, as_numbers
+from retrodict.query.tokens import Batch, as_numbers, by_position
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.variables import At, Layout, Variable
 
@@ -61,7 +61,10 @@ def parse_sites(
 
 def observation_of(given: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """Returns one observation of a batch, or several of them."""
-    return {k: At(v.points[index], v.values[index]) if isinstance(v, At) else v[index] for k, v in given.items()}
+    return {
+        k: At(by_position(v.points)[index], by_position(v.values)[index]) if isinstance(v, At) else by_position(v)[index]
+        for k, v in given.items()
+    }
 
 
 def _batch_size(given: Batch) -> int:
@@ -94,14 +97,13 @@ def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | N
         slotted = slots(layout, Batch(site_values), None)
         resized, rows = slotted.layout, slotted.given  # type: ignore[assignment]
     tokens = resized.tokens_of(resized.own)
-    values, roles = np.zeros((count, resized.size), np.float32), np.full((count, resized.size), ABSENT, np.int32)
-    if site_values:
-        for name, array in observed_arrays(resized, rows, batched=True).items():
-            block, observed_mask = resized.slices[name], ~np.isnan(array)
-            values[:, block], roles[:, block] = (
-                np.where(observed_mask, array, 0.0),
-                np.where(observed_mask, GIVEN, ABSENT),
-            )
+    observed = observed_arrays(resized, rows, batched=True) if site_values else {}
+    values = np.zeros((count, resized.size), np.result_type(np.float32, *observed.values()))
+    roles = np.full((count, resized.size), ABSENT, np.int32)
+    for name, array in observed.items():
+        block, observed_mask = resized.slices[name], ~np.isnan(array)
+        values[:, block] = np.where(observed_mask, array, 0.0)
+        roles[:, block] = np.where(observed_mask, GIVEN, ABSENT)
     return SiteQuery(count, shared, site_values, requests, resized, values[:, tokens], roles[:, tokens])
 
 
@@ -132,7 +134,7 @@ def _number_of_sites(own: Mapping[str, Any], sites: int | None) -> int:
     """Returns the number of sites: that of what is given, or `sites` if there are more."""
     lengths = {}
     for name, value in own.items():
-        array = np.asarray(value.points if isinstance(value, At) else as_numbers(value, f"'{name}' in `given`"))
+        array = as_numbers(value.points if isinstance(value, At) else value, f"'{name}' in `given`")
         if array.ndim == 0:
             raise DataError(f"'{name}' in `given` needs a leading axis, one entry for every site; got a single number")
         lengths[name] = len(array)
@@ -148,5 +150,5 @@ def _padded(value: Any, count: int) -> Any:
     """Returns what is given, NaN for sites of which nothing is known."""
     if isinstance(value, At):
         return At(_padded(value.points, count), _padded(value.values, count))
-    array = np.asarray(value, np.float32)
+    array = as_numbers(value, "a variable in `given`")
     return np.pad(array, [(0, count - len(array)), *[(0, 0)] * (array.ndim - 1)], constant_values=np.nan)

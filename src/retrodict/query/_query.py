@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Int32
 
 from retrodict.query._sites import SiteQuery
 from retrodict.query.family import Shares, shares_of, words
@@ -24,7 +24,7 @@ class Query:
         layout: the variables, functions with as many points as the question has.
         answers: those of them that can be asked, in the order in which a model returns their tokens `(m, n, k)`.
         roles: GIVEN, LATENT or ABSENT, `(m, d)` integers.
-        values: in the user's units, zero where nothing is given, `(m, d)`.
+        values: in the user's units, zero where nothing is given, `(m, d)`; in double precision where an observation is.
         of: the variables whose values come back.
         batched: whether the answer has an axis of observations.
         places: by function, the points at which it is asked.
@@ -38,7 +38,7 @@ class Query:
     layout: Layout
     answers: Layout
     roles: Int32[np.ndarray, "m d"]
-    values: Float32[np.ndarray, "m d"]
+    values: Float[np.ndarray, "m d"]
     of: tuple[str, ...]
     batched: bool = False
     places: Mapping[str, slice] = field(default_factory=dict)
@@ -67,17 +67,20 @@ class Query:
         """Returns whether the latent tokens of rows lie in their supports, `(n,)`."""
         if self.sites:
             return np.ones(len(rows), bool)
-        low, high = (end.astype(np.float32) for end in self.layout.ends)
-        return np.all(supports.contains(rows, low, high) | (self.roles != LATENT), axis=1)
+        low, high = self.layout.ends
+        inside = supports.contains(rows, low, high)
+        # single precision rounds the ends as it does draws
+        inside |= supports.contains(rows.astype(np.float32), low.astype(np.float32), high.astype(np.float32))
+        return np.all(inside | (self.roles != LATENT), axis=1)
 
     def named(self, tokens: Any) -> dict[str, Any]:
-        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
+        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`, in their precision.
 
         Given elements come back as given, and elements that were not asked as NaN.
         """
         if not self.sites:
             columns = self.layout.tokens_of(self.answers.names)
-            roles, values = self.roles[:, None, columns], self.values[:, None, columns]
+            roles, values = self.roles[:, None, columns], self.values[:, None, columns].astype(tokens.dtype)
             tokens = np.where(roles == LATENT, tokens, np.where(roles == GIVEN, values, np.nan))
         draws = unflatten(self.answers, tokens if self.batched else tokens[0], self.of)
         return {name: value[..., self.places[name]] if name in self.places else value for name, value in draws.items()}

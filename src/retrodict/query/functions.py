@@ -66,7 +66,7 @@ def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[
 
 def _number_slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None) -> Slots:
     batched = isinstance(given, Batch)
-    count = len(np.asarray(_first_array(given))) if batched else 1
+    count = len(_first_array(given)) if batched else 1
     names = [of] if isinstance(of, str) else of or ()
     requests: dict[str, Any] = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names)
     sizes, values, places, answers = {}, {}, {}, {}
