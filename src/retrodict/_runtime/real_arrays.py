@@ -33,11 +33,12 @@ class NotNumbersError(ValueError):
     """The value is not made of real numbers; the message begins with a verb, for a name to stand before it."""
 
 
-def real_array(value: Any, *, missing: bool = False) -> np.ndarray:
+def real_array(value: Any, *, missing: bool = False, integers: bool = False) -> np.ndarray:
     """Returns a value as an array of float32 or float64, whichever holds it.
 
     Args:
         missing: masked elements are missing and become NaN; otherwise they are refused.
+        integers: large types of whole numbers stay, so that the type does not depend on the values.
 
     Raises:
         NotNumbersError: the value is not made of real numbers.
@@ -51,7 +52,8 @@ def real_array(value: Any, *, missing: bool = False) -> np.ndarray:
     is_number = isinstance(value, float | int | complex | Sequence | np.generic)
     if not is_number and (not hasattr(value, "__array__") or isinstance(value, type)):
         raise NotNumbersError(f"must be numbers, got {type(value).__name__}")
-    return in_precision(_filled(_as_array(value), missing=missing))
+    array = _filled(_as_array(value), missing=missing)
+    return array if integers and array.dtype.kind in "iu" and holds_large(array.dtype) else in_precision(array)
 
 
 def in_precision(array: np.ndarray) -> np.ndarray:
