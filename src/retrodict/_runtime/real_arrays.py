@@ -21,6 +21,7 @@ DATES = (datetime.date, datetime.time, datetime.timedelta)
 COMPLEX = "must be real numbers, got complex ones; write the real and the imaginary part as two elements"
 SECONDS = "must be numbers, got dates or times; write the seconds since the start, such as (t - t[0]).total_seconds()"
 TEXT = "must be numbers, got text; '3.5' is no number: convert it, such as np.asarray(x, float)"
+NONE = "must be numbers, got None; write NaN for what is missing"
 MASKED = "is a masked array with masked elements, whose numbers are no data; leave such rows out"
 UNITS = "has a unit, which would be dropped; convert it to a plain array in the unit of the simulator"
 RAGGED = (
@@ -45,6 +46,8 @@ def real_array(value: Any, *, missing: bool = False, integers: bool = False) -> 
     """
     if isinstance(value, str | bytes):
         raise NotNumbersError(TEXT)
+    if value is None or type(value).__name__ == "NAType":
+        raise NotNumbersError(NONE)
     if isinstance(value, DATES):
         raise NotNumbersError(SECONDS)
     if hasattr(value, "to_value") or hasattr(value, "magnitude"):
@@ -134,7 +137,7 @@ def _refusal(array: np.ndarray) -> str:
     if any(isinstance(element, str) for element in elements):
         return TEXT
     if any(element is None or type(element).__name__ == "NAType" for element in elements):
-        return "must be numbers, got None; write NaN for what is missing"
+        return NONE
     if any(isinstance(element, complex) for element in elements):
         return COMPLEX
     if any(hasattr(element, "__len__") for element in elements):

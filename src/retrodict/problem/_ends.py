@@ -21,7 +21,7 @@ GRID = np.linspace(-30.0, 30.0, 121)  # on the real line, to see whether a trans
 TOLERANCE = 1e-5  # relative; a claim that agrees with the ends so far is exact
 TRIAL_DRAWS = 64  # of the prior, which are compared with what its distributions claim
 ROUNDING = 1e-6  # of single precision, relative
-MIN_STEPS = 4.0  # of the precision of a number within a standard deviation
+MIN_STEPS = 32.0  # of the precision of a number within a standard deviation: rounding is .01 of it
 TRACER_ERRORS = (  # of Python that wants numbers where JAX has none yet
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -198,7 +198,7 @@ def check_draws(name: str, draws: np.ndarray, ends: tuple[Bound, Bound], *, cons
     if lost.any():
         i = int(np.argmax(lost))
         is_constant = np.ptp(flat[:, i]) == 0
-        what = f"is {flat[0, i]:.9g} in all" if is_constant else f"changes by a few steps of {steps[i]:.3g} in"
+        what = f"is {flat[0, i]:.9g} in all" if is_constant else f"takes a few values, {steps[i]:.3g} apart, in all"
         raise RetrodictError(
             f"'{name}' {what} of {len(flat)} draws of its prior ({draws.dtype}); write a constant into the simulator, "
             "and of a parameter with a large offset draw the difference and add the offset there"

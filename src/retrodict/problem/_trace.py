@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from retrodict._errors import DataError, RetrodictError, listed
-from retrodict._runtime.real_arrays import COMPLEX
+from retrodict._runtime.real_arrays import COMPLEX, TEXT
 from retrodict.problem._ends import TRACER_ERRORS
 from retrodict.variables import At
 
@@ -94,6 +94,8 @@ def named_arrays(values: Any) -> dict[str, Any]:
 
 
 def _array(name: str, value: Any) -> Any:
+    if isinstance(value, str | bytes):
+        raise DataError(f"'{name}' of the simulator {TEXT}")
     try:
         array = jnp.asarray(value)
     except TRACER_ERRORS:

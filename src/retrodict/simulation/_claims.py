@@ -11,11 +11,14 @@ Rows of a run are a few from a campaign, or all that `fit` gets.
 import warnings
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
 
 from retrodict._errors import DataError
+from retrodict._runtime.real_arrays import MAX_EXACT
 from retrodict.problem import Problem
 from retrodict.problem._ends import MIN_STEPS, beyond
+from retrodict.simulation.rows import row_of
 from retrodict.variables import Layout, Variable
 
 
@@ -27,18 +30,24 @@ MIN_PADDED_SHARE = 0.5
 MAX_REPEATED_SHARE = 0.01
 MAX_ROWS_FOR_REPEATS = 20_000
 MAX_BYTES_FOR_REPEATS = 2**26
+ROWS_IN_DOUBLE = 8
+DOUBLE = (
+    "subtract the offset in the simulator, or compute in double precision (arrays of float64, `rd.numpy_simulator`, or "
+    "`jax_enable_x64`)"
+)
 WAYS_OUT = (
     "a set of any size is written as sites, one row each (`rd.Plate` in the prior), or as a function at points (a "
     "simulator that returns rd.At(points, values), NaN where there is no point)"
 )
 
 
-def check_first_rows(layout: Layout, rows: Mapping[str, np.ndarray], errors: Sequence[str] = ()) -> None:
+def check_first_rows(problem: Problem, rows: Mapping[str, np.ndarray], errors: Sequence[str] = ()) -> None:
     """Refuses a simulator whose first rows `(n, *shape)`, failed ones among them, do not fit the layout.
 
     Raises:
         DataError: rows outside their supports, sets of any size, or numbers that single precision cannot tell apart.
     """
+    layout = problem.layout
     n = len(rows[layout.names[0]])
     ragged = [error for error in errors if " has the shape " in error]
     if len(ragged) >= max(MIN_RAGGED_ROWS, MIN_RAGGED_SHARE * n):
@@ -49,6 +58,42 @@ def check_first_rows(layout: Layout, rows: Mapping[str, np.ndarray], errors: Seq
             _refuse_padded(variable, block)
         _refuse_outside(variable, block, "the simulations")
         refuse_lost_digits(variable.name, block)
+    refuse_rounded_constants(problem, rows)
+
+
+def refuse_rounded_constants(problem: Problem, rows: Mapping[str, np.ndarray]) -> None:
+    """Refuses a simulator in JAX of which a datum is the same in all rows, but not in double precision.
+
+    Raises:
+        DataError: with the value, and what to do.
+    """
+    layout = problem.layout
+    suspects = [
+        name
+        for name in layout.data
+        if not layout[name].axes and rows[name].dtype == np.float32 and _is_rounded_constant(rows[name])
+    ]
+    if not suspects or problem.python_function is not None:
+        return
+    try:
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            keys = jax.random.split(jax.random.key(0), ROWS_IN_DOUBLE)
+            exact = jax.device_get(jax.jit(jax.vmap(lambda key: row_of(problem)(key, 0)))(keys))
+    except Exception:  # a simulator that names single precision itself
+        return
+    for name in suspects:
+        if np.ptp(exact[name], axis=0).max() > 0:
+            raise DataError(
+                f"'{name}' is {rows[name].flat[0]:.9g} in all {len(rows[name])} rows, as single precision rounds what "
+                f"changes by {np.ptp(exact[name], axis=0).max():.2g} in double precision; {DOUBLE}"
+            )
+
+
+def _is_rounded_constant(rows: np.ndarray) -> bool:
+    """Whether an element is the same in all rows, and no small whole number, which hardly is a rounded one."""
+    first = rows[0]
+    is_whole = (np.abs(first) <= MAX_EXACT) & (first == np.round(first))
+    return bool(np.any((rows == first).all(axis=0) & ~is_whole))
 
 
 def check_tokens(layout: Layout, tokens: np.ndarray) -> None:
@@ -62,27 +107,32 @@ def check_tokens(layout: Layout, tokens: np.ndarray) -> None:
 
 
 def refuse_lost_digits(name: str, rows: np.ndarray) -> None:
-    """Refuses numbers in single precision that differ by a few of its steps only.
+    """Refuses numbers in single precision that differ by a few of its steps only; constants and whole numbers may.
 
     Raises:
-        DataError: with the size of a step.
+        DataError: all elements do, with the size of a step.
+
+    Warns:
+        UserWarning: some elements do.
     """
+    rows = rows[np.isfinite(rows).all(axis=1)]
     if rows.dtype != np.float32 or not rows.size:
         return
-    largest = np.max(np.abs(rows), axis=0, where=np.isfinite(rows), initial=0.0)
-    steps = np.spacing(largest.astype(np.float32)).astype(float)
-    values = np.where(np.isfinite(rows), rows, np.nan)
-    for i in np.flatnonzero(largest > 0):
-        column = values[:, i].astype(float)
-        column = column[np.isfinite(column)]
-        spread = column.std()
-        whole = largest[i] <= 2**24 and np.all(column == np.round(column))
-        if 0 < spread < MIN_STEPS * steps[i] and not whole and len(column) > 1:
-            raise DataError(
-                f"'{name}' is about {largest[i]:.9g} with a spread of {spread:.2g}, and single precision has steps of "
-                f"{steps[i]:.2g} there; subtract the offset in the simulator, or compute in double precision (arrays of "
-                "float64, `rd.numpy_simulator`, or `jax_enable_x64`)"
-            )
+    largest, spread = np.abs(rows).max(axis=0), rows.std(axis=0, dtype=float)
+    steps = np.spacing(largest).astype(float)
+    is_whole = (largest <= MAX_EXACT) & (rows == np.round(rows)).all(axis=0)
+    lost = (spread < MIN_STEPS * steps) & (np.ptp(rows, axis=0) > 0) & ~is_whole
+    if not lost.any():
+        return
+    i, count = int(np.argmax(lost)), int(lost.sum())
+    which = f"'{name}'" if rows.shape[1] == 1 else f"{count} of {rows.shape[1]} elements of '{name}', such as element {i},"
+    sentence = (
+        f"{which} is about {largest[i]:.9g} with a spread of {spread[i]:.2g}, and single precision has steps of "
+        f"{steps[i]:.2g} there; {DOUBLE}"
+    )
+    if lost.all():
+        raise DataError(sentence)
+    warnings.warn(sentence, stacklevel=3)
 
 
 def warn_of_repeats(layout: Layout, tokens: np.ndarray) -> None:

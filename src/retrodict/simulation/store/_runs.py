@@ -88,7 +88,7 @@ class Campaign:
         """
         if not (self.store.codes != MISSING).any():
             errors = [text for text in values.get("error", ()) if text]
-            check_first_rows(self.problem.layout, values, errors)
+            check_first_rows(self.problem, values, errors)
         self.store.write(k, self.missing[k], values, codes.astype(np.uint8))
         self.throughput.add(len(codes), int((codes != OK).sum()))
 
