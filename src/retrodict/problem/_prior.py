@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed
-from retrodict.problem._ends import TRACER_ERRORS, TRIAL_DRAWS, base_of, check_draws, claimed_ends, ends_of
+from retrodict.problem._ends import ROUNDING, TRACER_ERRORS, TRIAL_DRAWS, base_of, check_draws, claimed_ends, ends_of
 from retrodict.query.functions import recorded, variables_of
-from retrodict.variables import At, Variable
+from retrodict.variables import At, Bound, Variable
 
 
 TRIAL_SUPPORTS = 8  # of a law that depends on other parameters
@@ -171,10 +171,10 @@ class Prior(AbstractPrior):
 
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:
-        draws = self._trial_draws()
+        draws = self._trial_draws
         variables: list[Variable] = []
         for name, entry in self.entries.items():
-            values, bounds = draws[name], self._ends(name, draws)
+            values, bounds = draws[name], self._ends(name)
             shape = tuple(values.shape[1:])
             check_draws(name, values, bounds, constant=entry.function is not None)
             new: tuple[Variable, ...] = (Variable(name, shape, *bounds, kind="parameter"),)
@@ -185,6 +185,7 @@ class Prior(AbstractPrior):
             variables.extend(dataclasses.replace(v, plate=self.own.get(name, "")) for v in new)
         return tuple(variables)
 
+    @functools.cached_property
     def _trial_draws(self) -> dict[str, np.ndarray]:
         """Some draws by name, `(n, *shape)`.
 
@@ -199,16 +200,24 @@ class Prior(AbstractPrior):
                 "write it in jax.numpy"
             ) from error
 
-    def _ends(self, name: str, draws: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
-        """The ends of a law, which must be the same whatever its parents are."""
-        entry, shape = self.entries[name], tuple(draws[name].shape[1:])
+    def supports(self, name: str, entry: Entry | None = None) -> list[tuple[Bound, Bound]]:
+        """The ends of the law of a parameter at some draws of its parents; `entry` is another law of it."""
+        draws, entry = self._trial_draws, entry or self.entries[name]
+        shape = tuple(draws[name].shape[1:])
+        if any(parent not in draws for parent in entry.parents):
+            return []
         rows = [{k: jnp.asarray(v[i]) for k, v in draws.items()} for i in range(TRIAL_SUPPORTS if entry.parents else 1)]
-        bounds, *others = (ends_of(entry.distribution(row), name, shape) for row in rows)
-        if any(not np.allclose(one, other, rtol=1e-6, atol=0.0) for o in others for one, other in zip(bounds, o, strict=True)):
-            raise RetrodictError(
-                f"the support of '{name}' moves with {listed(entry.parents)}; give it a fixed support "
-                "(draw a fraction of the interval, and scale it in the simulator)"
-            )
+        return [ends_of(entry.distribution(row), name, shape) for row in rows]
+
+    def _ends(self, name: str) -> tuple[Bound, Bound]:
+        """The ends of a law, which must be the same whatever its parents are."""
+        bounds, *others = self.supports(name)
+        for other in others:
+            if not all(np.allclose(*ends, rtol=ROUNDING, atol=0.0) for ends in zip(bounds, other, strict=True)):
+                raise RetrodictError(
+                    f"the support of '{name}' moves with {listed(self.entries[name].parents)}; give it a fixed support "
+                    "(draw a fraction of the interval, and scale it in the simulator)"
+                )
         return bounds
 
     def recorded(self, key: PRNGKeyArray, values: Draw) -> Draw:
