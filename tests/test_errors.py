@@ -69,12 +69,13 @@ CASES = {
     "an array of text": (
         ask(counts=np.asarray(["a", "b", "c"])), DATA, "'counts' in `given` must be numbers, " + TEXT),
     "complex numbers": (
-        ask(counts=1j * COUNTS), DATA, 
-        "'counts' in `given` must be real numbers, got complex ones; write the real and the imaginary part as two elements"),
+        ask(counts=1j * COUNTS), DATA,
+        "'counts' in `given` must be real numbers, got complex ones; write the real and the imaginary part as "
+        "two elements"),
     "rows of other lengths": (
-        ask(counts=[[1.0, 2.0], [3.0]]), DATA, 
-        "'counts' in `given` must be numbers in rows of equal length; a set of any size is written as sites (rd.Plate), as "
-        "a function at points (rd.At), or with NaN for what is missing"),
+        ask(counts=[[1.0, 2.0], [3.0]]), DATA,
+        "'counts' in `given` must be numbers in rows of equal length; a set of any size is written as sites (rd.Plate), "
+        "as a function at points (rd.At), or with NaN for what is missing"),
     "an infinite datum": (
         ask(counts=np.asarray([1.0, np.inf, 0.0])), DATA,
         "'counts' in `given` is infinite somewhere; write NaN for what was not observed"),

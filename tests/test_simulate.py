@@ -370,7 +370,9 @@ def test_simulations_show_counts_shapes_and_the_first_error():
 
     sims = rd.simulate(rd.Problem({"a": dist.Normal(0.0, 1.0)}, rd.numpy_simulator(refuse)), 30, key=0)
     lines = repr(sims).splitlines()
-    assert lines[0] == f"Simulations(30 drawn, {sims.kept} kept, {sims.n_failed} failed ({" ".join(sims.error.split())}))"
+    assert (
+        lines[0] == f"Simulations(30 drawn, {sims.kept} kept, {sims.n_failed} failed ({' '.join(sims.error.split())}))"
+    )
     assert lines[1].split() == ["a", f"({sims.kept},)", "parameter,", "real"]
     assert lines[2].split() == ["y", f"({sims.kept},", "2)", "data,", "real"]
     assert lines[0] in Cells(sims._repr_html_()).texts

@@ -28,11 +28,12 @@ def as_key(key: Key) -> PRNGKeyArray:
     Raises:
         DataError: it is neither.
     """
-    is_array = isinstance(key, jax.Array | np.ndarray)
-    if is_array and (jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.ndim and key.dtype == np.uint32)):
-        return jnp.asarray(key)
-    if is_array and not isinstance(key, jax.core.Tracer) and not key.ndim:
-        key = key[()].item() if isinstance(key, np.ndarray) else key.item()
+    if isinstance(key, jax.Array | np.ndarray):
+        is_key = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.ndim > 0 and key.dtype == np.uint32)
+        if is_key:
+            return jnp.asarray(key)
+        if not isinstance(key, jax.core.Tracer) and key.ndim == 0:
+            key = key.item()
     if isinstance(key, bool | np.bool_) or not isinstance(key, int | np.integer):
         raise DataError(f"a key is a whole number, such as key=0, or a key of `jax.random`, got {key!r}")
     number = int(key)

@@ -25,8 +25,8 @@ NONE = "must be numbers, got None; write NaN for what is missing"
 MASKED = "is a masked array with masked elements, whose numbers are no data; leave such rows out"
 UNITS = "has a unit, which would be dropped; convert it to a plain array in the unit of the simulator"
 RAGGED = (
-    "must be numbers in rows of equal length; a set of any size is written as sites (rd.Plate), as a function at points "
-    "(rd.At), or with NaN for what is missing"
+    "must be numbers in rows of equal length; a set of any size is written as sites (rd.Plate), as a function at "
+    "points (rd.At), or with NaN for what is missing"
 )
 
 

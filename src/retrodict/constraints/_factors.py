@@ -186,8 +186,8 @@ def _refuse_wider(old: Distributions, new: Mapping[str, Any]) -> None:
             both = np.stack(np.broadcast_arrays(*map(np.atleast_1d, ends)))
             if beyond(both, low, high).any():
                 raise QueryError(
-                    f"the new prior of '{name}' has the support ({both[0].min():g}, {both[1].max():g}), and the model knows "
-                    f"({low.min():g}, {high.max():g}) only; truncate the new prior, or simulate and train under it"
+                    f"the new prior of '{name}' has the support ({both[0].min():g}, {both[1].max():g}), and the model "
+                    f"knows ({low.min():g}, {high.max():g}) only; truncate the new prior, or train under it"
                 )
 
 

@@ -6,6 +6,7 @@ the law are those of its base, pushed through the transforms one after the other
     Uniform(0, 1), exp, 3 - 2 x      (0, 1)  ->  (1, e)  ->  (3 - 2 e, 1)
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -53,7 +54,9 @@ def claimed_ends(distribution: Any, name: str) -> tuple[Bound, Bound]:
         RetrodictError: it is a constant, or its support is no interval of the reals (a simplex, integers, ...).
     """
     if type(base_of(distribution)).__name__ == "Delta":
-        raise RetrodictError(f"'{name}' is a constant (Delta); write it into the simulator, a prior has what is unknown")
+        raise RetrodictError(
+            f"'{name}' is a constant (Delta); write it into the simulator, a prior has what is unknown"
+        )
     return bounds_of(distribution.support, name)
 
 
@@ -69,8 +72,8 @@ def ends_of(distribution: Any, name: str, shape: tuple[int, ...] | None = None) 
     claim, law = claimed_ends(distribution, name), _pushed(distribution, name)
     if law.unknown:
         warnings.warn(
-            f"'{name}' is a bounded law behind {law.unknown}, whose ends cannot be worked out, so that draws of a model "
-            "may leave it; draw the base in the prior, and transform it in the simulator",
+            f"'{name}' is a bounded law behind {law.unknown}, whose ends cannot be worked out, so that draws of a "
+            "model may leave it; draw the base in the prior, and transform it in the simulator",
             stacklevel=2,
         )
         return _shaped(claim[0], shape), _shaped(claim[1], shape)
@@ -113,8 +116,9 @@ def _pushed(distribution: Any, name: str) -> Ends:
         return Ends(low.min(axis=axis), high.max(axis=axis), ends.unknown)
     if type(law).__name__ == "MixtureGeneral":
         parts = [_pushed(part, name) for part in law.component_distributions]
-        low, high = (np.broadcast_arrays(*ends) for ends in ([p.low for p in parts], [p.high for p in parts]))
-        return Ends(np.min(low, axis=0), np.max(high, axis=0), next((p.unknown for p in parts if p.unknown), ""))
+        lows, highs = ([getattr(part, side) for part in parts] for side in ("low", "high"))
+        low, high = np.min(np.broadcast_arrays(*lows), axis=0), np.max(np.broadcast_arrays(*highs), axis=0)
+        return Ends(low, high, next((p.unknown for p in parts if p.unknown), ""))
     if not (hasattr(law, "transforms") and hasattr(law, "base_dist")):
         low, high = (_reshaped(end, law) for end in bounds_of(law.support, name))
         return Ends(low, high)
@@ -165,6 +169,13 @@ def _image(transform: Any, ends: Ends) -> Ends:
     return Ends(lowest, highest) if is_monotone else Ends(low, high, kind if is_bounded else "")
 
 
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """A context in which JAX computes in double precision."""
+    with jax.enable_x64(new_val=True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Values between two ends, `(grid, *shape)`."""
     t = GRID.reshape(-1, *[1] * max(np.ndim(low), np.ndim(high)))
@@ -175,7 +186,7 @@ def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 
 def _values(transform: Any, x: np.ndarray) -> np.ndarray:
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with double_precision():
         return np.asarray(transform(jax.numpy.asarray(x, float)), float)
 
 

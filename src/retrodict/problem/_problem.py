@@ -132,7 +132,7 @@ class Problem:
             vars(self)["layout"] = self._layout_of(self.prior.variables, self._trial_run(run))
 
     def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
-        """Runs the simulator once; its data as floating-point arrays, whole numbers that these would round as they are."""
+        """Runs the simulator once; its data as floating-point arrays, or whole numbers where these would be rounded."""
         data = {name: jnp.asarray(value) for name, value in recorded(self.simulator(key, **parameters)).items()}
         return {
             name: a if jnp.issubdtype(a.dtype, jnp.integer) and holds_large(a.dtype) else a.astype(float)

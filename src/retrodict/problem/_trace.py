@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from retrodict._errors import DataError, RetrodictError, listed
+from retrodict._errors import DataError, RetrodictError
 from retrodict._runtime.real_arrays import COMPLEX, TEXT
 from retrodict.problem._ends import TRACER_ERRORS
 from retrodict.variables import At
@@ -27,9 +27,9 @@ NOT_JAX = (
     "`rd.numpy_simulator`, which hands it a NumPy generator in place of the key, or write it in jax.numpy"
 )
 OWN_GENERATOR = (
-    "the simulator draws with a generator of NumPy or Python, once, while JAX traces it, so that every run would have the "
-    "same noise: decorate it with `rd.numpy_simulator` and draw with the generator that it gets, or use its key and "
-    "jax.random"
+    "the simulator draws with a generator of NumPy or Python, once, while JAX traces it, so that every run would "
+    "have the same noise: decorate it with `rd.numpy_simulator` and draw with the generator that it gets, or use its key "
+    "and jax.random"
 )
 
 
@@ -88,7 +88,9 @@ def named_arrays(values: Any) -> dict[str, Any]:
         kind = "an array" if hasattr(values, "shape") else type(values).__name__
         raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
     return {
-        name: At(_array(name, value.points), _array(name, value.values)) if isinstance(value, At) else _array(name, value)
+        name: At(_array(name, value.points), _array(name, value.values))
+        if isinstance(value, At)
+        else _array(name, value)
         for name, value in values.items()
     }
 
@@ -126,8 +128,8 @@ def _program(simulator: Callable[..., Any], parameters: Mapping[str, Any]) -> tu
 
 
 def _generator_states() -> tuple[Any, ...]:
-    kind, words, *rest = np.random.get_state()
-    return (kind, words.tobytes(), *rest, random.getstate())
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002  (users draw from it)
+    return (numpy_state[0], numpy_state[1].tobytes(), *numpy_state[2:], random.getstate())
 
 
 def _constants(program: core.ClosedJaxpr) -> Iterator[np.ndarray]:

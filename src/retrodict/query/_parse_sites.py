@@ -62,7 +62,9 @@ def parse_sites(
 def observation_of(given: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """Returns one observation of a batch, or several of them."""
     return {
-        k: At(by_position(v.points)[index], by_position(v.values)[index]) if isinstance(v, At) else by_position(v)[index]
+        k: At(by_position(v.points)[index], by_position(v.values)[index])
+        if isinstance(v, At)
+        else by_position(v)[index]
         for k, v in given.items()
     }
 

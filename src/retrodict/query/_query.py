@@ -74,9 +74,9 @@ class Query:
         return np.all(inside | (self.roles != LATENT), axis=1)
 
     def named(self, tokens: Any) -> dict[str, Any]:
-        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`, in their precision.
+        """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
 
-        Given elements come back as given, and elements that were not asked as NaN.
+        Given elements come back as given, in the precision of the tokens, and elements that were not asked as NaN.
         """
         if not self.sites:
             columns = self.layout.tokens_of(self.answers.names)

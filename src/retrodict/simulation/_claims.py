@@ -17,7 +17,7 @@ import numpy as np
 from retrodict._errors import DataError
 from retrodict._runtime.real_arrays import MAX_EXACT
 from retrodict.problem import Problem
-from retrodict.problem._ends import MIN_STEPS, beyond
+from retrodict.problem._ends import MIN_STEPS, beyond, double_precision
 from retrodict.simulation.rows import row_of
 from retrodict.variables import Layout, Variable
 
@@ -76,7 +76,7 @@ def refuse_rounded_constants(problem: Problem, rows: Mapping[str, np.ndarray]) -
     if not suspects or problem.python_function is not None:
         return
     try:
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        with double_precision():
             keys = jax.random.split(jax.random.key(0), ROWS_IN_DOUBLE)
             exact = jax.device_get(jax.jit(jax.vmap(lambda key: row_of(problem)(key, 0)))(keys))
     except Exception:  # a simulator that names single precision itself
@@ -125,7 +125,9 @@ def refuse_lost_digits(name: str, rows: np.ndarray) -> None:
     if not lost.any():
         return
     i, count = int(np.argmax(lost)), int(lost.sum())
-    which = f"'{name}'" if rows.shape[1] == 1 else f"{count} of {rows.shape[1]} elements of '{name}', such as element {i},"
+    which = (
+        f"'{name}'" if rows.shape[1] == 1 else f"{count} of {rows.shape[1]} elements of '{name}', such as element {i},"
+    )
     sentence = (
         f"{which} is about {largest[i]:.9g} with a spread of {spread[i]:.2g}, and single precision has steps of "
         f"{steps[i]:.2g} there; {DOUBLE}"
@@ -162,8 +164,8 @@ def warn_of_frozen_noise(problem: Problem) -> None:
     if problem.ignores_key:
         argument = "key" if problem.python_function is None else "generator"
         warnings.warn(
-            f"the simulator does not use its {argument}, so that its data have no noise, or noise that is frozen or cannot "
-            f"be repeated; draw all noise with the {argument} that it gets",
+            f"the simulator does not use its {argument}, so that its data have no noise, or noise that is frozen or "
+            f"cannot be repeated; draw all noise with the {argument} that it gets",
             stacklevel=4,
         )
 
@@ -187,8 +189,8 @@ def _refuse_outside(variable: Variable, rows: np.ndarray, where: str) -> None:
             else "declare the support that they have, or none (`supports` of the problem), or mend the simulator"
         )
         raise DataError(
-            f"{int(outside.any(axis=1).sum())} of {len(rows)} rows of '{variable.name}' in {where} lie outside {claim}, "
-            f"{variable.support}, such as {rows[i, j]:.6g} in row {i}{element}; {cure}"
+            f"{int(outside.any(axis=1).sum())} of {len(rows)} rows of '{variable.name}' in {where} lie outside "
+            f"{claim}, {variable.support}, such as {rows[i, j]:.6g} in row {i}{element}; {cure}"
         )
 
 
@@ -200,6 +202,7 @@ def _refuse_padded(variable: Variable, rows: np.ndarray) -> None:
     lengths = np.unique((~missing).sum(axis=1)[~missing[:, 0]])
     if len(lengths) > 1 and is_padded.mean() >= MIN_PADDED_SHARE:
         raise DataError(
-            f"{int(is_padded.sum())} of the first {len(rows)} rows of '{variable.name}' end with NaN after {lengths[0]} "
-            f"or more numbers, and a row with NaN counts as failed; {WAYS_OUT}; a run that failed is NaN in all elements"
+            f"{int(is_padded.sum())} of the first {len(rows)} rows of '{variable.name}' end with NaN after "
+            f"{lengths[0]} or more numbers, and a row with NaN counts as failed; {WAYS_OUT}; a failed run is NaN in "
+            "all elements"
         )

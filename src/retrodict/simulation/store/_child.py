@@ -5,8 +5,8 @@
     [(seed, parameters), ...]           ->
                                         <-    an outcome (status, seconds, error, values) after each row
 
-This file is run as a script and imports nothing but the standard library, NumPy and `real_arrays`, so that a worker starts in a tenth
-of a second: `import retrodict` would bring JAX, which a simulator in NumPy does not need.
+This file is run as a script and imports nothing but the standard library, NumPy and `real_arrays`, so that a worker
+starts in a tenth of a second: `import retrodict` would bring JAX, which a simulator in NumPy does not need.
 """
 
 import contextlib
