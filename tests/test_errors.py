@@ -74,8 +74,8 @@ CASES = {
         "two elements"),
     "rows of other lengths": (
         ask(counts=[[1.0, 2.0], [3.0]]), DATA,
-        "'counts' in `given` must be numbers in rows of equal length; a set of any size is written as sites (rd.Plate), "
-        "as a function at points (rd.At), or with NaN for what is missing"),
+        "'counts' in `given` must be numbers in rows of equal length; a set of any size is written as sites "
+        "(rd.Plate), as a function at points (rd.At), or with NaN for what is missing"),
     "an infinite datum": (
         ask(counts=np.asarray([1.0, np.inf, 0.0])), DATA,
         "'counts' in `given` is infinite somewhere; write NaN for what was not observed"),

@@ -28,8 +28,8 @@ NOT_JAX = (
 )
 OWN_GENERATOR = (
     "the simulator draws with a generator of NumPy or Python, once, while JAX traces it, so that every run would "
-    "have the same noise: decorate it with `rd.numpy_simulator` and draw with the generator that it gets, or use its key "
-    "and jax.random"
+    "have the same noise: decorate it with `rd.numpy_simulator` and draw with the generator that it gets, or use the "
+    "key and jax.random"
 )
 
 

@@ -41,8 +41,14 @@ WAYS_OUT = (
 )
 
 
-def check_first_rows(problem: Problem, rows: Mapping[str, np.ndarray], errors: Sequence[str] = ()) -> None:
+def check_first_rows(
+    problem: Problem, rows: Mapping[str, np.ndarray], errors: Sequence[str] = (), *, drawn: bool = True
+) -> None:
     """Refuses a simulator whose first rows `(n, *shape)`, failed ones among them, do not fit the layout.
+
+    Args:
+        errors: why rows failed.
+        drawn: whether parameters are draws of the prior; others are whatever a user asks for.
 
     Raises:
         DataError: rows outside their supports, sets of any size, or numbers that single precision cannot tell apart.
@@ -53,6 +59,8 @@ def check_first_rows(problem: Problem, rows: Mapping[str, np.ndarray], errors: S
     if len(ragged) >= max(MIN_RAGGED_ROWS, MIN_RAGGED_SHARE * n):
         raise DataError(f"{len(ragged)} of the first {n} rows have another shape: {ragged[0]}; {WAYS_OUT}")
     for variable in layout.variables:
+        if variable.kind == "parameter" and not drawn:
+            continue
         block = rows[variable.name].reshape(-1, variable.size)  # with sites, one row each
         if variable.kind == "data" and variable.shape and variable.size and not variable.axes:
             _refuse_padded(variable, block)
@@ -82,10 +90,12 @@ def refuse_rounded_constants(problem: Problem, rows: Mapping[str, np.ndarray]) -
     except Exception:  # a simulator that names single precision itself
         return
     for name in suspects:
-        if np.ptp(exact[name], axis=0).max() > 0:
+        change, step = np.ptp(exact[name], axis=0), np.spacing(np.abs(rows[name][0])).astype(float)
+        is_rounded = (change > 0) & (change < MIN_STEPS * step)
+        if np.any(is_rounded):
             raise DataError(
-                f"'{name}' is {rows[name].flat[0]:.9g} in all {len(rows[name])} rows, as single precision rounds what "
-                f"changes by {np.ptp(exact[name], axis=0).max():.2g} in double precision; {DOUBLE}"
+                f"'{name}' is {rows[name][0][is_rounded].flat[0]:.9g} in all {len(rows[name])} rows, as single precision "
+                f"rounds what changes by {change[is_rounded].max():.2g} in double precision; {DOUBLE}"
             )
 
 

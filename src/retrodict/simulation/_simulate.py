@@ -204,7 +204,7 @@ def _in_memory(request: _Request, *, progress: bool) -> Simulations:
             throughput.add(len(well), int((~well).sum()))
             done += len(well)
             if done - len(well) < FIRST_ROWS <= done or done == request.n < FIRST_ROWS:
-                check_first_rows(problem, _joined(batches), errors)
+                check_first_rows(problem, _joined(batches), errors, drawn=not request.draws)
     values = _joined(batches)
     well = ended_well(values, layout)
     if not well.any():
