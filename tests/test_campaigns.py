@@ -61,9 +61,9 @@ def ways():
         (lambda: {"y": fine, "z": 1}, "failed", "the simulator returned 'y', 'z' instead of 'y'"),
         (lambda: {}, "failed", "the simulator returned nothing instead of 'y'"),
         (lambda: {"y": [1.0]}, "failed", "'y' has the shape (1,) instead of (2,)"),
-        (lambda: {"y": [[1.0], [1.0, 2.0]]}, "failed", "'y' is no array: "),
-        (lambda: {"y": ["a", "b"]}, "failed", "'y' must be real numbers, and is of the type <U1"),
-        (lambda: {"y": [1j, 2.0]}, "failed", "'y' must be real numbers, and is of the type complex128"),
+        (lambda: {"y": [[1.0], [1.0, 2.0]]}, "failed", "'y' must be numbers in rows of equal length; "),
+        (lambda: {"y": ["a", "b"]}, "failed", "'y' must be numbers, got text"),
+        (lambda: {"y": [1j, 2.0]}, "failed", "'y' must be real numbers, got complex ones"),
         (lambda: fine, "failed", "the simulator returned tuple, not a mapping from name to array"),
         (lambda: print("{not json}") or {"y": fine}, "ok", ""),
     ]

@@ -14,6 +14,7 @@ from retrodict.variables import Layout, Variable
 
 
 COUNTS = np.ones(3, np.float32)
+TEXT = "got text; '3.5' is no number: convert it, such as np.asarray(x, float)"
 
 
 def ask(**given):
@@ -64,13 +65,17 @@ CASES = {
     "a Batch of different lengths": (
         lambda m, s: m.sample(3, given=rd.Batch({"counts": np.ones((2, 3)), "rate": np.ones(4)}), key=0), DATA,
         "every variable in a Batch needs the same number of observations, got {'counts': 2, 'rate': 4}"),
-    "text for numbers": (ask(counts="abc"), DATA, "'counts' in `given` must be numbers, got str"),
+    "text for numbers": (ask(counts="abc"), DATA, "'counts' in `given` must be numbers, " + TEXT),
     "an array of text": (
-        ask(counts=np.asarray(["a", "b", "c"])), DATA, "'counts' in `given` must be numbers, got an array of type <U1"),
+        ask(counts=np.asarray(["a", "b", "c"])), DATA, "'counts' in `given` must be numbers, " + TEXT),
     "complex numbers": (
-        ask(counts=1j * COUNTS), DATA, "'counts' in `given` must be numbers, got an array of type complex64"),
+        ask(counts=1j * COUNTS), DATA,
+        "'counts' in `given` must be real numbers, got complex ones; write the real and the imaginary part as "
+        "two elements"),
     "rows of other lengths": (
-        ask(counts=[[1.0, 2.0], [3.0]]), DATA, "'counts' in `given` must be numbers in rows of equal length"),
+        ask(counts=[[1.0, 2.0], [3.0]]), DATA,
+        "'counts' in `given` must be numbers in rows of equal length; a set of any size is written as sites "
+        "(rd.Plate), as a function at points (rd.At), or with NaN for what is missing"),
     "an infinite datum": (
         ask(counts=np.asarray([1.0, np.inf, 0.0])), DATA,
         "'counts' in `given` is infinite somewhere; write NaN for what was not observed"),
@@ -118,7 +123,7 @@ CASES = {
         lambda m, s: fit(counts=with_nan(s))(m, s), DATA,
         "2 of 500 simulations are not finite (in counts); take these rows out: `rd.simulate` does so and counts them"),
     "text in training": (
-        fit(rate=np.asarray(["a"] * 500)), DATA, "'rate' in the simulations must be numbers, got an array of type <U1"),
+        fit(rate=np.asarray(["a"] * 500)), DATA, "'rate' in the simulations must be numbers, " + TEXT),
     "training on an array": (
         lambda m, s: rd.fit(m, s["rate"], key=0), DATA, "simulations are a mapping from name to array, got ndarray"),
     "too few rows": (
@@ -156,7 +161,7 @@ CASES = {
         "the support of 'a' moves with 'b'; give it a fixed support (draw a fraction of the interval, and scale it in "
         "the simulator)"),
     "a simplex": (
-        lambda m, s: rd.Problem({"a": dist.Dirichlet(np.ones(3))}, never).layout, ROOT,
+        lambda m, s: rd.Problem({"a": dist.Dirichlet(np.ones(3))}, never), ROOT,
         "'a' has the support Simplex(); only the reals, half-lines and intervals are modeled: write it as a function "
         "of variables that have one of these"),
     "an empty prior": (lambda m, s: rd.Problem({}, never), DATA, "a problem needs at least one parameter in its prior"),

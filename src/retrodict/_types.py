@@ -6,9 +6,12 @@
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from retrodict._errors import DataError
 
 
 Tokens: TypeAlias = Float[Array, " d"]
@@ -16,10 +19,29 @@ Roles: TypeAlias = Int[Array, " d"]
 Scalar: TypeAlias = Float[Array, ""]
 Key: TypeAlias = PRNGKeyArray | int
 
+BITS = 32  # of a word of a seed
+
 
 def as_key(key: Key) -> PRNGKeyArray:
-    """A key of `jax.random`: `key` itself, or the key of a whole number taken as a seed."""
-    return jr.key(key) if isinstance(key, int) else jax.numpy.asarray(key)
+    """Returns a key of `jax.random`: `key` itself, or that of a whole number, all of whose bits and sign count.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if isinstance(key, jax.Array | np.ndarray):
+        is_key = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) or (key.ndim > 0 and key.dtype == np.uint32)
+        if is_key:
+            return jnp.asarray(key)
+        if not isinstance(key, jax.core.Tracer) and key.ndim == 0:
+            key = key.item()
+    if not is_number(key, int | np.integer):
+        raise DataError(f"a key is a whole number, such as key=0, or a key of `jax.random`, got {key!r}")
+    number = int(key)
+    result, rest = jr.key(abs(number) % 2**BITS), abs(number) >> BITS
+    # jax.random takes the lowest word alone
+    while rest:
+        result, rest = jr.fold_in(result, rest % 2**BITS), rest >> BITS
+    return jr.fold_in(result, 2**BITS - 1) if number < 0 else result
 
 
 def is_number(value: Any, kinds: Any = int | float) -> bool:

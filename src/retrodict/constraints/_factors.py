@@ -16,6 +16,8 @@ from retrodict.constraints._base import AbstractConstraint, Units, View, shape_o
 from retrodict.guidance import AbstractGuide, Near, Tilt
 from retrodict.problem import Prior as Distributions
 from retrodict.problem import Problem
+from retrodict.problem._ends import beyond
+from retrodict.problem._prior import Entry
 from retrodict.query.tokens import as_numbers
 from retrodict.variables import Layout, names_of
 
@@ -141,7 +143,8 @@ class ReplacedPrior(AbstractConstraint):
         old: the prior that the model was trained under: a `Problem`, or distributions by name.
 
     Raises:
-        QueryError: `new` has a name that `old` lacks, or the old prior has no named parts.
+        QueryError: `new` has a name that `old` lacks, its support is not inside the old one, or the old prior has no
+            named parts.
     """
 
     def __init__(self, new: Mapping[str, Any], *, old: Problem | Mapping[str, Any]) -> None:
@@ -154,6 +157,7 @@ class ReplacedPrior(AbstractConstraint):
         for name in new:
             if name not in prior.distributions:
                 raise QueryError(unknown("the new prior", name, prior.distributions, owner="the old one has"))
+        _refuse_wider(prior, new)
         self.new, self.old = dict(new), {name: prior.distributions[name] for name in new}
         parents = {p for entry in (*self.new.values(), *self.old.values()) for p in _parents(entry)}
         self.names = tuple(name for name in prior.distributions if name in parents | set(new))
@@ -168,6 +172,23 @@ class ReplacedPrior(AbstractConstraint):
 
     def guide(self, view: View) -> AbstractGuide:
         return _tilt(self.log_ratio, self.names, view)
+
+
+def _refuse_wider(old: Distributions, new: Mapping[str, Any]) -> None:
+    """Refuses a new prior with a support beyond that of the old one, where the model has never seen a simulation.
+
+    Raises:
+        QueryError: with both supports.
+    """
+    for name, entry in new.items():
+        low, high = (np.asarray(end, float) for end in old.supports(name)[0])
+        for ends in old.supports(name, Entry.read(entry)):
+            both = np.stack(np.broadcast_arrays(*map(np.atleast_1d, ends)))
+            if beyond(both, low, high).any():
+                raise QueryError(
+                    f"the new prior of '{name}' has the support ({both[0].min():g}, {both[1].max():g}), and the model "
+                    f"knows ({low.min():g}, {high.max():g}) only; truncate the new prior, or train under it"
+                )
 
 
 def _parents(entry: Any) -> list[str]:

@@ -53,7 +53,7 @@ def held_out_tokens(model: AbstractModel, sims: Mapping[str, Any]) -> Float[np.n
     Raises:
         DataError: simulations of the wrong names or shapes, not finite, or too few.
     """
-    check_simulations(sims)
+    sims = check_simulations(sims)
     tokens = flatten(model.layout, sims, model.layout.names, where="the simulations")
     numbers = model.layout.tokens_of([v.name for v in model.layout.variables if not v.axes and v.kind != "place"])
     refuse_few(len(tokens), int((~np.isfinite(tokens[:, numbers])).any(axis=1).sum()))

@@ -47,7 +47,7 @@ def compare_sites(model: AbstractModel, sims: Mapping[str, Any], settings: Check
 
 def _sets_of_sites(layout: Layout, sims: Mapping[str, Any]) -> Rows:
     """Returns simulations of many sites: `(n, *shape)` of shared variables, `(n, sites, *shape)` of others."""
-    check_simulations(sims)
+    sims = check_simulations(sims)
     rows: dict[str, np.ndarray] = {}
     for name in layout.names:
         if name not in sims:

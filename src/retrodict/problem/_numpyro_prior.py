@@ -14,11 +14,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed
 from retrodict.problem import AbstractPrior, Draw
-from retrodict.variables import Variable, bounds_of
+from retrodict.problem._ends import TRIAL_DRAWS, check_draws, claimed_ends, ends_of
+from retrodict.variables import Variable
 
 
 class NumpyroPrior(AbstractPrior):
@@ -30,6 +32,7 @@ class NumpyroPrior(AbstractPrior):
 
     Raises:
         DataError: the model has no parameters, has observations, or has more than one plate.
+        RetrodictError: a parameter is a constant, or its support is no interval of the reals.
     """
 
     def __init__(self, model: Callable[[], Any]) -> None:
@@ -42,6 +45,8 @@ class NumpyroPrior(AbstractPrior):
             raise DataError(
                 f"the numpyro model observes {listed(observed)}; a prior has parameters only, data are simulated"
             )
+        for name in self.names:
+            claimed_ends(trace[name]["fn"], name)  # what cannot be used is said at once
         plates = {frame.name for name in self.names for frame in trace[name]["cond_indep_stack"]}
         if len(plates) > 1:
             raise DataError(f"a problem has one plate, and plates in plates are not offered yet; got {listed(plates)}")
@@ -50,12 +55,14 @@ class NumpyroPrior(AbstractPrior):
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:
         traces = [self._trace(jax.random.key(seed), {}) for seed in (0, 1)]
+        draws = jax.device_get(jax.vmap(self.draw)(jax.random.split(jax.random.key(0), TRIAL_DRAWS)))
         rows = []
         for name in self.names:
             (low, high), moved = (self._bounds(trace[name], name) for trace in traces)
-            if (low, high) != moved:
+            if not all(np.allclose(*ends, rtol=1e-6, atol=0.0) for ends in zip((low, high), moved, strict=True)):
                 raise RetrodictError(f"the support of '{name}' moves with other parameters; give it a fixed support")
-            shape = tuple(self._first_site(name, traces[0][name]["value"]).shape)
+            shape = tuple(draws[name].shape[1:])
+            check_draws(name, draws[name], (low, high))
             rows.append(Variable(name, shape, low, high, kind="parameter", plate=self.own.get(name, "")))
         return tuple(rows)
 
@@ -89,7 +96,7 @@ class NumpyroPrior(AbstractPrior):
         return jnp.asarray(value[0] if name in self.own else value, float)
 
     def _bounds(self, site: Mapping[str, Any], name: str) -> Any:
-        low, high = bounds_of(site["fn"].support, name)
+        low, high = ends_of(site["fn"], name, tuple(jnp.shape(site["value"])))
         if name in self.own:  # bounds are alike at all sites: a number per element remains, or a number for all
             size, count = jnp.size(site["value"]), len(site["value"])
             low, high = (e[: size // count] if isinstance(e, tuple) else e for e in (low, high))

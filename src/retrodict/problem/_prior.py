@@ -20,9 +20,12 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed
+from retrodict.problem._ends import ROUNDING, TRACER_ERRORS, TRIAL_DRAWS, base_of, check_draws, claimed_ends, ends_of
 from retrodict.query.functions import recorded, variables_of
-from retrodict.variables import At, Variable, bounds_of
+from retrodict.variables import At, Bound, Variable
 
+
+TRIAL_SUPPORTS = 8  # of a law that depends on other parameters
 
 Draw = dict[str, Array]
 
@@ -135,7 +138,8 @@ class Prior(AbstractPrior):
         entries: the same as `distributions`, read.
 
     Raises:
-        RetrodictError: an entry is no distribution, depends on a later parameter, or has a support that moves.
+        RetrodictError: an entry is no distribution, is a constant, depends on a later parameter, or has a support that
+            moves or that is no interval of the reals.
         DataError: there is no entry, or plates are nested or more than one.
     """
 
@@ -156,6 +160,8 @@ class Prior(AbstractPrior):
                     raise RetrodictError(
                         f"'{name}' is shared by all sites and cannot depend on '{parent}', of which every site has one"
                     )
+            if not read.parents:
+                claimed_ends(read.distribution({}), name)  # what cannot be used is said at once
             self.entries[name] = read
 
     @property
@@ -164,22 +170,54 @@ class Prior(AbstractPrior):
 
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:
-        draws = [self.draw(jax.random.key(seed)) for seed in (0, 1)]
+        draws = self._trial_draws
         variables: list[Variable] = []
         for name, entry in self.entries.items():
-            bounds, moved = (bounds_of(entry.distribution(draw).support, name) for draw in draws)
-            if bounds != moved:
-                raise RetrodictError(
-                    f"the support of '{name}' moves with {listed(entry.parents)}; give it a fixed support "
-                    "(draw a fraction of the interval, and scale it in the simulator)"
-                )
-            new: tuple[Variable, ...] = (Variable(name, tuple(draws[0][name].shape), *bounds, kind="parameter"),)
+            values, bounds = draws[name], self._ends(name)
+            shape = tuple(values.shape[1:])
+            check_draws(name, values, bounds, constant=entry.function is not None)
+            new: tuple[Variable, ...] = (Variable(name, shape, *bounds, kind="parameter"),)
             if entry.function is not None:
-                values = entry.function.seen(jax.random.key(0), draws[0][name])
+                at = entry.function.seen(jax.random.key(0), values[0])
                 low, high = (float(np.min(bound)) for bound in bounds)  # all values of a function share a support
-                new = variables_of(name, values, low, high, "parameter")
+                new = variables_of(name, at, low, high, "parameter")
             variables.extend(dataclasses.replace(v, plate=self.own.get(name, "")) for v in new)
         return tuple(variables)
+
+    @functools.cached_property
+    def _trial_draws(self) -> dict[str, np.ndarray]:
+        """Some draws by name, `(n, *shape)`.
+
+        Raises:
+            RetrodictError: a function in the prior needs numbers, where JAX has arrays that stand for all draws.
+        """
+        try:
+            return jax.device_get(jax.vmap(self.draw)(jax.random.split(jax.random.key(0), TRIAL_DRAWS)))
+        except TRACER_ERRORS as error:
+            raise RetrodictError(
+                "a function in the prior uses NumPy, `float(...)` or `if` on a parameter, which JAX cannot follow; "
+                "write it in jax.numpy"
+            ) from error
+
+    def supports(self, name: str, entry: Entry | None = None) -> list[tuple[Bound, Bound]]:
+        """The ends of the law of a parameter at some draws of its parents; `entry` is another law of it."""
+        draws, entry = self._trial_draws, entry or self.entries[name]
+        shape = tuple(draws[name].shape[1:])
+        if any(parent not in draws for parent in entry.parents):
+            return []
+        rows = [{k: jnp.asarray(v[i]) for k, v in draws.items()} for i in range(TRIAL_SUPPORTS if entry.parents else 1)]
+        return [ends_of(entry.distribution(row), name, shape) for row in rows]
+
+    def _ends(self, name: str) -> tuple[Bound, Bound]:
+        """The ends of a law, which must be the same whatever its parents are."""
+        bounds, *others = self.supports(name)
+        for other in others:
+            if not all(np.allclose(*ends, rtol=ROUNDING, atol=0.0) for ends in zip(bounds, other, strict=True)):
+                raise RetrodictError(
+                    f"the support of '{name}' moves with {listed(self.entries[name].parents)}; give it a fixed support "
+                    "(draw a fraction of the interval, and scale it in the simulator)"
+                )
+        return bounds
 
     def recorded(self, key: PRNGKeyArray, values: Draw) -> Draw:
         result: dict[str, Any] = dict(values)
@@ -223,14 +261,6 @@ def as_prior(prior: Any) -> AbstractPrior:
         "a prior is a mapping from name to distribution, or a numpyro model as rd.numpyro_prior(model), "
         f"got {type(prior).__name__}"
     )
-
-
-def base_of(distribution: Any) -> Any:
-    """The distribution inside numpyro's `Independent` and `ExpandedDistribution`, which only say which axes belong
-    together."""
-    while hasattr(distribution, "base_dist") and type(distribution).__name__ in ("Independent", "ExpandedDistribution"):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _flat(distributions: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str], str]:

@@ -22,10 +22,13 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from retrodict._errors import DataError, RetrodictError, listed, unknown
+from retrodict._runtime.real_arrays import holds_large
 from retrodict._runtime.tables import Cells, as_html, as_text
 from retrodict._types import Key, as_key
 from retrodict.problem._prior import AbstractPrior, Draw, Entry, as_prior
+from retrodict.problem._trace import check_arguments, trace
 from retrodict.query.functions import each_array, recorded, variables_of
+from retrodict.query.tokens import as_numbers
 from retrodict.variables import At, Layout, Variable, bounds_of
 
 
@@ -35,7 +38,7 @@ Simulator = Callable[..., Mapping[str, Any]]
 
 
 class NumpySimulator:
-    """A simulator in plain NumPy, `f(rng, **parameters) -> {name: array}`, run row after row.
+    """A simulator in plain NumPy, `f(rng, **parameters) -> {name: array}`, run row after row in double precision.
 
     Called by hand it takes a key, as any simulator, or a generator.
     """
@@ -47,12 +50,19 @@ class NumpySimulator:
         # every row's generator comes from the row's own key, so that no two rows ever share a stream
         if not isinstance(key, np.random.Generator):
             key = np.random.default_rng(np.asarray(jax.random.key_data(as_key(key))))
-        values = self.function(key, **{name: np.asarray(value) for name, value in parameters.items()})
+        values = self.function(key, **{name: np.asarray(value, np.float64) for name, value in parameters.items()})
+        if not isinstance(values, Mapping):
+            raise RetrodictError(f"a simulator returns a mapping from name to array, got {type(values).__name__}")
+        for name, array in recorded(values).items():
+            as_numbers(array, f"'{name}' of the simulator", missing=False)
         return {name: each_array(np.asarray, value) for name, value in values.items()}
 
 
 def numpy_simulator(function: Callable[..., Mapping[str, Any]]) -> NumpySimulator:
-    """Wraps `f(rng, **parameters) -> {name: array}`, where `rng` is a `numpy.random.Generator`."""
+    """Wraps `f(rng, **parameters) -> {name: array}`, where `rng` is a `numpy.random.Generator`.
+
+    Parameters come as arrays of float64, and float64 data stay so.
+    """
     return NumpySimulator(function)
 
 
@@ -79,6 +89,7 @@ class Problem:
         self.prior = as_prior(prior)
         self.simulator = simulator
         self.supports = dict(supports or {})
+        self._uses_key, self._wide = True, frozenset[str]()
 
     @property
     def python_function(self) -> Callable[..., Mapping[str, Any]] | None:
@@ -87,12 +98,30 @@ class Problem:
 
     @functools.cached_property
     def layout(self) -> Layout:
-        """The parameters of the prior, then the data as a trial run of the simulator shows them."""
+        """The parameters of the prior, then the data as a trial run of the simulator shows them.
+
+        Raises:
+            RetrodictError: the prior or the simulator is not of the form that `Problem` describes.
+            DataError: data that are not real numbers.
+        """
         # the prior first: what is wrong with it is said before anything runs
+        parameters = self.prior.variables
+        drawn = jax.eval_shape(self.prior.draw, jax.random.key(0))
         if self.python_function is not None:
-            return self._layout_of(self.prior.variables, self._trial_run(self.simulator))
-        parameters, key = self.prior.variables, jax.random.key(0)
-        return self._layout_of(parameters, jax.eval_shape(lambda k: self.simulator(k, **self.prior.draw(k)), key))
+            check_arguments(self.python_function, drawn, "rng")
+            return self._layout_of(parameters, self._trial_run(self.simulator))
+        data, self._uses_key = trace(self.simulator, drawn)
+        return self._layout_of(parameters, data)
+
+    @property
+    def ignores_key(self) -> bool:
+        """Whether data depend on the parameters alone, so that runs at equal parameters are equal."""
+        return bool(self.layout) and not self._uses_key
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of numbers of data that single precision would round, by name."""
+        return {name: "float64" for name in self.layout.names if name in self._wide}
 
     def find_layout(self, run: Simulator) -> None:
         """Finds `layout`, unless it is known, by trial runs of `run(key, **parameters)` in place of the simulator.
@@ -103,14 +132,15 @@ class Problem:
             vars(self)["layout"] = self._layout_of(self.prior.variables, self._trial_run(run))
 
     def run(self, key: PRNGKeyArray, parameters: Mapping[str, Array]) -> Draw:
-        """Runs the simulator once; its data as floating-point arrays."""
-        return {k: jnp.asarray(v, float) for k, v in recorded(self.simulator(key, **parameters)).items()}
+        """Runs the simulator once; its data as floating-point arrays, or whole numbers where these would be rounded."""
+        data = {name: jnp.asarray(value) for name, value in recorded(self.simulator(key, **parameters)).items()}
+        return {
+            name: a if jnp.issubdtype(a.dtype, jnp.integer) and holds_large(a.dtype) else a.astype(float)
+            for name, a in data.items()
+        }
 
     def _layout_of(self, parameters: tuple[Variable, ...], values: Any) -> Layout:
         """The layout of the parameters and of data such as `values`, which a simulator returned."""
-        if not isinstance(values, Mapping):
-            kind = "an array" if hasattr(values, "shape") else type(values).__name__
-            raise RetrodictError(f"a simulator returns a mapping from name to array, got {kind}")
         for name in self.supports:
             if name not in values:
                 raise DataError(unknown("`supports`", name, values, owner="this simulator returns"))
@@ -123,6 +153,8 @@ class Problem:
                 data.extend(variables_of(name, value, *self._bounds(name), "data"))
             else:
                 data.append(Variable(name, tuple(np.shape(value)), *self._bounds(name), kind="data"))
+        kinds = {k: v.dtype if hasattr(v, "dtype") else np.asarray(v).dtype for k, v in recorded(values).items()}
+        self._wide = frozenset(name for name, kind in kinds.items() if holds_large(kind))
         # the simulator is that of one site: where there are sites, all data are theirs
         return Layout((*parameters, *(dataclasses.replace(v, plate=self.prior.plate) for v in data)))
 
@@ -130,10 +162,14 @@ class Problem:
         """The data of the first trial run that does not raise."""
         for seed in range(TRIAL_RUNS):
             key = jax.random.key(seed)
+            rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+            state = rng.bit_generator.state
             try:
                 # a simulator's own prints must not end up in the output of a command
                 with contextlib.redirect_stdout(sys.stderr):
-                    return run(key, **self.prior.draw(key))
+                    data = run(rng if run is self.simulator else key, **self.prior.draw(key))
+                self._uses_key = run is not self.simulator or rng.bit_generator.state != state
+                return data
             except Exception:
                 if seed == TRIAL_RUNS - 1:
                     raise

@@ -16,7 +16,7 @@ from retrodict._errors import DataError, QueryError, listed, unknown
 from retrodict.query._query import Query
 from retrodict.query.functions import functions_in, in_slots, slot_rows, slots
 from retrodict.query.interval import Interval, fixed_values, interval_masks, intervals_in
-from retrodict.query.tokens import Batch, as_numbers, flatten, requests_of, shape_text, unflatten
+from retrodict.query.tokens import Batch, as_numbers, flatten, named_values, requests_of, shape_text, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.transforms import supports
 from retrodict.variables import At, Layout, Variable, names_of
@@ -25,6 +25,7 @@ from retrodict.variables import At, Layout, Variable, names_of
 Given = Mapping[str, Any] | None
 Of = Iterable[str] | Mapping[str, Any] | None
 NOTHING_LEFT = "nothing is left to ask: every element of `of` is given; leave something out of `given`"
+VALUES = "`values` must map at least one name to its values"
 ONE_OBSERVATION = "a question with constraints is about one observation; ask a Batch one by one"
 
 
@@ -107,8 +108,9 @@ def parse_values(
         QueryError: a wrong name, an element both in `values` and in `given`.
         DataError: a wrong shape or type, or NaN in some rows only.
     """
-    if not isinstance(values, Mapping) or not values:
-        raise QueryError("`values` must map at least one name to its values")
+    values = named_values(values, VALUES, QueryError)
+    if not values:
+        raise QueryError(VALUES)
     check_names("`values`", values, layout.names)
     given = as_mapping(given)
     if layout.functions and not in_slots(layout, given):
@@ -136,13 +138,9 @@ def as_mapping(given: Given) -> Mapping[str, Any]:
     """Returns `given` as a mapping.
 
     Raises:
-        QueryError: it is none.
+        QueryError: it is none, nor a table such as those of pandas.
     """
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise QueryError(f"`given` must map names to values, got {type(given).__name__}")
-    return given
+    return {} if given is None else named_values(given, "`given` must map names to values", QueryError)
 
 
 def check_names(argument: str, names: Iterable[str], known: Sequence[str]) -> None:
@@ -317,7 +315,7 @@ def _roles_and_values(
 ) -> tuple[np.ndarray, np.ndarray]:
     m = len(next(iter(observed.values()))) if observed else 1
     roles = np.full((m, layout.size), ABSENT, np.int32)
-    values = np.zeros((m, layout.size))
+    values = np.zeros((m, layout.size), np.result_type(np.float32, *observed.values()))
     for name, mask in masks.items():
         roles[:, layout.slices[name]] = np.where(mask, LATENT, ABSENT)
     for name, array in observed.items():

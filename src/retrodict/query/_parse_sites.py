@@ -1,6 +1,5 @@
 """A question about many sites, in names, becomes a `Query` whose observations hold one `SiteQuery` each."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from retrodict.query._query import Query
 from retrodict.query._sites import SiteQuery
 from retrodict.query.functions import each_array, functions_in, points_in, slots
 from retrodict.query.interval import intervals_in
-from retrodict.query.tokens import Batch, as_numbers, requests_of
+from retrodict.query.tokens import Batch, as_numbers, by_position, requests_of
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.variables import Layout, Variable
 
@@ -65,7 +64,7 @@ def parse_sites(
 
 def observation_of(given: Mapping[str, Any], index: Any) -> dict[str, Any]:
     """Returns one observation of a batch, or several of them."""
-    return {name: each_array(operator.itemgetter(index), value) for name, value in given.items()}
+    return {name: each_array(lambda array: by_position(array)[index], value) for name, value in given.items()}
 
 
 def _batch_size(given: Batch) -> int:
@@ -99,14 +98,13 @@ def _site_query(layout: Layout, given: Mapping[str, Any], of: Of, sites: int | N
         slotted = slots(layout, Batch(site_values), None)
         resized, rows = slotted.layout, slotted.given  # type: ignore[assignment]
     tokens = resized.tokens_of(resized.own)
-    values, roles = np.zeros((count, resized.size)), np.full((count, resized.size), ABSENT, np.int32)
-    if site_values:
-        for name, array in observed_arrays(resized, rows, batched=True).items():
-            block, observed_mask = resized.slices[name], ~np.isnan(array)
-            values[:, block], roles[:, block] = (
-                np.where(observed_mask, array, 0.0),
-                np.where(observed_mask, GIVEN, ABSENT),
-            )
+    observed = observed_arrays(resized, rows, batched=True) if site_values else {}
+    values = np.zeros((count, resized.size), np.result_type(np.float32, *observed.values()))
+    roles = np.full((count, resized.size), ABSENT, np.int32)
+    for name, array in observed.items():
+        block, observed_mask = resized.slices[name], ~np.isnan(array)
+        values[:, block] = np.where(observed_mask, array, 0.0)
+        roles[:, block] = np.where(observed_mask, GIVEN, ABSENT)
     return SiteQuery(count, shared, site_values, requests, resized, values[:, tokens], roles[:, tokens])
 
 

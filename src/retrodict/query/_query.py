@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int32
+from jaxtyping import Float, Int32
 
 from retrodict.query._sites import SiteQuery
 from retrodict.query.family import Shares, shares_of, words
@@ -24,7 +24,7 @@ class Query:
         layout: the variables, functions with as many points as the question has.
         answers: those of them that can be asked, in the order in which a model returns their tokens `(m, n, k)`.
         roles: GIVEN, LATENT or ABSENT, `(m, d)` integers.
-        values: in the user's units, zero where nothing is given, `(m, d)`.
+        values: in the user's units, zero where nothing is given, `(m, d)`; in double precision where an observation is.
         of: the variables whose values come back.
         batched: whether the answer has an axis of observations.
         places: by function, the points at which it is asked.
@@ -38,7 +38,7 @@ class Query:
     layout: Layout
     answers: Layout
     roles: Int32[np.ndarray, "m d"]
-    values: Float64[np.ndarray, "m d"]
+    values: Float[np.ndarray, "m d"]
     of: tuple[str, ...]
     batched: bool = False
     places: Mapping[str, slice] = field(default_factory=dict)
@@ -72,11 +72,11 @@ class Query:
     def named(self, tokens: Any) -> dict[str, Any]:
         """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
 
-        Given elements come back as given, and elements that were not asked as NaN.
+        Given elements come back as given, in the precision of the tokens, and elements that were not asked as NaN.
         """
         if not self.sites:
             columns = self.layout.tokens_of(self.answers.names)
-            roles, values = self.roles[:, None, columns], self.values[:, None, columns]
+            roles, values = self.roles[:, None, columns], self.values[:, None, columns].astype(tokens.dtype)
             tokens = np.where(roles == LATENT, tokens, np.where(roles == GIVEN, values, np.nan))
         draws = unflatten(self.answers, tokens if self.batched else tokens[0], self.of)
         return {name: value[..., self.places[name]] if name in self.places else value for name, value in draws.items()}

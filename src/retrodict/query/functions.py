@@ -14,7 +14,7 @@ import numpy as np
 
 from retrodict._errors import DataError, QueryError
 from retrodict.query.interval import Interval, intervals_in
-from retrodict.query.tokens import Batch, as_numbers, requests_of
+from retrodict.query.tokens import Batch, as_numbers, by_position, requests_of
 from retrodict.variables import At, Layout, Variable, places_of
 
 
@@ -82,7 +82,7 @@ def slots(layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[
 def _number_slots(
     layout: Layout, given: Mapping[str, Any], of: Iterable[str] | Mapping[str, Any] | None, *, batched: bool
 ) -> Slots:
-    count = len(np.asarray(points_in(next(iter(given.values()))))) if batched else 1
+    count = len(by_position(points_in(next(iter(given.values()))))) if batched else 1
     requests = requests_of(of)
     sizes, values, places, answers = {}, {}, {}, {}
     for name in layout.functions:
@@ -198,7 +198,7 @@ def slot_rows(layout: Layout, values: Mapping[str, Any], answers: Mapping[str, s
         array, block = as_numbers(value.values, f"the values of '{name}'"), answers[name]
         if array.ndim != 2 or array.shape[1] != block.stop - block.start:
             raise DataError(f"'{name}' in `values` needs values (n, k) at points (k,), got {array.shape}")
-        rows[name] = np.full((len(array), *layout[name].shape), np.nan, np.float32)
+        rows[name] = np.full((len(array), *layout[name].shape), np.nan, array.dtype)
         rows[name][:, block] = array
     return rows
 

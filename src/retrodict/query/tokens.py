@@ -4,14 +4,14 @@ flatten     {"rate": (n,), "counts": (n, 3)}  ->  (n, 4)
 unflatten   (n, 4)                            ->  {"rate": (n,), "counts": (n, 3)}
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
-from retrodict._errors import DataError, QueryError, listed
+from retrodict._errors import DataError, QueryError, RetrodictError, listed
+from retrodict._runtime.real_arrays import NotNumbersError, real_array
 from retrodict._types import is_count
 from retrodict.variables import Layout, Variable, names_of
 
@@ -32,21 +32,31 @@ class Batch(Mapping[str, Any]):
         return len(self.arrays)
 
 
-def as_numbers(value: Any, where: str) -> np.ndarray:
-    """Returns the value as an array of floats, double precision where it came so.
+def as_numbers(value: Any, where: str, *, missing: bool = True) -> np.ndarray:
+    """Returns the value as an array of float32 where that holds it, else of float64; see `_runtime.real_arrays`.
+
+    Masked elements are NaN, not observed; with `missing=False` they are refused.
 
     Raises:
-        DataError: the value is not made of numbers.
+        DataError: the value is not made of real numbers.
     """
-    if isinstance(value, jax.Array | np.ndarray | float | int | Sequence | np.generic) and not isinstance(value, str):
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise DataError(f"{where} must be numbers in rows of equal length") from error
-        if array.dtype.kind in "iufb" or array.dtype.name == "bfloat16":
-            return array.astype(np.float64 if array.dtype in (np.float64, np.int64, np.uint64) else np.float32)
-        raise DataError(f"{where} must be numbers, got an array of type {array.dtype}")
-    raise DataError(f"{where} must be numbers, got {type(value).__name__}")
+    try:
+        return real_array(value, missing=missing)
+    except NotNumbersError as error:
+        raise DataError(f"{where} {error}") from error
+
+
+def named_values(values: Any, refusal: str, error: type[RetrodictError] = DataError) -> Mapping[str, Any]:
+    """Returns named values as a mapping: one already, or what has `keys` and items, such as a table of pandas.
+
+    Raises:
+        DataError: they are none; `refusal` says what they should be. `error` is its class.
+    """
+    if isinstance(values, Mapping):
+        return values
+    if hasattr(values, "keys") and hasattr(values, "__getitem__"):
+        return {str(name): values[name] for name in values.keys()}  # noqa: SIM118
+    raise error(f"{refusal}, got {type(values).__name__}")
 
 
 def requests_of(of: Iterable[str] | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -54,18 +64,19 @@ def requests_of(of: Iterable[str] | Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(of) if isinstance(of, Mapping) else dict.fromkeys(names_of(() if of is None else of))
 
 
-def check_simulations(sims: Any) -> None:
-    """Refuses simulations that are no mapping.
+def check_simulations(sims: Any) -> Mapping[str, Any]:
+    """Returns simulations as a mapping; a table of pandas is one of its columns.
 
     Raises:
         DataError: they are none.
     """
-    if not isinstance(sims, Mapping):
-        raise DataError(f"simulations are a mapping from name to array, got {type(sims).__name__}")
+    return named_values(sims, "simulations are a mapping from name to array")
 
 
 def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, where: str) -> np.ndarray:
     """Returns rows of tokens `(n, d)` from arrays `(n, *shape)`; tokens of variables not in `names` are zero.
+
+    Tokens are float64 if an array is, else float32.
 
     Raises:
         DataError: a wrong name, shape or type, or numbers of rows that differ.
@@ -74,7 +85,7 @@ def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, 
     for name in names:
         if name not in values:
             raise DataError(f"'{name}' is missing in {where}, which have {listed(values)}")
-        variable, array = layout[name], as_numbers(values[name], f"'{name}' in {where}")
+        variable, array = layout[name], as_numbers(values[name], f"'{name}' in {where}", missing=where == "`given`")
         if array.ndim == 0 or array.shape[1:] != variable.shape:
             raise DataError(f"'{name}' in {where} must have the shape {shape_text('n', variable)}, got {array.shape}")
         columns[name], lengths[name] = array.reshape(len(array), variable.size), len(array)
@@ -84,6 +95,11 @@ def flatten(layout: Layout, values: Mapping[str, Any], names: Iterable[str], *, 
     for name, column in columns.items():
         tokens[:, layout.slices[name]] = column
     return tokens
+
+
+def by_position(values: Any) -> Any:
+    """Returns what is indexed by the numbers of rows; a column of pandas is indexed by its labels otherwise."""
+    return getattr(values, "iloc", values)
 
 
 def unflatten(layout: Layout, tokens: Any, names: Iterable[str]) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from retrodict._errors import DataError, RetrodictError, listed, unknown
 from retrodict._runtime.blocks import blocks
 from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._runtime.progress import Progress, Throughput
+from retrodict._runtime.real_arrays import in_precision
 from retrodict._types import Key, as_key
 from retrodict.problem import Problem
-from retrodict.query.functions import recorded
-from retrodict.query.tokens import as_numbers
+from retrodict.query.tokens import as_numbers, named_values
+from retrodict.simulation._claims import FIRST_ROWS, check_first_rows, warn_of_frozen_noise
 from retrodict.simulation.rows import MAX_ROWS_PER_BATCH, Simulations, ended_well, keys_of, row_of, sites_of
 
 
@@ -66,7 +67,8 @@ def simulate(
         progress: show rows per second, failures and the time left, also without a store, unless the run is quick.
 
     Raises:
-        DataError: `n` is not positive, `sites` of a problem without a plate, or the store is of another problem.
+        DataError: `n` is not positive, `sites` of a problem without a plate, the store is of another problem, or the
+            first rows do not fit what the problem claims of them.
         FileError: the store cannot be written, another process writes to it, or it is something else.
         RetrodictError: no run ended with finite data.
         KeyboardInterrupt: Ctrl-C, after the batch at hand; SIGTERM raises SystemExit.
@@ -116,6 +118,7 @@ def simulate_at(
         RetrodictError: no run ended with finite data.
     """
     ensure_cache()
+    draws = named_values(draws, "`draws` map every parameter of the prior to its values")
     values, n, sites = _checked_draws(problem, draws, sites)
     request = _Request(problem, as_key(key), n, _site_counts(problem, n, sites), values)
     return dataclasses.replace(_in_memory(request, progress=progress), problem=None)
@@ -171,7 +174,7 @@ def _checked_draws(problem: Problem, draws: Mapping[str, Any], sites: int) -> tu
 
 
 def _checked_values(name: str, value: Any, shape: tuple[int, ...], *, per_site: bool) -> np.ndarray:
-    array = as_numbers(value, f"'{name}' in `draws`")
+    array = as_numbers(value, f"'{name}' in `draws`", missing=False)
     axes = array.ndim - len(shape)
     if axes not in ((1, 2) if per_site else (1,)) or array.shape[axes:] != shape:
         expected = [_shape_text("n", *shape), *([_shape_text("n", "sites", *shape)] if per_site else [])]
@@ -179,7 +182,7 @@ def _checked_values(name: str, value: Any, shape: tuple[int, ...], *, per_site: 
     is_finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if not is_finite.all():
         raise DataError(f"'{name}' in `draws` is not finite in row {np.argmin(is_finite)}; leave such rows out")
-    return np.asarray(value, jnp.zeros(()).dtype)
+    return array
 
 
 def _shape_text(*axes: str | int) -> str:
@@ -189,8 +192,10 @@ def _shape_text(*axes: str | int) -> str:
 def _in_memory(request: _Request, *, progress: bool) -> Simulations:
     """Runs all rows; those that did not end well are set aside."""
     problem, layout, counts = request.problem, request.problem.layout, request.counts
+    warn_of_frozen_noise(problem)
     errors: list[str] = []
     batches: list[dict[str, np.ndarray]] = []
+    done = 0
     runs = _run_jax(request) if problem.python_function is None else _run_numpy(request, errors)
     with Progress("simulating", request.n, shown=progress, delay=SECONDS_WITHOUT_PROGRESS) as bar:
         throughput = Throughput(bar)
@@ -198,7 +203,10 @@ def _in_memory(request: _Request, *, progress: bool) -> Simulations:
             batches.append(batch)
             well = ended_well(batch, layout)
             throughput.add(len(well), int((~well).sum()))
-    values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+            done += len(well)
+            if done - len(well) < FIRST_ROWS <= done or done == request.n < FIRST_ROWS:
+                check_first_rows(problem, _joined(batches), errors, drawn=not request.draws)
+    values = _joined(batches)
     well = ended_well(values, layout)
     if not well.any():
         reason = f" ({errors[0]})" if errors else ""
@@ -208,11 +216,16 @@ def _in_memory(request: _Request, *, progress: bool) -> Simulations:
     if counts.ndim:
         is_absent = np.arange(request.sites) >= counts[:, None]
         for name in layout.own:
-            values[name] = np.array(values[name], np.float32)
+            values[name] = np.array(values[name])
             values[name][is_absent] = np.nan
     arrays = {name: values[name][well] for name in layout.names}
     failed = {name: values[name][~well] for name in layout.parameters} if not well.all() else {}
     return Simulations(arrays, layout, failed, request.sites, problem, error=errors[0] if errors else "")
+
+
+def _joined(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """All rows by name, in the precision that holds them."""
+    return {name: in_precision(np.concatenate([batch[name] for batch in batches])) for name in batches[0]}
 
 
 def _run_jax(request: _Request) -> Iterator[dict[str, np.ndarray]]:
@@ -230,18 +243,20 @@ def _run_jax(request: _Request) -> Iterator[dict[str, np.ndarray]]:
 
 def _run_numpy(request: _Request, errors: list[str]) -> Iterator[dict[str, np.ndarray]]:
     """Runs row after row; one that raises has no data, and its message goes to `errors`."""
+    from retrodict.simulation.store._child import run_row  # the function of a row that stores run, too
+
     problem, layout, prior, sites = request.problem, request.problem.layout, request.problem.prior, request.sites
     draw, draw_own = jax.jit(prior.draw), jax.jit(prior.draw_own)
-    no_data = {v.name: np.full(v.shape, np.nan) for v in layout.variables if v.kind != "parameter"}
+    drawn = {v.name for v in prior.variables}
+    shapes = {v.name: v.shape for v in layout.variables if v.name not in drawn}
+    no_data = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
 
     def run(key_prior: jax.Array, key_run: jax.Array, parameters: dict[str, Any]) -> dict[str, Any]:
-        parameters = jax.device_get(parameters)
-        record = jax.device_get(prior.recorded(key_prior, parameters))
-        try:
-            return {**record, **recorded(problem.simulator(key_run, **parameters))}
-        except Exception as error:
-            errors.append(f"{type(error).__name__}: {error}")
-            return {**record, **no_data}
+        parameters, seed = jax.device_get((parameters, jax.random.key_data(key_run)))
+        assert problem.python_function is not None
+        _, _, text, data = run_row(problem.python_function, shapes, seed, parameters)
+        errors.extend([text] if data is None else [])
+        return {**jax.device_get(prior.recorded(key_prior, parameters)), **(no_data if data is None else data)}
 
     for number in range(request.n):
         key_prior, key_run = keys_of(request.root, number)
@@ -257,4 +272,4 @@ def _run_numpy(request: _Request, errors: list[str]) -> Iterator[dict[str, np.nd
             row = {**jax.device_get(shared), **{k: np.stack([r[k] for r in runs]) for k in layout.own}}
         else:
             row = run(key_prior, key_run, parameters)
-        yield {name: np.asarray(value, np.float32)[None] for name, value in row.items()}
+        yield {name: np.asarray(value)[None] for name, value in row.items()}

@@ -64,7 +64,7 @@ def fit_plate(
     """Trains a hierarchical model; arguments and errors are those of `fit`."""
     keys = jr.split(as_key(key), 7)
     rng = np.random.default_rng(np.asarray(jr.key_data(keys[0])))
-    _check(model, sims)
+    sims = _checked(model, sims)
     parts = _split(model, sims, rng, validation_fraction) if validation is None else (sims, validation)
     rows, validation_rows = (single_sites(model.layout, group) for group in parts)
     settings: dict[str, Any] = {"progress": progress, "checkpoint": checkpoint}
@@ -188,9 +188,9 @@ def _split(
     return part(order[held_out:]), part(order[:held_out])
 
 
-def _check(model: HierarchicalModel, sims: Mapping[str, Any]) -> None:
-    """Refuses simulations that the model cannot learn from."""
-    check_simulations(sims)
+def _checked(model: HierarchicalModel, sims: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns simulations as a mapping, and refuses those that the model cannot learn from."""
+    sims = check_simulations(sims)
     for name in model.layout.names:
         if name not in sims:
             raise DataError(f"'{name}' is missing in the simulations, which have {listed(sims)}")
@@ -201,6 +201,7 @@ def _check(model: HierarchicalModel, sims: Mapping[str, Any]) -> None:
     functions = [name for name in model.layout.functions if model.layout[name].kind == "parameter"]
     if functions:
         raise DataError(f"'{functions[0]}' is a function that every site has; own parameters must be numbers so far")
+    return sims
 
 
 # the loss of sets -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from retrodict._errors import DataError
-from retrodict.query.tokens import check_simulations, flatten
+from retrodict.query.tokens import as_numbers, by_position, check_simulations, flatten
+from retrodict.simulation._claims import check_tokens, refuse_lost_digits, warn_of_repeats
 from retrodict.simulation._failures import Failures
 from retrodict.training._source import ROWS_PER_BLOCK, Stream
 from retrodict.transforms.scaling import Scaling
@@ -25,6 +26,7 @@ MAX_RESIDENT_BYTES = 2**28  # of tokens in memory; training holds a few copies o
 SCALING_ROWS = 100_000  # of a stream, to fit the scaling of its variables
 MAX_VALIDATION_ROWS = 10_000  # of a stream
 REFRESH_SECONDS = 10.0  # between two looks for rows that were added
+CHECKED_ROWS = 2_000  # whose digits are looked at
 MIN_ROWS = 20  # to learn from or to validate on
 
 
@@ -44,7 +46,7 @@ class SimulationTable:
         Raises:
             DataError: `sims` is no mapping, lacks a variable, or has too few rows.
         """
-        check_simulations(sims)
+        sims = check_simulations(sims)
         count = getattr(sims, "kept", None)
         if count is None:
             values = next(iter(sims.values()), ())
@@ -67,14 +69,17 @@ class SimulationTable:
         """Returns the rows from `start` to `stop`.
 
         Raises:
-            DataError: a name or shape that the layout does not have, or numbers that are not finite.
+            DataError: a name or shape that the layout does not have, or numbers that are not finite or lie outside
+                their supports.
         """
         rows: Mapping[str, Any] = self.sims
         if (start, stop) != (0, None):
             stop = self.count if stop is None else stop
             read = getattr(self.sims, "part", None)
-            rows = read(start, stop) if read else {k: np.asarray(v[start:stop]) for k, v in self.sims.items()}
-        return _finite(self.layout, flatten(self.layout, rows, self.layout.names, where="the simulations"))
+            rows = read(start, stop) if read else {k: by_position(v)[start:stop] for k, v in self.sims.items()}
+        tokens = _finite(self.layout, flatten(self.layout, rows, self.layout.names, where="the simulations"))
+        check_tokens(self.layout, tokens)
+        return tokens
 
     def split(self, rng: np.random.Generator, fraction: float) -> tuple[np.ndarray, np.ndarray, int]:
         """Returns rows to fit the scaling, validation rows, and how many of the first rows the latter are.
@@ -86,10 +91,22 @@ class SimulationTable:
         if self.streamed:
             held_out = min(held_out, MAX_VALIDATION_ROWS)
             sample = self.sample()
+            self._check_sample(sample)
             return sample, self.tokens(0, held_out) if held_out else sample[:0], held_out
         rows = self.tokens()
+        self._check_sample(rows)
         order = rng.permutation(len(rows)) if fraction else np.arange(len(rows))
         return rows[order[held_out:]], rows[order[:held_out]], held_out
+
+    def _check_sample(self, tokens: np.ndarray) -> None:
+        """Refuses arrays whose numbers single precision cannot tell apart, and warns of repeated rows."""
+        read = getattr(self.sims, "part", None)
+        names, stop = self.layout.names, min(self.count, CHECKED_ROWS)
+        rows = read(0, stop) if read else {name: by_position(self.sims[name])[:stop] for name in names}
+        for name in names:
+            array = as_numbers(rows[name], f"'{name}' in the simulations")
+            refuse_lost_digits(name, array.reshape(len(array), -1))
+        warn_of_repeats(self.layout, tokens)
 
     def sample(self) -> Float[np.ndarray, "m d"]:
         """Returns rows from all over the table."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from retrodict._errors import DataError, listed, unknown
 from retrodict.problem import Prior, Problem
-from retrodict.problem._prior import base_of
+from retrodict.problem._ends import base_of
 from retrodict.problem.dependencies._masks import Edges, Kind
 from retrodict.variables import Layout, names_of
 

@@ -16,6 +16,7 @@ import jax
 from retrodict._errors import DataError, RetrodictError, listed
 from retrodict._runtime.progress import Progress, Throughput
 from retrodict.problem import Problem
+from retrodict.simulation._claims import warn_of_frozen_noise
 from retrodict.simulation.rows import MAX_ROWS_PER_BATCH, Simulations
 from retrodict.simulation.store._fingerprint import fingerprint
 from retrodict.simulation.store._runs import Campaign, Signals, run_jax, run_python, trial_elsewhere
@@ -50,6 +51,7 @@ def campaign(
     executor = checked_executor(executor, timeout)
     if function is not None and (timeout is not None or isinstance(executor, int)):
         trial_elsewhere(problem, PackedSimulator.of(function, None, timeout))
+    warn_of_frozen_noise(problem)
     clashes = [name for name in problem.layout.names if name in (*RESERVED_NAMES, "row") or "/" in name]
     if clashes:
         raise DataError(
@@ -81,7 +83,7 @@ def campaign(
 
 def _batch_size(problem: Problem, n: int) -> int:
     """The number of rows that are drawn, run and written at once."""
-    bytes_per_row = 4 * sum(v.size for v in problem.layout.variables)
+    bytes_per_row = sum(v.size * (8 if v.name in problem.types else 4) for v in problem.layout.variables)
     if problem.python_function is not None:  # as many batches as keep all workers busy to the end
         rows = min(MAX_PYTHON_ROWS_PER_BATCH, n // 64)
     else:

@@ -5,8 +5,8 @@
     [(seed, parameters), ...]           ->
                                         <-    an outcome (status, seconds, error, values) after each row
 
-This file is run as a script and imports nothing but the standard library and NumPy, so that a worker starts in a tenth
-of a second: `import retrodict` would bring JAX, which a simulator in NumPy does not need.
+This file is run as a script and imports nothing but the standard library, NumPy and `real_arrays`, so that a worker
+starts in a tenth of a second: `import retrodict` would bring JAX, which a simulator in NumPy does not need.
 """
 
 import contextlib
@@ -18,11 +18,18 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
+
+if __name__ == "__main__":  # beside no package: the file that says what numbers are lies two folders up
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "_runtime"))
+    from real_arrays import NotNumbersError, real_array  # type: ignore[import-not-found]
+else:
+    from retrodict._runtime.real_arrays import NotNumbersError, real_array
 
 FAILED, TIMED_OUT = 2, 4
 MAX_ERROR_LETTERS = 1000
@@ -37,7 +44,8 @@ def run_row(function: Callable[..., Any], shapes: Shapes, seed: Any, parameters:
     try:
         # a simulator's prints are for people: standard output may be the JSON of a command
         with contextlib.redirect_stdout(sys.stderr):
-            data = function(np.random.default_rng(seed), **{k: np.asarray(v) for k, v in parameters.items()})
+            numbers = {name: np.asarray(value, np.float64) for name, value in parameters.items()}
+            data = function(np.random.default_rng(seed), **numbers)
         return 0, time.perf_counter() - start, "", _checked(data, shapes)
     except TimeoutError as error:
         status, text = TIMED_OUT, str(error) or "the simulator timed out"
@@ -58,7 +66,7 @@ def _error_text(error: BaseException) -> str:
 
 
 def _checked(data: Any, shapes: Shapes) -> dict[str, np.ndarray]:
-    """The data as arrays of float32; a function, retrodict's `At`, as values and points."""
+    """The data as arrays of numbers; a function, retrodict's `At`, as values and points."""
     if not isinstance(data, Mapping):
         raise _InvalidDataError(f"the simulator returned {type(data).__name__}, not a mapping from name to array")
     flat: dict[str, Any] = {}
@@ -71,16 +79,14 @@ def _checked(data: Any, shapes: Shapes) -> dict[str, np.ndarray]:
 
 
 def _as_array(name: str, value: Any, shape: Any) -> np.ndarray:
-    """The value as an array of float32 of the shape, or of any shape if that is None."""
+    """The value as an array of numbers of the shape, or of any shape if that is None."""
     try:
-        array = np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise _InvalidDataError(f"'{name}' is no array: {error}") from error
-    if array.dtype.kind not in "biuf":
-        raise _InvalidDataError(f"'{name}' must be real numbers, and is of the type {array.dtype}")
+        array = real_array(value, integers=True)
+    except NotNumbersError as error:
+        raise _InvalidDataError(f"'{name}' {error}") from error
     if shape is not None and array.shape != shape:
         raise _InvalidDataError(f"'{name}' has the shape {array.shape} instead of {shape}")
-    return array.astype(np.float32)
+    return array
 
 
 def _listed(names: Any) -> str:

@@ -147,9 +147,11 @@ def make_store(path: Path, problem: Mapping[str, Any], rows: int, batch: int) ->
             (folder / "zarr.json").unlink(missing_ok=True)
             with suppress(OSError):  # the folder of the lock stays
                 folder.rmdir()
-    precision = problem["precision"]
+    precision, wide = problem["precision"], problem["types"]
     arrays: dict[str, tuple[tuple[int, ...], Any, Any]] = {
-        **{row["name"]: (tuple(row["shape"]), precision, np.nan) for row in problem["variables"]},
+        **{
+            row["name"]: (tuple(row["shape"]), wide.get(row["name"], precision), np.nan) for row in problem["variables"]
+        },
         "seconds": ((), "float32", np.nan),
         "seed": ((len(problem["key"]),), "uint32", 0),
         "error": ((), str, ""),

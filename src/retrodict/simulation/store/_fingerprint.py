@@ -5,6 +5,7 @@
     simulator    its name and a hash of its source, of the functions of its own module that it calls, and of the numbers
                  that it uses from around it; None where no source is available
     key          of the campaign
+    types        of numbers of data that are wider than `precision`, by name
 
 Comments and layout of code do not count. Code of libraries is not seen; classes of ours count by their names.
 """
@@ -36,6 +37,7 @@ def fingerprint(problem: Problem, key: jax.Array) -> dict[str, Any]:
         "prior": _prior(problem.prior),
         "simulator": {"name": _name(simulator), "hash": digest(simulator)},
         "key": np.asarray(jax.random.key_data(key)).ravel().tolist(),
+        "types": problem.types,
         "precision": "float32" if function is not None else str(np.dtype(jax.numpy.zeros(()).dtype)),
     }
 

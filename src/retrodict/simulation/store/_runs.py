@@ -22,9 +22,10 @@ from retrodict._errors import RetrodictError
 from retrodict._runtime.progress import Throughput, write_line
 from retrodict.problem._problem import TRIAL_RUNS, Problem
 from retrodict.query.functions import joined
+from retrodict.simulation._claims import check_first_rows
 from retrodict.simulation.rows import ended_well, keys_of, row_of
 from retrodict.simulation.store._child import MAX_ERROR_LETTERS, Outcome
-from retrodict.simulation.store._store import FAILED, NON_FINITE, OK, Writer
+from retrodict.simulation.store._store import FAILED, MISSING, NON_FINITE, OK, Writer
 from retrodict.simulation.store._workers import MAX_TRIES, Executor, PackedSimulator, Worker
 
 
@@ -80,7 +81,14 @@ class Campaign:
     throughput: Throughput
 
     def write(self, k: int, values: dict[str, np.ndarray], codes: np.ndarray) -> None:
-        """Writes the missing rows of batch `k`, and counts them."""
+        """Writes the missing rows of batch `k`, and counts them; the first rows are checked before.
+
+        Raises:
+            DataError: the first rows do not fit the layout.
+        """
+        if not (self.store.codes != MISSING).any():
+            errors = [text for text in values.get("error", ()) if text]
+            check_first_rows(self.problem, values, errors)
         self.store.write(k, self.missing[k], values, codes.astype(np.uint8))
         self.throughput.add(len(codes), int((codes != OK).sum()))
 
@@ -276,8 +284,9 @@ def _outcomes(future: "Future[list[Outcome]]", rows: int, *, last: bool) -> list
 def _gathered(campaign: Campaign, rows: DrawnRows, outcomes: list[Outcome]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The rows of a batch as arrays, and their statuses."""
     layout, m = campaign.problem.layout, len(outcomes)
-    values = {v.name: np.full((m, *v.shape), np.nan, np.float32) for v in layout.variables}
-    values |= {name: np.asarray(value, np.float32) for name, value in rows.record.items()}
+    kinds = {v.name: campaign.store.kind(v.name) for v in layout.variables}
+    values = {v.name: np.full((m, *v.shape), np.nan, kinds[v.name]) for v in layout.variables}
+    values |= {name: np.asarray(value, kinds[name]) for name, value in rows.record.items()}
     codes = np.zeros(m, np.uint8)
     for i, (code, _, _, data) in enumerate(outcomes):
         codes[i] = code
