@@ -23,6 +23,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Bool, Float64
 
@@ -108,8 +109,7 @@ class RobustScaling(eqx.Module):
 
     def forward(self, u: Numbers) -> Elements:
         """Maps `(*n, k)` to order one."""
-        xp, u = numbers(u)
-        self = self._in(u.dtype)
+        self, xp, u = self._beside(u)
         v = (u - self.center) / self.width
         y = (xp.where(self.heavy, xp.arcsinh(v), v) - self.mean) / self.std
         if self.far is None:
@@ -119,25 +119,22 @@ class RobustScaling(eqx.Module):
 
     def inverse(self, z: Numbers) -> Elements:
         """Inverts `forward`."""
-        xp, z = numbers(z)
-        self = self._in(z.dtype)
+        self, xp, z = self._beside(z)
         v = self._folded(xp, z)
         folded = xp.where(self.heavy, xp.clip(v, -_largest(z), _largest(z)), 0.0)
         return xp.where(self.heavy, xp.sinh(folded), v) * self.width + self.center
 
     def log_slope(self, z: Numbers) -> Elements:
         """Returns `log |du/dz|` of each element."""
-        xp, z = numbers(z)
-        self = self._in(z.dtype)
+        self, xp, z = self._beside(z)
         v = xp.where(self.heavy, self._folded(xp, z), 0.0)
         slope = xp.logaddexp(v, -v) - np.log(2.0) + xp.log(self.width) + xp.log(self.std)
         return slope if self.far is None else slope + xp.maximum(abs(z) - FAR, 0.0) / self.far
 
-    def _in(self, precision: Any) -> "RobustScaling":
-        """Returns the same map in the precision of what it maps."""
-        center, width, mean, std = (a.astype(precision) for a in (self.center, self.width, self.mean, self.std))
-        far = None if self.far is None else self.far.astype(precision)
-        return RobustScaling(center, width, self.heavy, mean, std, far)
+    def _beside(self, x: Numbers) -> tuple["RobustScaling", Any, Any]:
+        """Returns the same map in the precision of `x`, NumPy or `jax.numpy`, and `x`; JAX if one of them is of JAX."""
+        xp, x = numbers(jnp.asarray(x) if isinstance(self.mean, jax.Array) else x)
+        return jax.tree.map(lambda a: a if a.dtype == bool else a.astype(x.dtype), self), xp, x
 
     def _folded(self, xp: Any, z: Any) -> Any:
         """Returns v, which is folded in turn by arcsinh in some elements."""
