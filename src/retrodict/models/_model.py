@@ -28,8 +28,8 @@ from retrodict.models._record import Calibration, CalibrationWarning, Record, Re
 from retrodict.query import Batch, Query, count, parse, parse_values, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import Scaling
-from retrodict.variables import Layout
+from retrodict.transforms import Scaling, supports
+from retrodict.variables import Layout, Variable
 
 
 KINDS: dict[str, type["AbstractModel"]] = {}  # the name of a kind in files -> its class
@@ -245,7 +245,7 @@ class AbstractModel(eqx.Module):
         for sentence in self._doubts(query) if self.record.calibrations else ():
             warnings.warn(sentence, CalibrationWarning, stacklevel=4)  # equinox and `in_single_precision` wrap methods
         draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
-        return {k: v if self._needs_double(k) else np.asarray(v, np.float32) for k, v in draws.items()}
+        return {name: self._rounded(query.layout[name], values) for name, values in draws.items()}
 
     @in_single_precision
     def log_prob(
@@ -288,6 +288,13 @@ class AbstractModel(eqx.Module):
     def _needs_double(self, name: str) -> bool:
         """Returns whether single precision would be too coarse for draws of a variable."""
         return self.coordinates.needs_double(name)
+
+    def _rounded(self, variable: Variable, values: np.ndarray) -> np.ndarray:
+        """Returns draws in single precision if that is fine enough, inside their support still."""
+        if self._needs_double(variable.name):
+            return np.asarray(values, np.float64)
+        ends = (end[:1] if variable.axes else end.reshape(variable.shape) for end in variable.ends)
+        return supports.single_precision(values, *ends)
 
     def _doubts(self, query: Query) -> list[str]:
         return doubts_about(self.calibration, query, self._resized(query.layout).coordinates)

@@ -18,6 +18,7 @@ from retrodict.simulation._failures import failures
 from retrodict.training._loop import History, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
 from retrodict.training._table import SimulationTable
+from retrodict.transforms import scaling_notes
 from retrodict.transforms.scaling import Scaling
 
 
@@ -73,8 +74,9 @@ def fit_rows(
     train_rows, validation_rows, held_out = table.split(rng, 0.0 if separate is not None else validation_fraction)
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
-        scaling = Scaling.fit(model.layout, train_rows, together).with_affine(model.scaling.affine, train_rows)
-        model = dataclasses.replace(model, scaling=scaling)
+        scaling = Scaling.fit(model.layout, train_rows, together)
+        scaling_notes.check(scaling, train_rows)
+        model = dataclasses.replace(model, scaling=scaling.with_affine(model.scaling.affine, train_rows))
     validation_rows = table.scaled(model.scaling, validation_rows if separate is None else separate)
     rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)
     model, history = train(

@@ -3,9 +3,12 @@
 Each note is one sentence about one variable; plain variables have none.
 """
 
+import warnings
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
+from retrodict._errors import DataError
 from retrodict.transforms import supports
 from retrodict.transforms.robust_scaling import MIN_ROWS, not_far
 from retrodict.transforms.scaling import Scaling
@@ -16,6 +19,31 @@ NOTED_ATOM = 0.5  # the share of rows with one and the same value
 NOTED_MERGED = 0.5  # of distinct values that single precision makes equal to a neighbor
 CROWDED_SHARE, CROWDED_SPAN = 0.05, 0.01  # a typical 5 % of the rows within a hundredth of a standard deviation
 EXAMPLES = 3
+MAX_ROWS = 20_000  # that are looked at
+
+
+class ScalingWarning(UserWarning):
+    """A warning that a variable is no ordinary one, and how it was scaled."""
+
+
+def check(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> None:
+    """Looks at the rows that a scaling was fitted to.
+
+    Raises:
+        DataError: what differs between rows is lost in single precision.
+
+    Warns:
+        ScalingWarning: each of `notes`.
+    """
+    rows = rows[:: max(1, len(rows) // MAX_ROWS)]
+    for name, share in merged(scaling, rows).items():
+        raise DataError(
+            f"{share:.0%} of the distinct values of '{name}' are one number after scaling, in single precision: a few "
+            "values, far from the others, decide the width, or clusters are as far apart; take these rows out, or hand "
+            "over which cluster and the place in it as two variables"
+        )
+    for note in notes(scaling, rows):
+        warnings.warn(note, ScalingWarning, stacklevel=6)
 
 
 def notes(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> list[str]:
@@ -50,8 +78,8 @@ def rows_far_out(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> dict[str, 
         there = np.isfinite(v[:, j])
         if there.sum() >= MIN_ROWS:
             far[there, j] = ~not_far(v[there, j : j + 1])[:, 0]
-    found = {name: np.flatnonzero(far[:, block].any(axis=1)) for name, block in scaling.layout.slices.items()}
-    return {name: index for name, index in found.items() if index.size}
+    indices = {name: np.flatnonzero(far[:, block].any(axis=1)) for name, block in scaling.layout.slices.items()}
+    return {name: index for name, index in indices.items() if index.size}
 
 
 def merged(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:

@@ -126,6 +126,14 @@ def end_powers(rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> Float64[n
     return powers
 
 
+def single_precision(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Rounds values to single precision, none of them onto the finite end of a half-line, which `contains` excludes."""
+    start, end, (below, above) = _ends(np.float32, low, high)
+    x, inf = np.asarray(x, np.float32), np.float32(np.inf)
+    x = np.where(below & ~above & (x <= start), np.nextafter(start, inf), x)
+    return np.where(above & ~below & (x >= end), np.nextafter(end, -inf), x)
+
+
 def contains(x: Numbers, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Returns a mask `(*n, d)` of elements in their support; a half-line excludes its finite end, an interval none.
 
