@@ -14,7 +14,7 @@ import retrodict as rd
 from conftest import LAYOUT, normals
 from retrodict.evaluation import misspecification as likeness
 from retrodict.models import ReferenceData, nearest_neighbor_distance
-from retrodict.models._record import distance
+from retrodict.query import distance
 from retrodict.variables import Layout, Variable
 
 

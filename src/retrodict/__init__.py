@@ -38,6 +38,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.models import HierarchicalModel as HierarchicalModel
     from retrodict.models import ImportanceSampledPosterior as ImportanceSampledPosterior
     from retrodict.models import SolverWarning as SolverWarning
+    from retrodict.models import UntrainedWarning as UntrainedWarning
     from retrodict.models import WeightingWarning as WeightingWarning
     from retrodict.models import hierarchical as hierarchical
     from retrodict.models import joint as joint
@@ -85,8 +86,8 @@ _NAMES = {
     "evaluation.solver_tuning": ("tune",),
     "models": (
         "AbstractModel", "CalibrationWarning", "DistilledDensity", "DistilledSampler", "FlowModel", "GuidanceWarning",
-        "HierarchicalModel", "ImportanceSampledPosterior", "SolverWarning", "WeightingWarning", "hierarchical",
-        "joint", "likelihood", "posterior", "repaint", "unconditional",
+        "HierarchicalModel", "ImportanceSampledPosterior", "SolverWarning", "UntrainedWarning", "WeightingWarning",
+        "hierarchical", "joint", "likelihood", "posterior", "repaint", "unconditional",
     ),
     "models._files": ("load", "save"),
     "problem": ("Function", "Plate", "Problem", "numpy_simulator"),

@@ -8,7 +8,6 @@ warnings, calibration records and files are handled here, once.
 
 import abc
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -21,9 +20,11 @@ from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._description import rows_about
+from retrodict.models._doubts import TRAINABLE, answering, doubts_about
 from retrodict.models._manifest import field_from_json, field_to_json
 from retrodict.models._pure_functions import density_by_name, refuse_many
-from retrodict.models._record import Calibration, CalibrationWarning, Record, ReferenceData, doubts_about, fingerprint
+from retrodict.models._record import Calibration, Record, fingerprint
+from retrodict.models._reference import ReferenceData
 from retrodict.query import Batch, Query, count, parse, parse_values, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
@@ -145,7 +146,6 @@ class AbstractModel(eqx.Module):
         query = Query(self.layout, self.modeled, roles, np.zeros(roles.shape, np.float32), ())
         return bool((roles == LATENT).any()) and self.refusal(query) is None
 
-    # the same for all kinds
     @property
     def modeled(self) -> Layout:
         """The layout of the variables that can be asked."""
@@ -161,12 +161,17 @@ class AbstractModel(eqx.Module):
         """The record, with the checks and solvers alone that belong to the present weights."""
         return self.record.of(fingerprint(self)) if self.record.calibrations or self.record.solvers else self.record
 
+    @property
+    def reference(self) -> ReferenceData | None:
+        """Simulated rows and limits, by which it knows values that are unlike them."""
+        return self.record.familiar
+
     def without_warnings(self) -> Self:
         """Returns the model with nothing in its record but solvers, so that it does not warn."""
-        return self._with_record(Record(solvers=self.record.solvers))
+        return self._with_record(Record(solvers=self.record.solvers, quiet=True))
 
     def with_calibration(self, calibration: Calibration, reference: ReferenceData | None) -> Self:
-        """Returns the model with the outcome of a check in its record, which replaces an older one of the family."""
+        """Returns the model with the outcome of a check in its record, see `Record.checked`."""
         return self._with_record(self.record.checked(calibration, reference))
 
     def _with_record(self, record: Record) -> Self:
@@ -240,9 +245,8 @@ class AbstractModel(eqx.Module):
         """
         n = count(n)
         query = self.parse(given, of, guide=guide, strength=strength, correct=correct, sites=sites)
-        for sentence in self._doubts(query) if self.record.calibrations else ():
-            warnings.warn(sentence, CalibrationWarning, stacklevel=3)  # equinox wraps methods
-        return query.named(self._sample(query, n, solver=solver, key=as_key(key)))
+        with answering(lambda: self._doubts(query)):
+            return query.named(self._sample(query, n, solver=solver, key=as_key(key)))
 
     def log_prob(
         self,
@@ -263,7 +267,9 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or NaN in some rows only.
         """
         query, rows, single = self._parse_values(values, given)
-        everywhere = self._log_prob(self._accepted(query), rows, solver=solver, key=as_key(key))
+        query = self._accepted(query)
+        with answering(lambda: self._doubts(query)):
+            everywhere = self._log_prob(query, rows, solver=solver, key=as_key(key))
         log_probs = np.where(query.inside(rows), everywhere, -np.inf)
         return log_probs[0] if single else log_probs
 
@@ -281,12 +287,8 @@ class AbstractModel(eqx.Module):
     concerns = doubts  # the name of earlier versions
 
     def _doubts(self, query: Query) -> list[str]:
-        return doubts_about(self.calibration, query, self._resized(query.layout).coordinates)
-
-    def _resized(self, layout: Layout) -> Self:
-        """Returns the same model for other numbers of points of its functions."""
-        del layout
-        return self
+        untrained = type(self).kind in TRAINABLE and not self.trained
+        return doubts_about(self.calibration, query, self.reference, self.coordinates, untrained=untrained)
 
     def predictive(self, draws: Mapping[str, Any], *, key: Key = 0) -> dict[str, np.ndarray]:
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.
@@ -357,8 +359,6 @@ class AbstractModel(eqx.Module):
         }
         plain = {name: field_from_json(value) for name, value in values.items() if name not in nested}
         return cls(**plain, **{name: skeleton_of(value) for name, value in nested.items()})
-
-    # print ----------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[tuple[str, str]]:
         return rows_about(self.layout, self.description, self.calibration, trained=self.trained)

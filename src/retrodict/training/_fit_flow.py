@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
-from retrodict.models import FlowModel, Record
+from retrodict.models import FlowModel, Record, ReferenceData
 from retrodict.nets import AbstractNet
 from retrodict.simulation._failures import failures
 from retrodict.training._loop import History, TrainingBudget, rows_loss
@@ -75,7 +75,8 @@ def fit_rows(
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
         scaling = Scaling.fit(model.layout, train_rows, together).with_affine(model.scaling.affine, train_rows)
         model = dataclasses.replace(model, scaling=scaling)
-    validation_rows = table.scaled(model.scaling, validation_rows if separate is None else separate)
+    held_out_rows = validation_rows if separate is None else separate
+    validation_rows = table.scaled(model.scaling, held_out_rows)
     rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)
     model, history = train(
         model,
@@ -91,4 +92,5 @@ def fit_rows(
         # a stream is identified by its validation rows, and by its length where that stays
         identity=table.count * (not table.growing) if table.streamed else None,
     )
-    return dataclasses.replace(model, record=extended(model.record, table.count, history)), history
+    reference = ReferenceData.of(model.scaling, train_rows, held_out_rows, rng)
+    return dataclasses.replace(model, record=extended(model.record, table.count, history, (), reference)), history
