@@ -27,7 +27,7 @@ from retrodict.variables import Layout
 FAR_APART = 0.5  # the distance of two queries above which one says nothing about the other
 TRAINABLE = ("flow", "hierarchical")  # kinds that mean nothing before `fit`
 UNTRAINED = "this model is untrained, so that its draws and densities mean nothing: train it with rd.fit"
-CURE = "check its units and order, or let prior and simulator reach it; rd.unlike says more"
+CURE = "check its units and order, or let prior and simulator reach it"
 _answering: contextvars.ContextVar[bool] = contextvars.ContextVar("answering", default=False)
 
 
@@ -96,13 +96,16 @@ def _doubts_about_values(reference: ReferenceData | None, coordinates: Scaling, 
     unusual = reference.judge(z)
     if unusual is None:
         return []
-    return [_sentence(reference, coordinates, unusual, values, "site" if query.sites else "observation")]
+    observed = np.isfinite(values)[:, ~asked.is_parameter].any()
+    noun = "site" if query.sites else "observation" if observed else "given value"
+    return [_sentence(reference, coordinates, unusual, values, noun)]
 
 
 def _sentence(
     reference: ReferenceData, coordinates: Scaling, unusual: Unusual, values: Float[np.ndarray, "m d"], noun: str
 ) -> str:
     """Returns which observations are unlike, of the first its worst element and how far it is, and the cure."""
+    cure = CURE if noun == "site" or coordinates.layout.functions else f"{CURE}; rd.unlike says more"
     layout, token, first = coordinates.layout, unusual.element, int(np.argmax(unusual.rows))
     variable = layout.variables[layout.owner[token]]
     label = labels_of(variable.name, variable.shape)[token - layout.slices[variable.name].start]
@@ -110,18 +113,18 @@ def _sentence(
         z = np.zeros((2, layout.size), np.float32)
         z[:, token] = reference.range_of(token)
         low, high = np.asarray(coordinates.inverse(z))[:, token]
-        more = f" and {unusual.outside - 1} more" if unusual.outside > 1 else ""
-        reason = f"'{label}' = {values[first, token]:.4g}{more} lies outside all of them ({low:.4g} to {high:.4g})"
+        more = f", as {unusual.outside - 1} more" if unusual.outside > 1 else ""
+        reason = f"'{label}' = {values[first, token]:.4g} lies outside all of them ({low:.4g} to {high:.4g}){more}"
     else:
         reason = (
             f"its values never go together so, most of all '{label}', and the nearest of them is {unusual.ratio:.2g} "
             "times as far as usual"
         )
     if len(values) == 1:
-        return f"the {noun} is unlike the simulations, {reason}: {CURE}"
+        return f"the {noun} is unlike the simulations, {reason}: {cure}"
     count = int(unusual.rows.sum())
-    verb = f"{noun} is" if count == 1 else f"{noun}s are"
-    return f"{count} of {len(values)} {verb} unlike the simulations, first number {first}, {reason}: {CURE}"
+    verb = "is" if count == 1 else "are"
+    return f"{count} of {len(values)} {noun}s {verb} unlike the simulations, first number {first}, {reason}: {cure}"
 
 
 def _site_rows(query: SiteQuery) -> tuple[Layout, Float[np.ndarray, "S d"], Int[np.ndarray, "S d"]]:
