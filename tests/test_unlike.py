@@ -78,7 +78,7 @@ LAWS = {
     "ring": ring,
     "glitches": glitches,
 }
-BOUND = 40  # of 10,000 rows that may be called unlike
+BOUND = 24  # of 5,000 rows that may be called unlike
 STRANGE = {  # law: an observation; elements that it changes
     "far in one": ("normal", {1: 60.0}),
     "far in one of many": ("long", {131: 60.0}),
@@ -122,17 +122,18 @@ def test_what_is_unlike_the_simulations_is_known(case):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_plain_observations_are_not_called_unlike(law):
-    """Each of 5 references meets 2,000 new rows one by one, 2 Batches of 400 and one with missing elements.
+    """Each of 5 references meets 1,000 new rows one by one, 2 Batches of 400 and one with missing elements.
 
     Fewer than 1 in 1,000 are called unlike. References vary: at twice that rate a test fails once in 10,000 times.
     """
-    assert binom.sf(BOUND, 10_000, 2 * LEVEL) < 1e-4
+    assert binom.sf(BOUND, 5_000, 2 * LEVEL) < 1e-4
     alone, batches = 0, 0
     for seed in range(5):
         reference, scaling, _ = known(law, seed)
-        rows = LAWS[law](np.random.default_rng(1000 + seed), 2000).astype(np.float32)
+        plain = LAWS["normal" if law == "glitches" else law]
+        rows = plain(np.random.default_rng(1000 + seed), 2000).astype(np.float32)
         z = np.asarray(scaling.forward(rows))
-        alone += sum(reference.judge(z[i : i + 1]) is not None for i in range(0, 2000))
+        alone += sum(reference.judge(z[i : i + 1]) is not None for i in range(0, 2000, 2))
         some = np.where(np.arange(z.shape[1]) % 3 == 1, np.nan, z)
         batches += sum(reference.judge(rows) is not None for rows in (z[:400], z[400:800], some[800:1200]))
     assert LEVEL == 1e-3
