@@ -352,3 +352,28 @@ def test_a_check_on_the_training_rows_is_told(trained):
     ):
         rd.check(trained, normals(1000, 1), **small)
     assert warned(lambda: rd.check(trained, normals(200, 5), **small)) == []
+
+
+# learned --------------------------------------------------------------------------------------------------------------
+
+
+def trials(noise, count, seed):
+    rng = np.random.default_rng(seed)
+    rate = rng.normal(size=1200)
+    return {"rate": rate, "time": rate[:, None] + noise * rng.normal(size=(1200, count))}
+
+
+@pytest.mark.filterwarnings("default:too little was learned")
+@pytest.mark.parametrize(("noise", "learned"), [(0.5, False), (100.0, True)])
+def test_a_network_that_knows_less_than_a_regression_is_told(noise, learned):
+    """A few steps teach nothing: that is too little where 40 trials say much, and enough where they say nothing."""
+    layout = Layout((Variable("rate"), Variable("time", (40,), kind="data")))
+    model = rd.joint(layout, net=rd.nets.ResMLP(8, 1))
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        rd.fit(model, trials(noise, 40, 0), key=1, **QUICK)
+    told = [message for message in messages if message.category is rd.LearningWarning]
+    assert len(told) == (0 if learned else 1)
+    if told:
+        assert str(told[0].message).startswith("too little was learned about 'rate': a linear regression on the data")
+        assert told[0].filename == __file__

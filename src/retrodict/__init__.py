@@ -68,6 +68,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.training._distill import distill as distill
     from retrodict.training._distill import distill_density as distill_density
     from retrodict.training._learn_posterior import learn_posterior as learn_posterior
+    from retrodict.training._learned import LearningWarning as LearningWarning
     from retrodict.training._truncated_prior import truncate as truncate
     from retrodict.variables import At as At
     from retrodict.variables import Layout as Layout
@@ -103,6 +104,7 @@ _NAMES = {
     "training": ("fit",),
     "training._distill": ("DistillationWarning", "distill", "distill_density"),
     "training._learn_posterior": ("learn_posterior",),
+    "training._learned": ("LearningWarning",),
     "training._truncated_prior": ("truncate",),
     "variables": ("At", "Layout", "Variable"),
 }  # fmt: skip

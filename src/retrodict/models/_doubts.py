@@ -59,9 +59,8 @@ def doubts_about(
     """Returns all doubts about a query, a sentence each."""
     if record.quiet:
         return []
-    blank = untrained and not any(calibration.ok for calibration in record.calibrations)
     family = _doubts_about_family(record, query.shares)
-    return [UNTRAINED] * blank + family + _doubts_about_values(reference, coordinates, query)
+    return [UNTRAINED] * untrained + family + _doubts_about_values(reference, coordinates, query)
 
 
 def _doubts_about_family(record: Record, shares: Shares) -> list[str]:

@@ -239,7 +239,7 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or outside its support.
 
         Warns:
-            CalibrationWarning: checks speak against such a query, or the observation is unlike the simulations.
+            CalibrationWarning: checks speak against the query, values are unlike the simulations, or it is untrained.
             GuidanceWarning, WeightingWarning: the draws are worth few independent ones.
             SolverWarning: `solver` is `rd.solvers.Auto`, and no candidate reaches the wanted error.
         """
@@ -268,7 +268,7 @@ class AbstractModel(eqx.Module):
         """
         query, rows, single = self._parse_values(values, given)
         query = self._accepted(query)
-        with answering(lambda: self._doubts(query)):
+        with answering(lambda: self._doubts(query, draws=False)):
             everywhere = self._log_prob(query, rows, solver=solver, key=as_key(key))
         log_probs = np.where(query.inside(rows), everywhere, -np.inf)
         return log_probs[0] if single else log_probs
@@ -286,9 +286,10 @@ class AbstractModel(eqx.Module):
 
     concerns = doubts  # the name of earlier versions
 
-    def _doubts(self, query: Query) -> list[str]:
-        untrained = type(self).kind in TRAINABLE and not self.trained
-        return doubts_about(self.calibration, query, self.reference, self.coordinates, untrained=untrained)
+    def _doubts(self, query: Query, *, draws: bool = True) -> list[str]:
+        record = self.calibration if draws else dataclasses.replace(self.record, calibrations=())
+        blank = type(self).kind in TRAINABLE and not (self.trained or self.record.calibrations)
+        return doubts_about(record, query, self.reference, self.coordinates, untrained=blank)
 
     def predictive(self, draws: Mapping[str, Any], *, key: Key = 0) -> dict[str, np.ndarray]:
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.

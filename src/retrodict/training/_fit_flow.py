@@ -15,6 +15,7 @@ from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, Record, ReferenceData
 from retrodict.nets import AbstractNet
 from retrodict.simulation._failures import failures
+from retrodict.training._learned import warn_if_not_learned
 from retrodict.training._loop import History, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
 from retrodict.training._table import SimulationTable
@@ -92,5 +93,7 @@ def fit_rows(
         # a stream is identified by its validation rows, and by its length where that stays
         identity=table.count * (not table.growing) if table.streamed else None,
     )
+    if what == "training":
+        warn_if_not_learned(model, train_rows, held_out_rows)
     reference = ReferenceData.of(model.scaling, train_rows, held_out_rows, rng)
     return dataclasses.replace(model, record=extended(model.record, table.count, history, (), reference)), history
