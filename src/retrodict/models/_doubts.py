@@ -54,12 +54,18 @@ def answering(doubts: Callable[[], list[str]]) -> Iterator[None]:
 
 
 def doubts_about(
-    record: Record, query: Query, reference: ReferenceData | None, coordinates: Scaling, *, untrained: bool
+    record: Record,
+    query: Query,
+    reference: ReferenceData | None,
+    coordinates: Scaling,
+    *,
+    untrained: bool,
+    draws: bool,
 ) -> list[str]:
-    """Returns all doubts about a query, a sentence each."""
+    """Returns all doubts about a query, a sentence each; checks are about draws."""
     if record.quiet:
         return []
-    family = _doubts_about_family(record, query.shares)
+    family = _doubts_about_family(record, query.shares) if draws else []
     return [UNTRAINED] * untrained + family + _doubts_about_values(reference, coordinates, query)
 
 

@@ -287,9 +287,8 @@ class AbstractModel(eqx.Module):
     concerns = doubts  # the name of earlier versions
 
     def _doubts(self, query: Query, *, draws: bool = True) -> list[str]:
-        record = self.calibration if draws else dataclasses.replace(self.record, calibrations=())
         blank = type(self).kind in TRAINABLE and not (self.trained or self.record.calibrations)
-        return doubts_about(record, query, self.reference, self.coordinates, untrained=blank)
+        return doubts_about(self.calibration, query, self.reference, self.coordinates, untrained=blank, draws=draws)
 
     def predictive(self, draws: Mapping[str, Any], *, key: Key = 0) -> dict[str, np.ndarray]:
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.

@@ -186,11 +186,19 @@ def _truth(layout: Layout, held_out: Mapping[str, np.ndarray]) -> tuple[dict[str
 
 
 def _reference(
-    model: FlowModel | ImportanceSampledPosterior, *parts: Mapping[str, np.ndarray], key: PRNGKeyArray
+    model: FlowModel | ImportanceSampledPosterior,
+    train: Mapping[str, np.ndarray],
+    held_out: Mapping[str, np.ndarray],
+    *,
+    key: PRNGKeyArray,
 ) -> ReferenceData:
     """Returns what a model keeps of the simulations: candidates were trained on synthetic ones, too."""
-    rows = (flatten(model.layout, part, model.layout.names, where="the simulations") for part in parts)
-    return ReferenceData.of(model.coordinates, *rows, np.random.default_rng(np.asarray(jr.key_data(key))))
+
+    def tokens(part: Mapping[str, np.ndarray]) -> np.ndarray:
+        return flatten(model.layout, part, model.layout.names, where="the simulations")
+
+    rng = np.random.default_rng(np.asarray(jr.key_data(key)))
+    return ReferenceData.of(model.coordinates, tokens(train), tokens(held_out), rng)
 
 
 def _best(losses: Mapping[str, np.ndarray]) -> str:

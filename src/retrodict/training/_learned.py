@@ -48,7 +48,7 @@ def warn_if_not_learned(
         "times as precise as the model; take more steps, conditional_affine=True or, for i.i.d. trials, "
         'rd.Plate("trial", {}) (docs/trials.md)',
         LearningWarning,
-        stacklevel=5,  # `fit`, by the dispatch of kinds
+        stacklevel=6,  # `fit`, by the dispatch of kinds
     )
 
 
