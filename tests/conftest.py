@@ -35,6 +35,9 @@ MANY = 25_000  # of the 65,530 pieces of memory that a process may map: every co
 
 
 def pytest_configure(config):
+    # fixtures are untrained, or trained for a few steps; tests of the warning ask for it
+    config.addinivalue_line("filterwarnings", "ignore::retrodict.UntrainedWarning")
+    config.addinivalue_line("filterwarnings", "ignore:too little was learned")
     # a process may meet a program that another is writing at that moment, or find the folder gone: it compiles its own
     for what in ("reading", "writing"):
         config.addinivalue_line("filterwarnings", f"ignore:Error {what} persistent compilation cache entry")

@@ -22,7 +22,7 @@ from retrodict.training import _distill as distillation
 DOCS = Path(__file__).parent.parent / "docs"
 README = DOCS.parent / "README.md"
 PAGES = ("../README", "getting_started", "questions", "clusters", "campaigns", "trust", "plots")
-LONG = ("functions", "choices", "coming_from", "hierarchies", "jax")  # minutes of compilation
+LONG = ("functions", "choices", "coming_from", "hierarchies", "trials", "jax")  # minutes of compilation
 ELSEWHERE = ("extending", "reference")  # in tests/test_extending.py; a line of import
 GUIDES = (*PAGES[1:], *LONG, "extending")
 ROWS, STEPS, DRAWS = 400, 20, 60

@@ -14,7 +14,7 @@ import retrodict as rd
 from conftest import LAYOUT, normals
 from retrodict.evaluation import misspecification as likeness
 from retrodict.models import ReferenceData, nearest_neighbor_distance
-from retrodict.models._record import distance
+from retrodict.query import distance
 from retrodict.variables import Layout, Variable
 
 
@@ -124,8 +124,8 @@ def test_a_changed_model_drops_its_record(checked, tmp_path):
     changed = jax.tree.map(lambda leaf: leaf + 1e-6 if leaf.dtype == jnp.float32 else leaf, model.net)
     changed = dataclasses.replace(model, net=changed)
     assert changed.calibration.calibrations == ()
-    assert changed.calibration.familiar is None
-    assert warned(lambda: changed.sample(5, given={"a": 0.0}, key=0)) == []
+    assert changed.reference == model.reference  # they depend on coordinates, not on weights
+    assert warned(lambda: changed.sample(5, given={"a": 0.0}, key=0)) == []  # but that it is untrained
     assert rd.load(rd.save(changed, tmp_path / "m.safetensors")).record.calibrations == ()
 
 
@@ -133,7 +133,7 @@ def test_a_changed_model_drops_its_record(checked, tmp_path):
 def test_further_training_drops_the_record(checked):
     further, _ = rd.fit(checked[0], normals(60, 9), key=1, steps=2, batch_size=32, progress=False)
     assert further.record.calibrations == ()
-    assert further.record.familiar is None
+    assert further.reference.simulations == 55
 
 
 def test_another_check_of_a_family_replaces_the_first(checked):
@@ -158,12 +158,12 @@ def test_a_question_far_from_all_checks_is_told(checked):
 def test_an_observation_unlike_the_simulations_is_told(checked):
     model, _ = checked
     (sentence,) = model.concerns({"x": np.array([0.1, 0.2, 7.0, 0.0])})
-    assert sentence.startswith("the observation is unlike the simulations (p = 0.005)")  # 1 / (200 + 1)
+    assert sentence.startswith("the observation is unlike the simulations, 'x[2]' = 7 lies outside all of them (-3.5")
     many = np.random.default_rng(0).normal(size=(40, 4))
     assert model.concerns(rd.Batch({"x": many})) == []
     many[:10] += 6.0
     (sentence,) = model.concerns(rd.Batch({"x": many}))
-    assert sentence.startswith("10 of 32 observations are unlike")
+    assert sentence.startswith("10 of 40 observations are unlike")
 
 
 def test_a_warning_points_at_who_asked_and_can_be_silenced(checked):
@@ -182,9 +182,10 @@ def test_an_interval_is_no_observation(checked):
     assert model.concerns(given) == []
 
 
-def test_a_model_without_a_record_never_warns(normal):
+def test_a_model_without_a_record_knows_nothing_but_that_it_is_untrained(normal):
     assert warned(lambda: normal.sample(5, given={"x": np.full(4, 50.0)}, key=0)) == []
-    assert normal.concerns({"x": np.full(4, 50.0)}) == []
+    (sentence,) = normal.doubts({"x": np.full(4, 50.0)})
+    assert sentence.startswith("this model is untrained")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.models import HierarchicalModel as HierarchicalModel
     from retrodict.models import ImportanceSampledPosterior as ImportanceSampledPosterior
     from retrodict.models import SolverWarning as SolverWarning
+    from retrodict.models import UntrainedWarning as UntrainedWarning
     from retrodict.models import WeightingWarning as WeightingWarning
     from retrodict.models import hierarchical as hierarchical
     from retrodict.models import joint as joint
@@ -67,6 +68,7 @@ if _typing.TYPE_CHECKING:
     from retrodict.training._distill import distill as distill
     from retrodict.training._distill import distill_density as distill_density
     from retrodict.training._learn_posterior import learn_posterior as learn_posterior
+    from retrodict.training._learned import LearningWarning as LearningWarning
     from retrodict.training._truncated_prior import truncate as truncate
     from retrodict.variables import At as At
     from retrodict.variables import Layout as Layout
@@ -85,8 +87,8 @@ _NAMES = {
     "evaluation.solver_tuning": ("tune",),
     "models": (
         "AbstractModel", "CalibrationWarning", "DistilledDensity", "DistilledSampler", "FlowModel", "GuidanceWarning",
-        "HierarchicalModel", "ImportanceSampledPosterior", "SolverWarning", "WeightingWarning", "hierarchical",
-        "joint", "likelihood", "posterior", "repaint", "unconditional",
+        "HierarchicalModel", "ImportanceSampledPosterior", "SolverWarning", "UntrainedWarning", "WeightingWarning",
+        "hierarchical", "joint", "likelihood", "posterior", "repaint", "unconditional",
     ),
     "models._files": ("load", "save"),
     "problem": ("Function", "Plate", "Problem", "numpy_simulator"),
@@ -102,6 +104,7 @@ _NAMES = {
     "training": ("fit",),
     "training._distill": ("DistillationWarning", "distill", "distill_density"),
     "training._learn_posterior": ("learn_posterior",),
+    "training._learned": ("LearningWarning",),
     "training._truncated_prior": ("truncate",),
     "variables": ("At", "Layout", "Variable"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -17,10 +18,11 @@ from retrodict.diagnostics import TARP, Coverage, ExpectedLogProb, coverage, exp
 from retrodict.evaluation._check_rows import compare_rows
 from retrodict.evaluation._check_sites import compare_sites
 from retrodict.evaluation._settings import CheckSettings, Comparison
-from retrodict.models import AbstractModel, Calibration, fingerprint, model_for
+from retrodict.models import AbstractModel, Calibration, CalibrationWarning, fingerprint, model_for
 from retrodict.solvers import AbstractSolver
 
 
+MANY_REPEATED = 0.3  # share of the simulations of a check that were trained on
 M = TypeVar("M", bound=AbstractModel)
 
 
@@ -29,6 +31,7 @@ class Check:
     """The outcome of a check of one family of queries; elements are named as in `theta[0]`.
 
     `log_prob` is None where densities were not looked at. `p_value` is that of all tests together, by Bonferroni.
+    `failed_before` are checks of the same family that failed, and that this one is too weak to replace.
     """
 
     calibration: Calibration
@@ -37,6 +40,7 @@ class Check:
     tarp: TARP
     log_prob: ExpectedLogProb | None
     seconds: float
+    failed_before: tuple[Calibration, ...] = ()
 
     @property
     def p_value(self) -> float:
@@ -54,7 +58,16 @@ class Check:
         verdict = (
             f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g} at a level of {calibration.level:g} ({tests})"
         )
-        return f"{verdict}; {calibration.simulations} simulations, {calibration.draws} draws, {self.seconds:.0f} s"
+        asked = f"{verdict}; {calibration.simulations} simulations, {calibration.draws} draws, {self.seconds:.0f} s"
+        return f"{asked}; {self._earlier}" if self.failed_before else asked
+
+    @property
+    def _earlier(self) -> str:
+        last = self.failed_before[-1]
+        return (
+            f"an earlier check FAILED (p = {last.p_value:.2g}, {last.simulations} simulations, {last.draws} draws) and "
+            "stays in the record: only one that is as strong can replace it"
+        )
 
     tell = summary  # the name of earlier versions
 
@@ -64,6 +77,7 @@ class Check:
             ("query", calibration.question),
             ("outcome", f"{'passed' if self.ok else 'FAILED'}, p = {self.p_value:.2g}"),
         ]
+        rows += [("before", self._earlier)] if self.failed_before else []
         rows += [(name, f"p = {p:.2g}") for name, p in calibration.p_values]
         return [
             *rows,
@@ -94,7 +108,8 @@ def check(
     """Checks the answers to one family of questions on simulations that the model was not trained on.
 
     Returns the model with the outcome in its record, which `rd.save` keeps and `model.sample` heeds, and the outcome.
-    Another check of the same family replaces it; further training, or any change of the weights, drops it.
+    Another check of the same family replaces it, one that failed only if it has as many simulations, draws and tests;
+    further training, or any change of the weights, drops it.
 
     Args:
         sims: held-out simulations `{name: (n, *shape)}`, at least 50; for a hierarchical model of many sites,
@@ -112,6 +127,9 @@ def check(
         DataError: simulations of the wrong names or shapes, or too few, or a function is asked of which some
             simulations have fewer points.
         QueryError: a question that this model cannot answer.
+
+    Warns:
+        CalibrationWarning: many of `sims` are rows that the model was trained on.
     """
     begun = time.monotonic()
     keys = jr.split(as_key(key), 3)
@@ -119,11 +137,27 @@ def check(
     model_for("check", model)
     compare = compare_sites if model.of_sites else compare_rows
     comparison = compare(model, sims, settings, keys)
+    _warn_of_repeated(comparison.repeated)
     tests = _tested(comparison, jr.split(keys[2], 4), level)
     calibration = _calibration(model, comparison, draws, level, tests)
     seconds = time.monotonic() - begun
-    outcome = Check(calibration, tests["sbc"], tests["coverage"], tests["tarp"], tests.get("log_prob"), seconds)
-    return model.with_calibration(calibration, comparison.reference), outcome
+    checked = model.with_calibration(calibration, comparison.reference)
+    family = [entry for entry in checked.record.calibrations if entry.shares == calibration.shares]
+    outcome = Check(
+        calibration, tests["sbc"], tests["coverage"], tests["tarp"], tests.get("log_prob"), seconds, tuple(family[:-1])
+    )
+    return checked, outcome
+
+
+def _warn_of_repeated(share: float) -> None:
+    """Warns of simulations that the model was trained on."""
+    if share >= MANY_REPEATED:
+        warnings.warn(
+            f"about {share:.0%} of these simulations are rows that the model was trained on, so that the check passes "
+            "too easily: hand in new ones, rd.simulate(problem, 600, key=...) with another key",
+            CalibrationWarning,
+            stacklevel=3,
+        )
 
 
 def _calibration(

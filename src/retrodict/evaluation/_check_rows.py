@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from retrodict._errors import DataError
 from retrodict.diagnostics._pairs import generator
 from retrodict.evaluation._settings import CheckSettings, Comparison, Given, Rows, by_element, refuse_few
-from retrodict.models import AbstractModel, ReferenceData
+from retrodict.models import AbstractModel, ReferenceData, without_affine
 from retrodict.query import Batch, Query, element_masks, flatten, unflatten
 from retrodict.query.tokens import check_simulations
 from retrodict.roles import LATENT
@@ -29,7 +29,8 @@ def compare_rows(model: AbstractModel, sims: Mapping[str, Any], settings: CheckS
     tokens = held_out_tokens(model, sims)
     order = generator(keys[0]).permutation(len(tokens))
     rows = unflatten(model.layout, tokens[order[: settings.observations]], model.layout.names)
-    reference = reference_data(model, tokens[order[-MAX_REFERENCE_ROWS:]])
+    unseen = tokens[order[-MAX_REFERENCE_ROWS:]]
+    reference = model.reference or ReferenceData.of(model.coordinates, unseen[:0], unseen, generator(keys[0]))
     observed = given_in_rows(model.layout, settings.given, rows)
     unmentioned = [name for name in model.modeled.names if name not in observed]
     names = list(settings.of) if settings.of is not None else unmentioned or None
@@ -44,7 +45,14 @@ def compare_rows(model: AbstractModel, sims: Mapping[str, Any], settings: CheckS
     n_densities = min(settings.densities, settings.draws) if int(latent.sum()) <= MAX_DENSITY_ELEMENTS else 0
     log_probs = _log_probs(model, query, rows, draws, observed, n_densities) if n_densities else None
     truth, columns = by_element(rows, masks, axes=1), by_element(draws, masks, axes=2)
-    return Comparison(truth, columns, log_probs, query.shares, reference)
+    return Comparison(truth, columns, log_probs, query.shares, reference, repeated_share(model, tokens))
+
+
+def repeated_share(model: AbstractModel, tokens: Float[np.ndarray, "n d"]) -> float:
+    """Returns the share of simulations, rows of tokens, that a model was trained on, by what it kept of these."""
+    if model.reference is None:
+        return 0.0
+    return model.reference.repeated(without_affine(model.coordinates).of_rows(tokens))
 
 
 def held_out_tokens(model: AbstractModel, sims: Mapping[str, Any]) -> Float[np.ndarray, "n d"]:
@@ -110,6 +118,7 @@ def _log_probs(
     def asked(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.where(mask, values[name], np.nan) for name, mask in masks.items()}
 
+    model = model.without_warnings()
     at_truth = model.log_prob(asked(rows), given=given)
     some_draws = {name: draws[name][:, :few].reshape(n * few, *draws[name].shape[2:]) for name in masks}
     repeated = Batch({name: np.repeat(value, few, axis=0) for name, value in given.items()})

@@ -36,6 +36,7 @@ class Comparison(NamedTuple):
     log_probs: tuple[np.ndarray, np.ndarray] | None
     shares: Shares
     reference: ReferenceData | None
+    repeated: float = 0.0  # share of the simulations that the model was trained on
 
 
 def refuse_few(rows: int, not_finite: int) -> None:

@@ -103,7 +103,7 @@ def unlike(
     The question is whether the simulator could have made the observation.
 
     NaN means not observed, and is then left out of the simulations, too. `sims` are held-out simulations
-    `{name: (n, *shape)}`, of which the first 2,000 are looked at; a model that was checked carries some of its own.
+    `{name: (n, *shape)}`, of which the first 2,000 are looked at; a model keeps some of its own after `fit` or a check.
     `references` of them have each datum predicted from the others, by `draws` draws, as the observation has: a model
     that was trained on the posterior alone, or on embedded data, cannot do that, and is judged by neighbors only.
 
@@ -184,11 +184,11 @@ def _outcomes(
 
 def _references(model: AbstractModel, sims: Mapping[str, Any] | None) -> ReferenceData:
     if sims is None:
-        reference = model.calibration.familiar
+        reference = None if model.reference is None else model.reference.unseen
     else:
         reference = reference_data(model, held_out_tokens(model, sims)[:MAX_SIMULATIONS])
     if reference is None:
-        raise DataError("hand in held-out simulations as `sims`: this model carries none (rd.check gives it some)")
+        raise DataError("hand in held-out simulations as `sims`: this model has none (rd.fit and rd.check keep some)")
     return reference
 
 

@@ -5,6 +5,8 @@ from retrodict.models._distilled import DistilledDensity as DistilledDensity
 from retrodict.models._distilled import DistilledSampler as DistilledSampler
 from retrodict.models._distilled import Family as Family
 from retrodict.models._distilled import Proof as Proof
+from retrodict.models._doubts import CalibrationWarning as CalibrationWarning
+from retrodict.models._doubts import UntrainedWarning as UntrainedWarning
 from retrodict.models._factories import joint as joint
 from retrodict.models._factories import likelihood as likelihood
 from retrodict.models._factories import posterior as posterior
@@ -27,12 +29,12 @@ from retrodict.models._mixture_density import Sizes as Sizes
 from retrodict.models._model import AbstractModel as AbstractModel
 from retrodict.models._model import model_for as model_for
 from retrodict.models._record import Calibration as Calibration
-from retrodict.models._record import CalibrationWarning as CalibrationWarning
 from retrodict.models._record import Choice as Choice
 from retrodict.models._record import Record as Record
-from retrodict.models._record import ReferenceData as ReferenceData
 from retrodict.models._record import fingerprint as fingerprint
-from retrodict.models._record import nearest_neighbor_distance as nearest_neighbor_distance
+from retrodict.models._reference import ReferenceData as ReferenceData
+from retrodict.models._reference import nearest_neighbor_distance as nearest_neighbor_distance
+from retrodict.models._reference import without_affine as without_affine
 from retrodict.models._site_parameters import SiteParameterModel as SiteParameterModel
 from retrodict.models._site_surrogate import SiteMixture as SiteMixture
 from retrodict.models._site_surrogate import Surrogate as Surrogate

@@ -13,7 +13,7 @@ def rows_about(
     rows = [("parameters", _shapes(layout, layout.parameters)), ("data", _shapes(layout, layout.data))]
     rows += [(name, value) for name, value in description.items() if name != "kind"]
     rows.append(("trained", record.training_text if record.steps or not trained else "yes"))
-    for check in record.calibrations[:2]:
+    for check in sorted(record.calibrations, key=lambda check: check.ok)[:2]:
         outcome = "passed" if check.ok else "FAILED"
         rows.append(("checked", f"{check.question}: {outcome} (p = {check.p_value:.2g})"))
     return rows

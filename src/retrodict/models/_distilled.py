@@ -24,6 +24,7 @@ from retrodict.models._flow import FlowModel
 from retrodict.models._mixture_density import ConditionalRows, MixtureDensity, Sizes
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
+from retrodict.models._reference import ReferenceData
 from retrodict.paths import Uniform
 from retrodict.query import Query, elements
 from retrodict.roles import GIVEN, LATENT
@@ -120,6 +121,10 @@ class DistilledSampler(AbstractDistilled):
             "evaluations a draw": str(self.evaluations),
             "proof": proof,
         }
+
+    @property
+    def reference(self) -> ReferenceData | None:
+        return self.record.familiar or self.model.reference
 
     @property
     def trained(self) -> bool:

@@ -38,7 +38,8 @@ from retrodict.models._factories import joint
 from retrodict.models._flow import FlowModel
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
-from retrodict.models._site_layout import Method, refuse_settings, shared_layout, summary_of
+from retrodict.models._reference import ReferenceData
+from retrodict.models._site_layout import Method, refuse_auto, refuse_settings, shared_layout, summary_of
 from retrodict.models._site_parameters import SiteParameterModel, site_parameter_model
 from retrodict.models._site_surrogate import SiteMixture, Surrogate, surrogate_from_json, surrogate_of
 from retrodict.nets import AbstractArchitecture, PlateTransformer, ResMLP, Simformer, architecture_from_json
@@ -46,7 +47,8 @@ from retrodict.nets._plate import Runs, SiteReader, SiteRegression, Summary, run
 from retrodict.paths import Path
 from retrodict.query import Batch, Query, SiteQuery, as_numbers, flatten, observation_of, parse_sites, unflatten
 from retrodict.roles import ABSENT, Known, one_site_roles, shared_roles
-from retrodict.solvers import AbstractSolver, Auto
+from retrodict.solvers import AbstractSolver
+from retrodict.transforms import Scaling
 from retrodict.variables import Layout
 
 
@@ -86,11 +88,17 @@ class HierarchicalModel(AbstractModel):
         }
 
     @property
+    def coordinates(self) -> Scaling:
+        return self.site.scaling
+
+    @property
+    def reference(self) -> ReferenceData | None:
+        return self.site.reference
+
+    @property
     def _cure(self) -> str:
-        return (
-            "`flow, features = model.given(model.parse(given).sites[0])` is the flow of the shared variables, and "
-            "`model.site` that of a single site"
-        )
+        flow = "`flow, features = model.given(model.parse(given).sites[0])`"
+        return f"{flow} is the flow of the shared variables, and `model.site` that of a single site"
 
     # all sites together -----------------------------------------------------------------------------------------------
 
@@ -105,9 +113,9 @@ class HierarchicalModel(AbstractModel):
         mean, std = np.array(shared.mean), np.array(shared.std)
         mean[:k] += np.asarray(summary.center) * std[:k]
         std[:k] *= np.asarray(summary.width)
-        tails = dataclasses.replace(shared, mean=mean, std=std)
-        scaling = dataclasses.replace(self.shared.scaling, robust=tails)
-        return dataclasses.replace(self.shared, scaling=scaling), {self.summary: np.asarray(summary.features)}
+        scaling = dataclasses.replace(self.shared.scaling, robust=dataclasses.replace(shared, mean=mean, std=std))
+        shared_model = dataclasses.replace(self.shared.without_warnings(), scaling=scaling)
+        return shared_model, {self.summary: np.asarray(summary.features)}
 
     def _reader(self, layout: Layout) -> SiteReader:
         """Returns the same network for other numbers of points of functions."""
@@ -144,7 +152,7 @@ class HierarchicalModel(AbstractModel):
         return None
 
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
-        _refuse_auto(solver)
+        refuse_auto(solver)
         keys = [jr.fold_in(key, i) for i in range(len(query.sites))] if query.batched else [key]
         answers = [self._draws(n, site_query, solver, seed) for site_query, seed in zip(query.sites, keys, strict=True)]
         tokens = [
@@ -175,7 +183,7 @@ class HierarchicalModel(AbstractModel):
     def _log_prob(
         self, query: Query, rows: np.ndarray, *, solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> np.ndarray:
-        _refuse_auto(solver)
+        refuse_auto(solver)
         if query.batched:
             raise QueryError("a hierarchy has densities of one observation at a time; ask a Batch one by one")
         site_query, values = query.sites[0], unflatten(query.answers, rows, query.of)
@@ -228,11 +236,10 @@ class HierarchicalModel(AbstractModel):
         self, n: int, query: SiteQuery, solver: AbstractSolver | None, key: PRNGKeyArray
     ) -> dict[str, np.ndarray]:
         """Returns draws of all shared variables; given ones are repeated."""
-        names = self.layout.shared
         fixed = {k: as_numbers(v, f"'{k}' in `given`") for k, v in query.shared.items()}
         fixed = {k: v for k, v in fixed.items() if not np.isnan(v).any()}
         repeated = {name: np.broadcast_to(value, (n, *self.layout[name].shape)) for name, value in fixed.items()}
-        latent = [name for name in names if name not in fixed]
+        latent = [name for name in self.layout.shared if name not in fixed]
         if not latent:
             return repeated
         if not query.observed:
@@ -322,11 +329,6 @@ class HierarchicalModel(AbstractModel):
         return dataclasses.replace(model, record=Record.from_json(manifest["record"]), **parts)
 
 
-def _refuse_auto(solver: AbstractSolver | None) -> None:
-    if isinstance(solver, Auto):
-        raise QueryError("Auto measures one model; name a solver, or ask `model.site` about a single site")
-
-
 @in_single_precision
 def hierarchical(
     layout: Layout,
@@ -364,8 +366,7 @@ def hierarchical(
     counts = n_sites if counts is None else counts
     refuse_settings(layout, method, counts)
     keys = jr.split(as_key(key), 5)
-    of_site = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3))
-    settings = net or PlateTransformer()
+    of_site, settings = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3)), net or PlateTransformer()
     together, k = shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
     return HierarchicalModel(
         layout=layout,

@@ -31,6 +31,7 @@ from retrodict.models._manifest import prior_from_json, prior_to_json
 from retrodict.models._mixture_density import Sizes
 from retrodict.models._model import AbstractModel, manifest_of, skeleton_of
 from retrodict.models._record import Record
+from retrodict.models._reference import ReferenceData
 from retrodict.nets import AbstractArchitecture
 from retrodict.paths import LogSNR
 from retrodict.problem import AbstractPrior, Problem
@@ -96,6 +97,10 @@ class ImportanceSampledPosterior(AbstractModel):
         factors = len(self.likelihood.factors.kind)
         likelihood = f"{factors} factor{'s' if factors > 1 else ''}, mixtures of Gaussians"
         return {**self.flow.description, "kind": type(self).__name__, "likelihood": likelihood}
+
+    @property
+    def reference(self) -> ReferenceData | None:
+        return self.record.familiar or self.flow.reference
 
     @property
     def _cure(self) -> str:

@@ -8,7 +8,6 @@ warnings, calibration records and files are handled here, once.
 
 import abc
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -22,14 +21,16 @@ from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.models._description import rows_about
+from retrodict.models._doubts import TRAINABLE, answering, doubts_about
 from retrodict.models._manifest import field_from_json, field_to_json
 from retrodict.models._pure_functions import density_by_name, refuse_many
-from retrodict.models._record import Calibration, CalibrationWarning, Record, ReferenceData, doubts_about, fingerprint
+from retrodict.models._record import Calibration, Record, fingerprint
+from retrodict.models._reference import ReferenceData
 from retrodict.query import Batch, Query, count, parse, parse_values, unflatten
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import Scaling, supports
-from retrodict.variables import Layout, Variable
+from retrodict.transforms import Scaling
+from retrodict.variables import Layout
 
 
 KINDS: dict[str, type["AbstractModel"]] = {}  # the name of a kind in files -> its class
@@ -58,7 +59,6 @@ class AbstractModel(eqx.Module):
         if not cls.__name__.startswith("Abstract"):
             KINDS[cls.__dict__.get("kind") or cls.__name__] = cls
 
-    # for a kind of model to say
     @abc.abstractmethod
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
         """Returns `n` draws for each of m observations, tokens `(m, n, k)` of `query.answers` in the user's units.
@@ -143,10 +143,9 @@ class AbstractModel(eqx.Module):
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
         """Whether training asked for any of the elements `targets` given any of `inputs`, booleans `(d,)` each."""
         roles = np.where(targets, LATENT, np.where(inputs, GIVEN, 0)).astype(np.int32)[None]
-        query = Query(self.layout, self.modeled, roles, np.zeros(roles.shape, np.float32), ())
+        query = Query(self.layout, self.modeled, roles, np.zeros(roles.shape), ())
         return bool((roles == LATENT).any()) and self.refusal(query) is None
 
-    # the same for all kinds
     @property
     def modeled(self) -> Layout:
         """The layout of the variables that can be asked."""
@@ -162,12 +161,17 @@ class AbstractModel(eqx.Module):
         """The record, with the checks and solvers alone that belong to the present weights."""
         return self.record.of(fingerprint(self)) if self.record.calibrations or self.record.solvers else self.record
 
+    @property
+    def reference(self) -> ReferenceData | None:
+        """Simulated rows and limits, by which it knows values that are unlike them."""
+        return self.record.familiar
+
     def without_warnings(self) -> Self:
         """Returns the model with nothing in its record but solvers, so that it does not warn."""
-        return self._with_record(Record(solvers=self.record.solvers))
+        return self._with_record(Record(solvers=self.record.solvers, quiet=True))
 
     def with_calibration(self, calibration: Calibration, reference: ReferenceData | None) -> Self:
-        """Returns the model with the outcome of a check in its record, which replaces an older one of the family."""
+        """Returns the model with the outcome of a check in its record, see `Record.checked`."""
         return self._with_record(self.record.checked(calibration, reference))
 
     def _with_record(self, record: Record) -> Self:
@@ -236,16 +240,14 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or outside its support.
 
         Warns:
-            CalibrationWarning: checks speak against such a query, or the observation is unlike the simulations.
-            GuidanceWarning, WeightingWarning: the draws are worth few independent ones.
-            SolverWarning: `solver` is `rd.solvers.Auto`, and no candidate reaches the wanted error.
+            CalibrationWarning: checks speak against the query, values are unlike the simulations, or it is untrained.
+            GuidanceWarning, WeightingWarning: draws are worth few independent ones. SolverWarning: Auto is at a loss.
         """
         n = count(n)
         query = self.parse(given, of, guide=guide, strength=strength, correct=correct, sites=sites)
-        for sentence in self._doubts(query) if self.record.calibrations else ():
-            warnings.warn(sentence, CalibrationWarning, stacklevel=4)  # equinox and `in_single_precision` wrap methods
-        draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
-        return {name: self._rounded(query.layout[name], values) for name, values in draws.items()}
+        with answering(lambda: self._doubts(query)):
+            draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
+        return {name: self.coordinates.rounded(query.layout[name], values) for name, values in draws.items()}
 
     @in_single_precision
     def log_prob(
@@ -267,7 +269,9 @@ class AbstractModel(eqx.Module):
             DataError: a value of the wrong shape or type, or NaN in some rows only.
         """
         query, rows, single = self._parse_values(values, given)
-        everywhere = self._log_prob(self._accepted(query), rows, solver=solver, key=as_key(key))
+        query = self._accepted(query)
+        with answering(lambda: self._doubts(query, draws=False)):
+            everywhere = self._log_prob(query, rows, solver=solver, key=as_key(key))
         log_probs = np.where(query.inside(rows), everywhere, -np.inf)
         return log_probs[0] if single else log_probs
 
@@ -276,7 +280,6 @@ class AbstractModel(eqx.Module):
     ) -> tuple[Query, np.ndarray, bool]:
         return parse_values(self.layout, values, given, embedded=self._pieces)
 
-    @in_single_precision
     def doubts(
         self, given: Mapping[str, Any] | None = None, of: Iterable[str] | Mapping[str, Any] | None = None
     ) -> list[str]:
@@ -285,26 +288,10 @@ class AbstractModel(eqx.Module):
 
     concerns = doubts  # the name of earlier versions
 
-    def _needs_double(self, name: str) -> bool:
-        """Returns whether single precision would be too coarse for draws of a variable."""
-        return self.coordinates.needs_double(name)
+    def _doubts(self, query: Query, *, draws: bool = True) -> list[str]:
+        blank = type(self).kind in TRAINABLE and not (self.trained or self.record.calibrations)
+        return doubts_about(self.calibration, query, self.reference, self.coordinates, untrained=blank, draws=draws)
 
-    def _rounded(self, variable: Variable, values: np.ndarray) -> np.ndarray:
-        """Returns draws in single precision if that is fine enough, inside their support still."""
-        if self._needs_double(variable.name):
-            return np.asarray(values, np.float64)
-        ends = (end[:1] if variable.axes else end.reshape(variable.shape) for end in variable.ends)
-        return supports.single_precision(values, *ends)
-
-    def _doubts(self, query: Query) -> list[str]:
-        return doubts_about(self.calibration, query, self._resized(query.layout).coordinates)
-
-    def _resized(self, layout: Layout) -> Self:
-        """Returns the same model for other numbers of points of its functions."""
-        del layout
-        return self
-
-    @in_single_precision
     def predictive(self, draws: Mapping[str, Any], *, key: Key = 0) -> dict[str, np.ndarray]:
         """Draws the posterior predictive: for every draw of the parameters, `(n, *shape)` each, one draw of all data.
 
@@ -341,9 +328,7 @@ class AbstractModel(eqx.Module):
     ) -> Callable[[PRNGKeyArray], dict[str, Array]]:
         """Returns the function from a key to one draw `{name: shape}`, pure, for `jit` and `vmap`.
 
-        Raises:
-            QueryError: a query that this model cannot answer, or a kind of model without such a function.
-            DataError: a value of the wrong shape or type.
+        Errors are those of `log_density`.
         """
         query = self.parse(given, of)
         refuse_many(query)
@@ -371,13 +356,9 @@ class AbstractModel(eqx.Module):
     def from_manifest(cls, manifest: Mapping[str, Any]) -> Self:
         """Returns a model of the same shape; its numbers are still to be read."""
         values = {field.name: manifest[field.name] for field in dataclasses.fields(cls)}
-        nested = {
-            name: value["model"] for name, value in values.items() if isinstance(value, dict) and "model" in value
-        }
+        nested = {k: value["model"] for k, value in values.items() if isinstance(value, dict) and "model" in value}
         plain = {name: field_from_json(value) for name, value in values.items() if name not in nested}
         return cls(**plain, **{name: skeleton_of(value) for name, value in nested.items()})
-
-    # print ----------------------------------------------------------------------------------------------------------
 
     def _rows(self) -> list[tuple[str, str]]:
         return rows_about(self.layout, self.description, self.calibration, trained=self.trained)

@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Literal
 
-from retrodict._errors import DataError
+from retrodict._errors import DataError, QueryError
+from retrodict.solvers import AbstractSolver, Auto
 from retrodict.variables import Layout, Variable
 
 
@@ -38,3 +39,9 @@ def shared_layout(layout: Layout, features: int) -> Layout:
     """Returns the layout of shared variables and of the features of all sites, without a plate."""
     shared = (dataclasses.replace(layout[name], plate="") for name in layout.shared)
     return Layout((*shared, Variable(summary_of(layout), (features,), kind="data")))
+
+
+def refuse_auto(solver: AbstractSolver | None) -> None:
+    """Refuses a solver that measures one model: a hierarchy is several."""
+    if isinstance(solver, Auto):
+        raise QueryError("Auto measures one model; name a solver, or ask `model.site` about a single site")

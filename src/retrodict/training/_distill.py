@@ -121,7 +121,7 @@ def distill(
     keys = jr.split(as_key(key), 7)
     task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
     start = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
-    sampler = DistilledSampler(start, task.family, evaluations, Proof((), bar))
+    sampler = DistilledSampler(start, task.family, evaluations, Proof((), bar), Record(familiar=model.reference))
     loss = DistillationLoss(DistillationLoss.form_of(start.without_training_state()), sampler.solver)
     rows, validation = (task.pairs(*arguments) for arguments in task.parts(keys[1:3]))
     budget, run_keys = TrainingBudget(steps, batch_size, learning_rate), (keys[3], keys[4])
@@ -179,7 +179,8 @@ def distill_density(
     mixture, history = fit_mixture(
         start, rows, validation, TrainingBudget(steps), key=keys[3], patience=steps, progress=progress
     )
-    density = DistilledDensity(task.family, 0.0, 0.0, model.scaling, mixture)
+    record = Record(familiar=model.reference)
+    density = DistilledDensity(task.family, 0.0, 0.0, model.scaling, mixture, record)
     batch = task.observed(task.tokens[:observations])
     latent_masks, flow = task.family.elements(LATENT), task.model.without_warnings()
     sample = flow.sample(1, given=batch, of=latent_masks, solver=task.solver, key=keys[4])
@@ -259,7 +260,7 @@ def _accuracies(
     """Returns C2ST between draws of the model and of the sampler, for every observation."""
     batch, masks = task.observed(task.tokens[:observations]), task.family.elements(LATENT)
     model_draws = task.model.without_warnings().sample(draws, given=batch, of=masks, solver=task.solver, key=keys[0])
-    sampler_draws = sampler.sample(draws, given=batch, key=keys[1])
+    sampler_draws = sampler.without_warnings().sample(draws, given=batch, key=keys[1])
 
     def latent(values: Mapping[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
         return {name: values[name][i].reshape(draws, -1)[:, np.ravel(mask)] for name, mask in masks.items()}

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
-from retrodict.models import FlowModel, Record
+from retrodict.models import FlowModel, Record, ReferenceData
 from retrodict.nets import AbstractNet
 from retrodict.simulation._failures import failures
+from retrodict.training._learned import warn_if_not_learned
 from retrodict.training._loop import History, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
 from retrodict.training._table import SimulationTable
@@ -77,7 +78,8 @@ def fit_rows(
         scaling = Scaling.fit(model.layout, train_rows, together)
         scaling_notes.check(scaling, train_rows)
         model = dataclasses.replace(model, scaling=scaling.with_affine(model.scaling.affine, train_rows))
-    validation_rows = table.scaled(model.scaling, validation_rows if separate is None else separate)
+    held_out_rows = validation_rows if separate is None else separate
+    validation_rows = table.scaled(model.scaling, held_out_rows)
     rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)
     model, history = train(
         model,
@@ -93,4 +95,7 @@ def fit_rows(
         # a stream is identified by its validation rows, and by its length where that stays
         identity=table.count * (not table.growing) if table.streamed else None,
     )
-    return dataclasses.replace(model, record=extended(model.record, table.count, history)), history
+    if what == "training":
+        warn_if_not_learned(model, train_rows, held_out_rows)
+    reference = ReferenceData.of(model.scaling, train_rows, held_out_rows, rng)
+    return dataclasses.replace(model, record=extended(model.record, table.count, history, (), reference)), history

@@ -26,11 +26,11 @@ from retrodict._errors import DataError
 from retrodict._runtime.precision import in_single_precision
 from retrodict._runtime.tables import html_table
 from retrodict._types import Key, as_key
-from retrodict.models import FlowModel, posterior
+from retrodict.models import FlowModel, ReferenceData, posterior
 from retrodict.models._importance import ImportanceSampledPosterior
 from retrodict.nets import ResMLP
 from retrodict.problem.dependencies import Dependencies
-from retrodict.query.tokens import Batch
+from retrodict.query.tokens import Batch, flatten
 from retrodict.simulation.rows import Simulations
 from retrodict.training import FailedRuns, History, fit
 from retrodict.training import synthetic_data as synthesis
@@ -136,11 +136,15 @@ def learn_posterior(
     models: dict[str, FlowModel | ImportanceSampledPosterior] = dict(flows)
     if likelihood is not None and sims.problem is not None:
         better = min(("synthetic", "tuned"), key=lambda name: losses[name].mean())
-        weighted = ImportanceSampledPosterior(flows[better], likelihood, sims.problem.prior, flows[better].record)
+        record = dataclasses.replace(flows[better].record, familiar=None)  # which is that of the flow
+        weighted = ImportanceSampledPosterior(flows[better], likelihood, sims.problem.prior, record)
         models["weighted"], histories["weighted"] = weighted, histories[better]
         truth, key_weigh = _truth(layout, held_out), jr.fold_in(key_tune, 1)
         losses["weighted"] = -weighted.log_prob_of_truth(*truth, proposals=PROPOSALS, key=key_weigh)
     chosen = _best(losses)
+    reference = _reference(models[chosen], train, held_out, key=key_split)
+    record = dataclasses.replace(models[chosen].record, familiar=reference)
+    models[chosen] = dataclasses.replace(models[chosen], record=record)
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     return models[chosen], SelectionReport(chosen, means, histories, time.monotonic() - start)
 
@@ -174,13 +178,29 @@ def _structure(layout: Layout, dependencies: Dependencies | None) -> tuple[bool,
 def _losses(model: FlowModel, held_out: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the negative log posterior density of the parameters of every held-out row."""
     values, observed = _truth(model.layout, held_out)
-    return -model.log_prob(values, given=observed)
+    return -model.without_warnings().log_prob(values, given=observed)
 
 
 def _truth(layout: Layout, held_out: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Batch]:
     """Returns the parameters and the data of held-out rows."""
     values, observed = ({name: held_out[name] for name in names} for names in (layout.parameters, layout.data))
     return values, Batch(observed)
+
+
+def _reference(
+    model: FlowModel | ImportanceSampledPosterior,
+    train: Mapping[str, np.ndarray],
+    held_out: Mapping[str, np.ndarray],
+    *,
+    key: PRNGKeyArray,
+) -> ReferenceData:
+    """Returns what a model keeps of the simulations: candidates were trained on synthetic ones, too."""
+
+    def tokens(part: Mapping[str, np.ndarray]) -> np.ndarray:
+        return flatten(model.layout, part, model.layout.names, where="the simulations")
+
+    rng = np.random.default_rng(np.asarray(jr.key_data(key)))
+    return ReferenceData.of(model.coordinates, tokens(train), tokens(held_out), rng)
 
 
 def _best(losses: Mapping[str, np.ndarray]) -> str:

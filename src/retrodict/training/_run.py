@@ -14,7 +14,7 @@ import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Scalar
-from retrodict.models import Record
+from retrodict.models import Record, ReferenceData
 from retrodict.training._checkpoint import Checkpoint
 from retrodict.training._loop import History, Trainer, TrainingBudget
 
@@ -96,14 +96,21 @@ def train(
     return loss.combined(model, weights), history
 
 
-def extended(record: Record, simulations: int, history: History, before: Iterable[History] = ()) -> Record:
+def extended(
+    record: Record,
+    simulations: int,
+    history: History,
+    before: Iterable[History] = (),
+    reference: ReferenceData | None = None,
+) -> Record:
     """Returns the record of a model after one more run and the runs before it.
 
-    Calibrations and solvers belong to the weights before, and are left out.
+    Calibrations and solvers belong to the weights before, and are left out; reference data are those of the new run.
     """
     return Record(
         simulations=record.simulations + simulations,
         steps=record.steps + int(history.step[-1]),
         seconds=record.seconds + history.seconds + sum(run.seconds for run in before if run is not history),
         validation_loss=history.best,
+        familiar=reference,
     )

@@ -66,7 +66,7 @@ class SyntheticSets:
         if self.prior is not None:
             parameters = self.draw_own(jr.split(key_own, n * self.max_sites), repeated)
         else:
-            draws = self.model.site.sample(1, given=Batch(repeated), of=names, key=key_own)
+            draws = self.model.site.without_warnings().sample(1, given=Batch(repeated), of=names, key=key_own)
             parameters = {name: values[:, 0] for name, values in draws.items()}
         return repeated | {name: np.asarray(parameters[name], np.float32) for name in names}
 

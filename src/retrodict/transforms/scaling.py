@@ -32,7 +32,7 @@ from retrodict.variables import Layout, Variable
 
 MAX_ROWS_PER_BLOCK = 8192
 MAX_NUMBERS_PER_BLOCK = 2**21  # a few rows of images are not padded to gigabytes
-MAX_ROUNDING = 1e-4  # of a variable's width; what single precision would round more is returned in double precision
+MAX_ROUNDING = 1e-4  # of a variable's width
 SAMPLED_NUMBERS = 1_000_000  # from which the scale of a variable is fitted if all its elements share it
 
 
@@ -148,11 +148,16 @@ class Scaling(eqx.Module):
         """Returns `inverse` of any number of rows `(n, d)` in double precision, computed in blocks of one shape."""
         return self._in_blocks(self.inverse, z)
 
-    def needs_double(self, name: str) -> bool:
-        """Whether single precision would cost a variable more than 1e-4 of its width."""
+    def rounded(self, variable: Variable, values: np.ndarray) -> np.ndarray:
+        """Returns values of a variable in single precision, unless that would cost more than 1e-4 of its width."""
         z = np.zeros(self.layout.size)
-        x, log_slope = np.abs(self.inverse(z)), np.asarray(self.log_slope(z), np.float64)
-        return bool((x * np.finfo(np.float32).eps > MAX_ROUNDING * np.exp(log_slope))[self.layout.slices[name]].any())
+        rounding = np.finfo(np.float32).eps * np.abs(self.inverse(z))
+        too_coarse = rounding > MAX_ROUNDING * np.exp(np.asarray(self.log_slope(z), np.float64))
+        if too_coarse[self.layout.slices[variable.name]].any():
+            return np.asarray(values, np.float64)
+        # a function may have any number of points
+        ends = (end[:1] if variable.axes else end.reshape(variable.shape) for end in variable.ends)
+        return supports.single_precision(values, *ends)
 
     def _elementwise_log_slope(self, v: ArrayLike) -> Any:
         with np.errstate(all="ignore"):
