@@ -94,8 +94,8 @@ def refuse_rounded_constants(problem: Problem, rows: Mapping[str, np.ndarray]) -
         is_rounded = (change > 0) & (change < MIN_STEPS * step)
         if np.any(is_rounded):
             raise DataError(
-                f"'{name}' is {rows[name][0][is_rounded].flat[0]:.9g} in all {len(rows[name])} rows, as single precision "
-                f"rounds what changes by {change[is_rounded].max():.2g} in double precision; {DOUBLE}"
+                f"'{name}' is {rows[name][0][is_rounded].flat[0]:.9g} in all {len(rows[name])} rows, as single "
+                f"precision rounds what changes by {change[is_rounded].max():.2g} in double precision; {DOUBLE}"
             )
 
 
