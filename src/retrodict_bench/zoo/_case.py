@@ -23,7 +23,7 @@ Learn: TypeAlias = Literal["posterior", "joint", "hierarchical", "learn_posterio
 # what must come: the right answer or a sentence; a sentence; the right answer without any sentence
 Bar: TypeAlias = Literal["right or said", "said", "silent"]
 
-OBSERVATIONS = 12
+OBSERVATIONS, SETS = 8, 3  # asked of a case, and of one with sites
 SEED_OF_TRAINING, SEED_OF_OBSERVATIONS = 11, 12
 
 
@@ -45,8 +45,8 @@ class Case:
         failed: the word of `rd.fit` on failed runs.
         simulations: the number of training rows.
         sites: the number of sites of an observation.
-        width: the width of the network; 0 is the default of the library.
-        steps: of training; 0 is the default of the library.
+        width: the width of the network; 0 is that of `SMALL`.
+        steps: of training; 0 are those of `SMALL`.
         x64: whether JAX computes in double precision.
         bar: what must come.
         blame: the names of which one must be in a sentence; by default any variable.
@@ -66,8 +66,8 @@ class Case:
     failed: Any = None
     simulations: int = 10_000
     sites: int = 0
-    width: int = 64
-    steps: int = 3_000
+    width: int = 0
+    steps: int = 0
     x64: bool = False
     bar: Bar = "right or said"
     blame: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class Case:
         """Returns the observations, name to `(K, *shape)`."""
         if self.ask is not None:
             return {name: np.asarray(values, np.float64) for name, values in self.ask().items()}
-        count = 3 if self.sites else OBSERVATIONS
+        count = SETS if self.sites else OBSERVATIONS
         rows = self.fresh(4 * count, SEED_OF_OBSERVATIONS)  # more than that, as runs may fail
         return {name: rows[name][:count] for name in self.variables().data}
 

@@ -21,7 +21,7 @@ from retrodict_bench.zoo._several import linear
 from retrodict_bench.zoo._sites import normal, trials
 
 
-PLAIN: dict[str, Any] = {"bar": "silent", "steps": 2_000}
+PLAIN: dict[str, Any] = {"bar": "silent"}
 N = dist.Normal(0.0, 1.0)
 POSITIVE = dist.LogNormal(0.0, 0.5)
 UNIT = dist.Uniform(0.0, 1.0)

@@ -25,8 +25,10 @@ from retrodict_bench.zoo._case import Case
 from retrodict_bench.zoo._exact import Moments
 
 
+# width and depth of the network and steps by the way to learn; a residual MLP of (256, 3) and 10,000 are the library's
+SMALL = {"posterior": (64, 2, 2_000), "joint": (96, 3, 4_000), "hierarchical": (0, 0, 1_500)}
 MAX_OFF, MIN_RATIO, MAX_RATIO = 0.15, 0.87, 1.15
-DRAWS = 4_000
+DRAWS = 2_000
 SITE_DRAWS = 1_000
 DENSITIES = 20  # draws whose log density must be finite
 FAILED_VERDICTS = ("SILENT AND WRONG", "SAID WITHOUT A NAME", "NOTHING SAID", "FALSE WARNING", "RAW ERROR")
@@ -134,14 +136,14 @@ def _trained(case: Case, sims: Any, *, by_defaults: bool) -> Any:
     layout = case.variables()
     if case.learn == "learn_posterior":
         return rd.learn_posterior(sims, failed=case.failed, key=1, progress=False)[0]
-    settings: dict[str, Any] = {"key": 1, "failed": case.failed, "progress": False}
-    if case.steps and not by_defaults:
-        settings["steps"] = case.steps
+    width, depth, steps = SMALL[case.learn]
+    settings: dict[str, Any] = {} if by_defaults else {"steps": case.steps or steps}
     if case.learn == "hierarchical":
-        return rd.fit(rd.hierarchical(layout), sims, **settings)[0]
-    net = rd.nets.ResMLP(case.width, 3) if case.width and not by_defaults else None
-    make = rd.joint if case.learn == "joint" else rd.posterior
-    return rd.fit(make(layout, net=net), sims, **settings)[0]
+        model: Any = rd.hierarchical(layout)  # its networks are small
+    else:
+        net = None if by_defaults else rd.nets.ResMLP(case.width or width, depth)
+        model = (rd.joint if case.learn == "joint" else rd.posterior)(layout, net=net)
+    return rd.fit(model, sims, key=1, failed=case.failed, progress=False, **settings)[0]
 
 
 def _drawn(case: Case, model: Any, observations: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -58,7 +58,14 @@ def two(
         x = np.asarray(observation["x"], np.float64)
         return dict(zip("ab", plane(lambda a, b: log_joint(a, b, x), *boxes), strict=True))
 
-    return Case(name, kind, text, exact, lambda: rd.Problem(prior() if callable(prior) else prior, simulator), **more)
+    return Case(
+        name,
+        kind,
+        text,
+        exact,
+        lambda: rd.Problem(prior() if callable(prior) else prior, simulator),
+        **{"steps": 4_000, **more},
+    )
 
 
 def _random(rows: int, columns: int, seed: int = 0) -> np.ndarray:

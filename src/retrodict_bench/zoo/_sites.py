@@ -19,7 +19,7 @@ from retrodict_bench.zoo._exact import gaussian, line
 
 
 SPREAD, NOISE, SITES, REPEATS = 0.5, 0.5, 10, 3
-SETTINGS: dict[str, Any] = {"learn": "hierarchical", "sites": SITES, "steps": 1_500}
+SETTINGS: dict[str, Any] = {"learn": "hierarchical", "sites": SITES}
 
 
 def normal_exact(z: np.ndarray, *, own: bool = True) -> Moments:
