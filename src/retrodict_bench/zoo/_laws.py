@@ -86,7 +86,21 @@ def _at(*values: float) -> Callable[[], dict[str, Any]]:
 
 def _dropped(key: Any, theta: Any) -> dict[str, Any]:
     one, two = jr.split(key)
-    return {"x": jnp.where(jr.uniform(one, (20,)) < 0.9, 0.0, theta + 0.5 * jr.normal(two, (20,)))}
+    return {"x": jnp.where(jr.uniform(one, (6,)) < 0.9, 0.0, theta + 0.5 * jr.normal(two, (6,)))}
+
+
+def _dropped_decades(key: Any, theta: Any) -> dict[str, Any]:
+    one, two = jr.split(key)
+    return {"x": jnp.where(jr.uniform(one, (3,)) < 0.9, 0.0, 10.0 ** (2.0 * theta + jr.normal(two, (3,))))}
+
+
+def _log_decades(t: Any, x: Any) -> Any:
+    return np.where(x == 0, 0.0, -0.5 * (np.log10(np.maximum(x, 1e-300)) - 2.0 * t) ** 2)
+
+
+def _clusters(key: Any, theta: Any) -> dict[str, Any]:
+    one, two = jr.split(key)
+    return {"x": theta + 0.3 * jr.normal(one) + 1000.0 * (jr.uniform(two) < 0.01)}
 
 
 def _sentinel(key: Any, theta: Any) -> dict[str, Any]:
@@ -112,8 +126,14 @@ def _rounded(t: Any, x: Any) -> Any:
 
 
 ZEROS = [
-    scalar("ninety_percent_zeros", "zeros", "each of 20 x_i is 0 (90 %) or theta + .5 e", STANDARD, _normal, _dropped,
-           lambda t, x: np.where(x == 0, 0.0, -0.5 * ((x - t) / 0.5) ** 2), (-9.0, 9.0)),
+    scalar("ninety_percent_zeros", "zeros", "each of six x_i is 0 (90 %) or theta + .5 e", STANDARD, _normal, _dropped,
+           lambda t, x: np.where(x == 0, 0.0, -0.5 * ((x - t) / 0.5) ** 2), (-9.0, 9.0), steps=4_000),
+    scalar("zeros_and_decades", "zeros", "each of 3 x_i is 0 (90 %) or 10^(2 theta + e)", STANDARD, _normal,
+           _dropped_decades, _log_decades, (-9.0, 9.0),
+           ask=lambda: {"x": np.array([[0.0, 0.0, 0.0], [0.01, 0.0, 0.0], [1.0, 30.0, 0.0], [0.0, 0.0, 500.0]])}),
+    scalar("rare_cluster", "runaways", "x = theta + .3 e, and 1000 more in 1 of 100 rows, which is no accident",
+           STANDARD, _normal, _clusters, lambda t, x: -0.5 * ((x - 1000.0 * (x > 500) - t) / 0.3) ** 2, (-9.0, 9.0),
+           ask=_at(0.5, -1.0, 1000.5, 999.2)),
     scalar("tobit", "zeros", "x = max(0, theta + .3 e - 1.5), 92 % zeros", STANDARD, _normal,
            lambda key, theta: {"x": jnp.maximum(0.0, theta + 0.3 * jr.normal(key) - 1.5)}, _tobit, (-9.0, 9.0),
            ask=_at(0.0, 0.2, 0.5, 1.0)),
@@ -124,7 +144,7 @@ ZEROS = [
            lambda key, theta: {"x": jr.gamma(key, 0.1, (3,)) * jnp.exp(theta)},
            lambda t, x: -0.1 * t - x * np.exp(-t), (-9.0, 9.0)),
     scalar("sentinel", "atoms", "5 % of six x_i are -999, others theta + .5 e", STANDARD, _normal, _sentinel,
-           lambda t, x: np.where(x == -999, 0.0, -0.5 * ((x - t) / 0.5) ** 2), (-9.0, 9.0)),
+           lambda t, x: np.where(x == -999, 0.0, -0.5 * ((x - t) / 0.5) ** 2), (-9.0, 9.0), steps=4_000),
     scalar("saturated", "atoms", "x_i = min(1, theta + .3 e), 4 of them", STANDARD, _normal,
            lambda key, theta: {"x": jnp.minimum(1.0, theta + 0.3 * jr.normal(key, (4,)))}, _saturated, (-9.0, 9.0)),
     scalar("rounded", "atoms", "x_i = round(2 theta + .7 e), 4 of them", STANDARD, _normal,

@@ -7,15 +7,15 @@ from retrodict_bench.zoo._run import FAILED_VERDICTS, MAX_OFF, MAX_RATIO, MIN_RA
 
 
 MAX_LETTERS = 160  # of a sentence in the table
-HEAD = f"""# The zoo: ordinary data
+HEAD = f"""# The zoo of ordinary data
 
 Small problems of ordinary data whose posteriors are known exactly: {{count}} cases. Each is learned from 10,000
 simulations (fewer where the case says so) by the library's defaults, with small networks and few steps so that a case
 takes seconds. *Off* is the error of posterior means in exact sds, root mean square over observations and parameters.
 *Ratio* is the posterior sd over the exact one, of the parameter where it is farthest from one. An answer is **right**
-if off is at most {MAX_OFF:g} and the ratio between {MIN_RATIO:g} and {MAX_RATIO:g}. What cannot be right must be said,
-with the name of a variable: **warned** or **refused**. Plain problems must come without a warning: **silent**. Words
-in capitals are failures.
+if off is at most {MAX_OFF:g} and the ratio between {MIN_RATIO:g} and {MAX_RATIO:g}. What cannot be right must be
+said, with the name of a variable: **warned** or **refused**. Plain problems must come without a warning: **silent**.
+Words in capitals are failures.
 
 ```sh
 python -m retrodict_bench.zoo --out runs/zoo.jsonl --page runs/zoo.md

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 
 import retrodict as rd
@@ -91,9 +92,7 @@ def run(case: Case, *, by_defaults: bool = False) -> Outcome:
 
     With `by_defaults` networks and steps are the library's own, not the small ones of the zoo.
     """
-    import jax
-
-    if case.x64 != jax.config.jax_enable_x64:
+    if case.x64 != (jnp.zeros(()).dtype == jnp.float64):
         return _elsewhere(case, by_defaults=by_defaults)
     outcome, start = Outcome(case.name, case.kind, case.text, case.bar), time.monotonic()
     stage = ["simulate"]

@@ -60,8 +60,8 @@ def told(name: str, kind: str, text: str, shift: float, scale: float, *, bounded
         return {"onset": shift + scale * t, "x": data_shift + x}
 
     def layout() -> rd.Layout:
-        ends = {"low": shift, "high": shift + scale} if bounded else {}
-        return rd.Layout((rd.Variable("onset", **ends), rd.Variable("x", (SIZE,), kind="data")))
+        low, high = (shift, shift + scale) if bounded else (-np.inf, np.inf)
+        return rd.Layout((rd.Variable("onset", (), low, high), rd.Variable("x", (SIZE,), kind="data")))
 
     def exact(observation: Observation) -> Moments:
         z = np.asarray(observation["x"], np.float64) - data_shift
