@@ -175,8 +175,8 @@ LINKED = np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
 INPUTS = [
     linear("missing_elements", "missing", "NaN is not observed, by joint", LINKED, 0.5, ask=GAPS, learn="joint",
            width=128, steps=6_000),
-    linear("masked_observation", "missing", "a NumPy mask, by joint; -999 lies under it", LINKED, 0.5, ask=GAPS, learn="joint",
-           width=128, steps=6_000, spoil_observations=_masked),
+    linear("masked_observation", "missing", "a NumPy mask, by joint; -999 lies under it", LINKED, 0.5, ask=GAPS,
+           learn="joint", width=128, steps=6_000, spoil_observations=_masked),
     linear("masked_rows", "missing", "a NumPy mask over training rows", EYE, 0.5, spoil=_masked_rows),
     linear("padded_rows", "missing", "training rows padded with NaN", SIX, 0.5, spoil=_padded),
     linear("complex_data", "types", "x is complex", EYE, 0.5,

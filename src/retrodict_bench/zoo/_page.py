@@ -44,7 +44,8 @@ def page(outcomes: Mapping[str, Outcome], before: Mapping[str, Outcome] | None =
 def _row(outcome: Outcome, before: Mapping[str, Outcome]) -> list[str]:
     earlier = [_brief(before[outcome.name]) if outcome.name in before else ""] if before else []
     verdict = f"**{outcome.verdict}**" if outcome.verdict in FAILED_VERDICTS else outcome.verdict
-    sentences = [text for text in (*outcome.said, outcome.refused, outcome.error) if text]
+    density = f"log_prob is not finite at {outcome.infinite:.0%} of draws" if outcome.infinite else ""
+    sentences = [text for text in (*outcome.said, outcome.refused, outcome.error, density) if text]
     return [
         outcome.name,
         _cell(outcome.text),

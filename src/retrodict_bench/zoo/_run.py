@@ -73,7 +73,7 @@ class Outcome:
     def judged(self, names: tuple[str, ...]) -> str:
         """Returns the verdict; a sentence must have one of these names."""
         sentences = [*self.said, self.refused] if self.refused else self.said
-        named = any(re.search(rf"\b{re.escape(name)}\b", text) for name in names for text in sentences)
+        named = any(re.search(_pattern(name), text) for name in names for text in sentences)
         if self.error:
             return "RAW ERROR"
         if self.bar == "silent":
@@ -85,6 +85,10 @@ class Outcome:
         if not named:
             return "SAID WITHOUT A NAME"
         return "refused" if self.refused else "warned"
+
+
+def _pattern(name: str) -> str:
+    return r"'a'|\ba[\[:]" if name == "a" else rf"\b{re.escape(name)}\b"  # "a" is a word, too
 
 
 def run(case: Case, *, by_defaults: bool = False) -> Outcome:
