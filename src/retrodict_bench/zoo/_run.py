@@ -28,6 +28,7 @@ from retrodict_bench.zoo._exact import Moments
 
 # width and depth of the network and steps by the way to learn; a residual MLP of (256, 3) and 10,000 are the library's
 SMALL = {"posterior": (64, 2, 2_000), "joint": (96, 3, 4_000), "hierarchical": (0, 0, 1_500)}
+MAX_SITES = 20  # of a set in training, unless more are asked; 200 are the library's
 MAX_OFF, MIN_RATIO, MAX_RATIO = 0.15, 0.87, 1.15
 DRAWS = 2_000
 SITE_DRAWS = 1_000
@@ -142,7 +143,7 @@ def _trained(case: Case, sims: Any, *, by_defaults: bool) -> Any:
     width, depth, steps = SMALL[case.learn]
     settings: dict[str, Any] = {} if by_defaults else {"steps": case.steps or steps}
     if case.learn == "hierarchical":
-        model: Any = rd.hierarchical(layout)  # its networks are small
+        model: Any = rd.hierarchical(layout, **({} if by_defaults else {"n_sites": (2, max(MAX_SITES, case.sites))}))
     else:
         net = None if by_defaults else rd.nets.ResMLP(case.width or width, depth)
         model = (rd.joint if case.learn == "joint" else rd.posterior)(layout, net=net)
