@@ -255,15 +255,25 @@ def _spread(solution: np.ndarray) -> np.ndarray:
     of densities `(m, n)`, one nat."""
     if solution.ndim < 3:
         return np.ones(())
-    low, high = np.quantile(solution, [0.1587, 0.8413], axis=1, keepdims=True)
-    return np.maximum((high - low) / 2, NARROWEST)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(solution, [0.1587, 0.8413], axis=1, keepdims=True)
+        return np.maximum((high - low) / 2, NARROWEST)
 
 
 def _rms(values: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
-    """The root mean square difference where anything was asked; infinite if a solver lost a row."""
-    finite = ~np.isnan(truth)
-    off = np.where(finite, (values - truth) / unit, 0.0)
-    return float(np.sqrt((off**2).sum() / finite.sum())) if np.isfinite(off).all() else float("inf")
+    """The root mean square difference where anything was asked; infinite if a solver lost a row, or the fine one did.
+
+    `truth` is NaN where nothing was asked, and infinite where a row was lost.
+    """
+    asked = ~np.isnan(truth)
+    with np.errstate(invalid="ignore"):
+        off = np.where(asked, (values - truth) / unit, 0.0)
+    return float(np.sqrt((off**2).sum() / asked.sum())) if np.isfinite(off).all() else float("inf")
+
+
+def _marked(values: np.ndarray) -> np.ndarray:
+    """Returns values with infinity where a solver lost a row, which NaN would hide."""
+    return np.where(np.isfinite(values), values, np.inf)
 
 
 def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
@@ -277,7 +287,7 @@ def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
             np.asarray(raw_rows(core, solver, None, None, None, z, roles, DRAWS, key), np.float64)
             for z, roles, key in zip(*map(jnp.asarray, asked), keys, strict=True)
         ]
-        return np.where(latent, np.stack(rows), np.nan)
+        return np.where(latent, _marked(np.stack(rows)), np.nan)
 
     return solve
 
@@ -295,7 +305,7 @@ def _logs(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
         way = told(stripped(solver), model.path.straightened(), LONGEST, back=True)
         ask = (jnp.asarray(roles), jnp.eye(model.modeled.size)[latent], keys[0])
         densities = density_rows(core, way, Exact(), x, *ask, slopes=False)
-        return np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
+        return _marked(np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1))
 
     return solve
 
