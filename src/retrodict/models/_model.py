@@ -62,7 +62,7 @@ class AbstractModel(eqx.Module):
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
         """Returns `n` draws for each of m observations, tokens `(m, n, k)` of `query.answers` in the user's units.
 
-        Tokens that are given or were not asked may be anything.
+        Tokens that are given or were not asked may be anything. Resampled draws are `ResampledTokens`.
         """
 
     def _log_prob(
@@ -223,7 +223,7 @@ class AbstractModel(eqx.Module):
 
         Args:
             guide: constraints on the answer, besides `rd.Interval`s in `given`. Draws are then guided, weighted by
-                what guidance got wrong, and resampled; `guided` shows the weights.
+                what guidance got wrong, and resampled, with their `.effective_size`; `guided` shows the weights.
             strength: above 1, what is given counts more than once (classifier-free guidance).
             correct: False for the draws of guidance alone, by any solver.
             sites: of a model of many sites, their number; the last ones are new where fewer are given.
@@ -235,7 +235,7 @@ class AbstractModel(eqx.Module):
 
         Warns:
             CalibrationWarning: checks speak against such a query, or the observation is unlike the simulations.
-            GuidanceWarning, WeightingWarning: the draws are worth few independent ones.
+            GuidanceWarning, WeightingWarning: resampled draws are worth less than half as many independent ones.
             SolverWarning: `solver` is `rd.solvers.Auto`, and no candidate reaches the wanted error.
         """
         n = count(n)
