@@ -99,7 +99,7 @@ def test_no_draw_of_alike_sites_is_drawn_twice(layout):
     n, sites = 8_200, 8
     model = rd.hierarchical(layout, net=rd.nets.PlateTransformer(heads=1, head_size=8), site=NET, flow=NET)
     y = np.tile(np.array([0.2, np.nan], np.float32), (sites, 1))
-    draws = model.sample(n, given={"mu": 0.1, "y": y}, of=["theta"], solver=rd.solvers.Euler(2), key=0)
+    draws = model.sample(n, given={"mu": 0.1, "y": y}, of=["theta"], solver=rd.solvers.Midpoint(4), key=0)
     assert distinct(draws["theta"].reshape(n * sites, -1)) == n * sites
 
 

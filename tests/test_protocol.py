@@ -57,7 +57,7 @@ CALLS = {
     "trained": lambda a, tmp: a.model.trained,
     "sample": lambda a, tmp: a.model.sample(3, given=a.observed, key=0),
     "sample(of)": lambda a, tmp: a.model.sample(3, given=a.observed, of=[a.of], key=0),
-    "sample(solver=)": lambda a, tmp: a.model.sample(3, given=a.observed, solver=rd.solvers.Heun(4), key=0),
+    "sample(solver=)": lambda a, tmp: a.model.sample(3, given=a.observed, solver=rd.solvers.Heun(8), key=0),
     "sample(given Interval)": lambda a, tmp: a.model.sample(3, given=a.interval, key=0),
     "log_prob": lambda a, tmp: a.model.log_prob(a.values, given=a.observed),
     "doubts": lambda a, tmp: a.model.doubts(a.observed),
