@@ -201,5 +201,5 @@ def test_it_is_checked_as_any_model(weighted, tmp_path):
 
 @pytest.mark.slow
 def test_it_tells_where_the_posterior_is(weighted):
-    narrow = rd.truncate(PROBLEM, weighted, given={"x": X[0]}, key=0)
+    narrow = rd.truncate(PROBLEM, weighted, given={"x": X[0]}, margin=1.5, key=0)
     assert (np.abs(rd.simulate(narrow, 200, key=1)["theta"] - SLOPE * X[0]) < 8 * SD).all()
