@@ -38,5 +38,9 @@ def _leaves(draws: ResampledDraws) -> tuple[tuple[Any, ...], tuple[str, ...]]:
     return tuple(draws[name] for name in names), names
 
 
+def _plain(names: tuple[str, ...], leaves: Any) -> Any:
+    return dict(zip(names, leaves, strict=True))
+
+
 # for JAX these are a dict; what comes out of a transformation is a plain one
-jax.tree_util.register_pytree_node(ResampledDraws, _leaves, lambda names, leaves: dict(zip(names, leaves, strict=True)))
+jax.tree_util.register_pytree_node(ResampledDraws, _leaves, _plain)

@@ -54,6 +54,12 @@ MAX_LOG_WIDTH = 1.0  # of the region in a positive variable, which is else bette
 METROPOLIS_STEPS = 64
 
 
+UNCHECKED = (
+    "this model was never checked for such questions, so that the region is made {:.2g} times as wide as its draws "
+    "say; rd.check it first, or name `margin`"
+)
+
+
 class TruncationWarning(UserWarning):
     """A warning that a prior is truncated by a posterior whose width nobody has checked."""
 
@@ -229,16 +235,10 @@ def truncate(
     radius = float(np.quantile(np.asarray(shape.distance(jnp.asarray(fitted, jnp.float32))), mass))
     cut_off = float(np.mean(np.asarray(shape.distance(jnp.asarray(held_out, jnp.float32))) > radius))
     checked = _checked_margin(model, model.parse(given, parameters.names).shares)
-    wanted = margin or checked or UNCHECKED_MARGIN
-    margins = [wanted**power for power in MARGINS] if margin is None else [margin]
+    margins = [(checked or UNCHECKED_MARGIN) ** power for power in MARGINS] if margin is None else [margin]
     prior = _widest(problem.prior, Ellipsoid(shape.center, shape.factor, radius), margins, cut_off, key_pilot)
     if margin is None and checked is None:
-        warnings.warn(
-            f"this model was never checked for such questions, so that the region is made {prior.margin:.2g} times as "
-            "wide as its draws say; rd.check it first, or name `margin`",
-            TruncationWarning,
-            stacklevel=2,
-        )
+        warnings.warn(UNCHECKED.format(prior.margin), TruncationWarning, stacklevel=2)
     return Problem(prior, problem.simulator, supports=problem.supports)
 
 
