@@ -134,6 +134,8 @@ def test_lost_rows_are_no_solution():
     assert _auto._rms(truth * np.nan, truth, np.ones(())) == np.inf
     truth[0] = np.nan  # nothing was asked there
     assert _auto._rms(truth + 0.5, truth, np.ones(())) == 0.5
+    truth[1, 0] = np.inf  # the fine solution lost a row
+    assert _auto._rms(np.ones((2, 3, 1)), truth, np.ones(())) == np.inf
 
 
 def test_the_choice_is_the_same_for_every_key_and_made_once(model, measurements):

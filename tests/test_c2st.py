@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import norm
 
 from retrodict._errors import DataError
-from retrodict.diagnostics import C2ST, c2st, c2st_forest
+from retrodict.diagnostics import C2ST, OutlierWarning, c2st, c2st_forest, mmd
 from retrodict.diagnostics._c2st import _z_scored
+from retrodict.diagnostics._scales import dominated, robust_scores
 
 
 TESTS = pytest.mark.parametrize("test", [c2st, c2st_forest])
@@ -143,3 +144,46 @@ def test_what_cannot_be_compared_is_refused(test, reference, draws, message):
 def test_neither_classifiers_nor_plots_are_imported_before_they_are_needed():
     code = "import sys, retrodict.diagnostics; sys.exit(bool({'sklearn', 'matplotlib'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def apart(n=1000, far=1e4):
+    """Two normals two standard deviations apart, with one far row in the reference."""
+    reference, draws = gaussians(n, 2.0)
+    reference[17, 0] = far
+    return reference, draws
+
+
+def test_one_far_row_hides_a_difference_and_is_told():
+    """sbibm's scale is that of the far row; Bayes finds .84."""
+    reference, draws = apart()
+    with pytest.warns(OutlierWarning, match=r"^column\[0\] of the reference has values up to 1e\+04 .* robust=True$"):
+        hidden = float(c2st(reference, draws))
+    assert hidden < 0.6
+    found = float(c2st({"a": reference[:, 0], "b": reference[:, 1]}, {"a": draws[:, 0], "b": draws[:, 1]}, robust=True))
+    assert found == pytest.approx(norm.cdf(1.0), abs=0.05)
+
+
+def test_a_forest_and_the_discrepancy_see_it_anyway(recwarn):
+    reference, draws = apart()
+    assert float(c2st_forest(reference, draws)) > 0.7
+    assert mmd({"theta": reference[:300]}, {"theta": draws[:300]}, key=0, permutations=99).p_value == 0.01
+    assert not recwarn
+
+
+LAWS = {
+    "normal": lambda rng, shape: rng.normal(size=shape),
+    "uniform": lambda rng, shape: rng.uniform(size=shape),
+    "log-normal": lambda rng, shape: rng.lognormal(size=shape),
+    "Student's t of three degrees": lambda rng, shape: rng.standard_t(3.0, size=shape),
+    "nine zeros in ten": lambda rng, shape: rng.exponential(size=shape) * (rng.random(shape) < 0.1),
+    "two clusters": lambda rng, shape: rng.normal(size=shape) + 30.0 * (rng.random(shape) < 0.05),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("n", [100, 1000, 10_000])
+def test_ordinary_laws_are_no_outliers(law, n):
+    """Robust scores are then those of sbibm."""
+    rows = LAWS[law](np.random.default_rng(3), (n, 20))
+    assert not dominated(rows).any()
+    np.testing.assert_allclose(robust_scores(rows), (rows - rows.mean(axis=0)) / rows.std(axis=0), atol=1e-12)

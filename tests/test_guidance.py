@@ -346,6 +346,19 @@ def test_guidance_that_is_worse_than_none_is_not_used(silent):
     assert np.exp(found.log_evidence) == pytest.approx(share, abs=5 * np.sqrt(share * (1 - share) / 500))
 
 
+def test_constrained_draws_come_with_their_effective_size(silent):
+    """At least half of them, or a warning; as those that are resampled from `guided`."""
+    inside = {"rate": rd.Interval(0.8, 1.2)}
+    drawn = silent.sample(64, given=inside, of=["rate"], key=0)
+    assert 32 <= drawn.effective_size <= 64
+    weighted = silent.guided(64, given=inside, of=["rate"], key=0)
+    assert weighted.resampled(32, key=1).effective_size == min(weighted.effective_size, 32)
+    narrow = [LogConstraint(lambda v: jnp.where(v["rate"] > 2.0, 0.0, -jnp.inf), of=["rate"])]
+    with pytest.warns(GuidanceWarning, match=r"are worth \d+ independent ones"):
+        few = silent.sample(64, guide=narrow, of=["rate"], key=0)
+    assert len(np.unique(few["rate"])) - 1 <= few.effective_size < 32
+
+
 @pytest.mark.slow
 def test_poor_guidance_is_said(silent):
     """A factor whose gradient says nothing counts in the weights only: one in fifty draws survives."""

@@ -57,14 +57,16 @@ CALLS = {
     "trained": lambda a, tmp: a.model.trained,
     "sample": lambda a, tmp: a.model.sample(3, given=a.observed, key=0),
     "sample(of)": lambda a, tmp: a.model.sample(3, given=a.observed, of=[a.of], key=0),
-    "sample(solver=)": lambda a, tmp: a.model.sample(3, given=a.observed, solver=rd.solvers.Heun(4), key=0),
+    "sample(solver=)": lambda a, tmp: a.model.sample(3, given=a.observed, solver=rd.solvers.Heun(8), key=0),
     "sample(given Interval)": lambda a, tmp: a.model.sample(3, given=a.interval, key=0),
     "log_prob": lambda a, tmp: a.model.log_prob(a.values, given=a.observed),
     "doubts": lambda a, tmp: a.model.doubts(a.observed),
     "rd.fit": lambda a, tmp: rd.fit(a.model, a.rows, key=0, steps=2, batch_size=8, progress=False)[0].record.steps,
     "rd.check": lambda a, tmp: rd.check(a.model, a.sims, given=a.given, key=0, **FEW)[1].p_value,
     "rd.unlike": lambda a, tmp: rd.unlike(a.model, a.observed, a.rows, references=60, draws=4, level=0.1, key=0).ok,
-    "rd.truncate": lambda a, tmp: rd.truncate(a.problem, a.model, given=a.observed, mass=0.99).prior.cut_off,
+    "rd.truncate": lambda a, tmp: rd.truncate(
+        a.problem, a.model, given=a.observed, mass=0.99, margin=1.5
+    ).prior.cut_off,
     "rd.tune": lambda a, tmp: rd.tune(a.model, given=a.given, solver=questions.AUTO)[1].evaluations,
     "rd.distill": lambda a, tmp: rd.distill(
         a.model, a.rows, given=a.given, net=rd.nets.ResMLP(8, 1), steps=2, observations=2, draws=40, bar=1.1, key=0,

@@ -7,7 +7,9 @@ import numpyro.distributions as dist
 import pytest
 
 import retrodict as rd
+from retrodict.training import _choice as choice
 from retrodict.training import _learn_posterior as recipe
+from retrodict.training import synthetic_data as synthesis
 
 
 NOISE = 0.3
@@ -117,3 +119,30 @@ def test_a_report_tells_the_candidates_and_the_choice():
     assert [line for line in lines if "chosen" in line] == ["  tuned       1.0000  (chosen)"]
     assert "\n" not in repr(report)
     assert "1.2500" in report._repr_html_()
+
+
+LOSSES = np.random.default_rng(0).normal(1.0, 0.1, 500)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["direct", "tuned", "weighted"])
+def test_a_candidate_without_a_density_somewhere_does_not_win(broken, name):
+    """It would be better by .9 nats, wherever it stands in the list; row 17 of 500 has no finite density."""
+    losses = {"direct": LOSSES, "synthetic": LOSSES + 0.01, "tuned": LOSSES + 0.01, "weighted": LOSSES + 0.01}
+    losses[name] = np.where(np.arange(500) == 17, broken, LOSSES - 0.9)
+    assert recipe._best(losses) != name
+    assert recipe._best(dict(reversed(losses.items()))) != name
+    assert np.isinf(recipe.mean_loss(losses[name]))
+    every = {other: np.where(np.arange(500) == 17, broken, loss) for other, loss in losses.items()}
+    assert recipe._best(every) == name  # where all fail at the same row, the others decide
+
+
+def test_a_simpler_density_without_a_number_is_not_taken():
+    full = LOSSES
+    broken = np.where(np.arange(500) == 3, np.nan, LOSSES - 1.0)
+    assert choice.is_better(full, broken, 2.0)
+    assert not choice.is_better(broken, full, 2.0)
+    assert not choice.is_better(full, full, 2.0)
+    shares = synthesis.stacked(np.stack([-full, -broken]))
+    assert np.isfinite(shares).all()
+    assert shares.sum() == pytest.approx(1.0)

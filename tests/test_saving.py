@@ -16,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 
 import retrodict as rd
 from retrodict.models import _files as saving
+from unchanged import questions
 
 
 @pytest.fixture
@@ -77,6 +78,55 @@ def rewrite(file, change):
     return file
 
 
+def flipped(content, bit):
+    return content[: bit // 8] + bytes([content[bit // 8] ^ (1 << bit % 8)]) + content[bit // 8 + 1 :]
+
+
+def damaged(content, rng):
+    """Files with one flipped bit each, or a block of zeros: anywhere, in the header, and in the checksum itself."""
+    checksum, header = content.index(b"sha256"), 8 + int.from_bytes(content[:8], "little")
+    for low, high, count in ((0, len(content), 120), (0, header, 60), (checksum - 1, checksum + 75, 60)):
+        yield from (flipped(content, int(bit)) for bit in rng.integers(8 * low, 8 * high, count))
+    starts = np.concatenate([rng.integers(0, len(content) - 512, 40), rng.integers(0, header, 10), [checksum - 100]])
+    zeroed = (content[:at] + bytes(512) + content[at + 512 :] for at in starts)
+    yield from (content_ for content_ in zeroed if content_ != content)
+
+
+@pytest.mark.parametrize("kind", ["flow", "site mixture", "distilled"])
+def test_every_bit_of_a_file_counts(kind, model, sims, tmp_path):
+    if kind == "flow":
+        saved = model
+    elif kind == "distilled":
+        saved = rd.load(questions.model_file("distilled_sampler"))
+    else:
+        saved = rd.load(questions.model_file("hierarchical"))
+    file = rd.save(saved, tmp_path / "model.safetensors")
+    content, loads = file.read_bytes(), []
+    for i, spoiled in enumerate(damaged(content, np.random.default_rng(0))):
+        file.write_bytes(spoiled)
+        try:
+            rd.load(file)
+        except rd.FileError:
+            continue
+        loads.append(i)
+    assert i > 280
+    assert not loads
+    file.write_bytes(content)
+    rd.load(file)
+
+
+def test_files_without_a_checksum_load_and_others_are_not_taken_for_them(file):
+    """What earlier versions wrote; a file whose checksum has lost its name is none of these."""
+    content = file.read_bytes()
+    renamed = content.replace(b'"sha256"', b'"sha257"', 1)
+    file.write_bytes(renamed)
+    with pytest.raises(rd.FileError, match="is damaged: its metadata should hold"):
+        rd.load(file)
+    file.write_bytes(content)
+    rd.load(rewrite(file, lambda manifest: None))
+    assert b'"sha256"' not in file.read_bytes()
+
+
 class Bomb:
     def __reduce__(self):
         return (os.system, ("touch exploded",))
@@ -86,8 +136,9 @@ class Bomb:
     ("spoil", "message"),
     [
         (lambda f: f.unlink(), "there is no model file"),
-        (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated or no model file"),
-        (lambda f: f.write_bytes(f.read_bytes()[:50]), "is truncated or no model file"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-100]), "is truncated or damaged: its checksum does not fit"),
+        (lambda f: f.write_bytes(f.read_bytes()[:50]), "is truncated or "),
+        (lambda f: f.write_bytes(f.read_bytes() + b"more"), "is truncated or damaged: its checksum does not fit"),
         (lambda f: f.write_bytes(b""), "is truncated or no model file"),
         (lambda f: f.write_text("hello " * 100), "is truncated or no model file"),
         (lambda f: f.write_bytes(pickle.dumps(Bomb())), "is truncated or no model file"),

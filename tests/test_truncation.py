@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 import retrodict as rd
+from retrodict.models._record import Calibration, fingerprint
 from retrodict.problem import Prior
-from retrodict.training._truncated_prior import Ellipsoid, TruncatedPrior
+from retrodict.training._truncated_prior import Ellipsoid, TruncatedPrior, TruncationWarning, _checked_margin
 
 
 RADIUS, N = 1.7, 20_000
@@ -84,8 +85,8 @@ def test_a_region_far_wider_than_the_prior_is_refused():
 def test_truncate_keeps_the_problem_and_measures_what_it_cuts_off():
     problem = rd.Problem(PRIOR, simulator)
     model = rd.joint(problem.layout, net=rd.nets.ResMLP(8, 1))  # untrained: its posterior is N(0, I) in u
-    again = rd.truncate(problem, model, given={"y": np.zeros(3)}, mass=0.95, key=0)
-    assert again.layout == problem.layout
+    again = rd.truncate(problem, model, given={"y": np.zeros(3)}, mass=0.95, margin=1.0, key=0)
+    assert again.layout.names == problem.layout.names
     assert again.simulator is problem.simulator
     # 5,000 held-out draws and a quantile of 5,000 others: five standard errors
     assert again.prior.cut_off == pytest.approx(0.05, abs=5 * np.sqrt(2 * 0.05 * 0.95 / 5000))
@@ -94,3 +95,44 @@ def test_truncate_keeps_the_problem_and_measures_what_it_cuts_off():
     sims = rd.simulate(again, 200, key=1)
     u = np.column_stack([np.log(sims["a"]), sims["b"]])
     assert (np.asarray(again.prior.region.distance(u)) <= again.prior.region.radius * 1.001).all()
+
+
+def test_a_model_that_was_never_checked_gets_a_margin():
+    """A first posterior half as wide as it should be: the region of .999 would hold .9 of a Gaussian; it says so."""
+    problem = rd.Problem({"a": dist.Normal(0.0, 2.0)}, lambda key, a: {"y": a})
+    model = rd.joint(problem.layout, net=rd.nets.ResMLP(8, 1))  # untrained: its posterior is N(0, 1)
+    with pytest.warns(TruncationWarning, match="never checked .* made 2 times as wide"):
+        again = rd.truncate(problem, model, given={"y": 0.0}, key=0)
+    assert again.prior.margin == 2.0
+    assert again.prior.cut_off < 0.01
+    end = float(again.prior.region.radius) / 2.0  # the posterior is N(0, 2^2)
+    assert 2.0 * stats.norm.sf(end) < 0.005
+    with pytest.raises(rd.QueryError, match="`margin` must be 1 or more"):
+        rd.truncate(problem, model, given={"y": 0.0}, margin=0.5)
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5, 0.25])
+def test_a_check_tells_the_margin(width, model):
+    """Gaussian draws `width` times as wide as they should be, in a check of 1,000 simulations."""
+    rng = np.random.default_rng(0)
+    truth, draws = rng.normal(size=1000), width * rng.normal(size=(1000, 500))
+    excess = rd.diagnostics.coverage({"rate": truth}, {"rate": draws}, key=0).excess
+    shares = model.parse({"counts": np.zeros(3)}, ["rate", "noise"]).shares
+    check = Calibration(fingerprint(model), shares, 1000, 500, 0.05, 0.5, (("sbc", 0.5),), tuple(excess.items()))
+    margin = _checked_margin(model.with_calibration(check, None), shares)
+    assert 1.0 / width * 0.98 < margin < 1.0 / width * 1.2  # two standard errors wider, and five around them
+    assert _checked_margin(model, shares) is None
+
+
+def test_the_next_round_knows_its_ends(truncated):
+    """Variables end where the region does; a positive one over decades stays positive, to be modeled by its log."""
+    a, b = truncated.variables
+    assert (a.low, a.high) == ((0.0,), (np.inf,))
+    np.testing.assert_allclose(b.high, 1.001 * RADIUS, rtol=1e-4)
+    np.testing.assert_allclose(b.low, -1.001 * RADIUS, rtol=1e-4)
+    problem = rd.Problem(truncated, simulator)
+    model = rd.joint(problem.layout, net=rd.nets.ResMLP(8, 1))
+    drawn = model.sample(2000, given={"y": np.zeros(3)}, key=0)
+    assert np.abs(drawn["b"]).max() <= 1.001 * RADIUS * 1.0001
+    outside = model.log_prob({"a": [1.0], "b": [[0.0, 2.0]]}, given={"y": np.zeros(3)})
+    assert np.isneginf(outside).all()

@@ -1,5 +1,6 @@
 """Posteriors that a likelihood weighs, held against closed forms: theta ~ N(0, 1), x ~ N(theta, .5) twice."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -137,6 +138,38 @@ def test_a_likelihood_that_disagrees_is_told(weighted):
         weighted.sample(100, given={"x": np.array([20.0, -20.0])}, key=0)
 
 
+def test_draws_say_what_they_are_worth(weighted):
+    """As many as they are here, since the proposals are good; the unweighted have nothing to say."""
+    drawn = weighted.sample(200, given={"x": X[0]}, key=7)
+    assert 100 < drawn.effective_size <= 200
+    assert isinstance(drawn, dict)
+    many = weighted.sample(200, given=rd.Batch({"x": X[:2]}), key=7)
+    assert many.effective_size.shape == (2,)
+    assert type(jax.tree.map(np.mean, drawn)) is dict
+    assert not hasattr(weighted.flow.sample(20, given={"x": X[0]}, key=7), "effective_size")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.45, 0.55, 1.0])
+def test_poor_draws_are_told_below_one_half(share, weighted):
+    """Of 1,600 proposals a share of 200 have all of the weight, equal: they are worth that share of 200 draws."""
+
+    def proposals(self, m, observations, solver, key):
+        start = 0 if m != 400 else proposals.calls * 400
+        proposals.calls += 1
+        index = start + np.arange(m)
+        log_weights = np.where(index < share * 200, 0.0, -np.inf)
+        return np.zeros((1, m, 2)), log_weights[None]
+
+    proposals.calls = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImportanceSampledPosterior, "_proposals", proposals)
+        with pytest.warns(WeightingWarning) if share < 0.5 else contextlib.nullcontext() as said:
+            drawn = weighted.sample(200, given={"x": X[0]}, key=0)
+    assert drawn.effective_size == pytest.approx(share * 200, abs=1)
+    if share < 0.5:
+        assert f"worth {share:.2g} independent" in str(said[0].message)
+
+
 def test_a_file_keeps_it(weighted, tmp_path):
     """With its prior, if that is made of numpyro's distributions; otherwise the problem says it again."""
     again = rd.load(rd.save(weighted, tmp_path / "model.safetensors"))
@@ -156,16 +189,17 @@ def test_it_is_checked_as_any_model(weighted, tmp_path):
     held = rd.simulate(PROBLEM, 300, key=8)
     how = {"given": ["x"], "observations": 250, "draws": 100, "densities": 0, "key": 9}
     assert not rd.check(weighted.flow, held, **how)[1].ok
-    checked, outcome = rd.check(weighted, held, **how)
+    with pytest.warns(WeightingWarning, match="of 250 observations"):  # where the flow hardly looked
+        checked, outcome = rd.check(weighted, held, **how)
     assert outcome.p_value > 1e-3
     again = rd.load(rd.save(checked, tmp_path / "model.safetensors"))
     assert len(again.calibration.calibrations) == 1
-    with pytest.warns(rd.CalibrationWarning, match="unlike the simulations"):
+    with pytest.warns(rd.CalibrationWarning, match="unlike the simulations"), pytest.warns(WeightingWarning):
         again.sample(10, given={"x": np.array([4.0, -4.0])}, key=0)
     assert rd.unlike(again, {"x": np.array([4.0, -4.0])}, key=0).p_value < 0.02
 
 
 @pytest.mark.slow
 def test_it_tells_where_the_posterior_is(weighted):
-    narrow = rd.truncate(PROBLEM, weighted, given={"x": X[0]}, key=0)
+    narrow = rd.truncate(PROBLEM, weighted, given={"x": X[0]}, margin=1.5, key=0)
     assert (np.abs(rd.simulate(narrow, 200, key=1)["theta"] - SLOPE * X[0]) < 8 * SD).all()

@@ -134,7 +134,9 @@ def train(plan: Plan, *, seed: int, progress: bool) -> TrainedRounds:
     for number, (name, budget, focus) in enumerate(stages):
         start, truncated = time.perf_counter(), problem
         if focus is not None and model is not None:
-            truncated = truncate(problem, model, given=observations[focus], mass=budget.mass, key=seed + 100 + number)
+            # no margin: the bars measure the widths
+            cut: dict[str, Any] = {"given": observations[focus], "mass": budget.mass, "margin": 1.0}
+            truncated = truncate(problem, model, **cut, key=seed + 100 + number)
             prior: Any = truncated.prior
             rounds.truncations[name] = {"cut_off": prior.cut_off, "prior_mass": prior.prior_mass}
         sims = simulate(truncated, budget.simulations, key=seed + number)

@@ -18,6 +18,7 @@ from retrodict.diagnostics._predictive import Predictive as Predictive
 from retrodict.diagnostics._predictive import predictive as predictive
 from retrodict.diagnostics._sbc import SBC as SBC
 from retrodict.diagnostics._sbc import sbc as sbc
+from retrodict.diagnostics._scales import OutlierWarning as OutlierWarning
 from retrodict.diagnostics._score import ExpectedLogProb as ExpectedLogProb
 from retrodict.diagnostics._score import expected_log_prob as expected_log_prob
 from retrodict.diagnostics._tarp import TARP as TARP

@@ -30,6 +30,7 @@ from jaxtyping import Float64
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import Named, aligned, generator, numbers, paired, same_names
+from retrodict.diagnostics._scales import robust_scores
 from retrodict.diagnostics._verdict import Verdict, checked_level
 
 
@@ -94,8 +95,8 @@ def lc2st(
         raise DataError(f"`observed_draws` has {at_o.shape[2]} elements a draw, and the truth {pairs.truth.shape[1]}")
     rows = np.concatenate([np.repeat(x_o[:, None], at_o.shape[1], axis=1), at_o], axis=2)
     theta = np.stack([pairs.truth, pairs.draws[:, 0]])
-    mean, spread = _mean_and_sd(np.concatenate([np.concatenate([x, values], axis=1) for values in theta]))
-    rows = ((rows - mean) / spread).reshape(-1, rows.shape[2])
+    pooled = np.concatenate([np.concatenate([x, values], axis=1) for values in theta])
+    rows = robust_scores(rows.reshape(-1, rows.shape[2]), pooled)
     seeds = rng.integers(0, 2**31, permutations + 1)
 
     def classify(is_swapped: np.ndarray, seed: int) -> np.ndarray:
@@ -103,7 +104,7 @@ def lc2st(
         inputs = np.concatenate([np.concatenate([x, values], axis=1) for values in (first, second)])
         order = np.random.default_rng(seed).permutation(len(inputs))  # some optimizers validate on the last rows
         labels = np.repeat([0, 1], pairs.n)
-        trained = _fitted(classifier, ((inputs - mean) / spread)[order], labels[order], int(seed))
+        trained = _fitted(classifier, robust_scores(inputs, pooled)[order], labels[order], int(seed))
         return trained.predict_proba(rows)[:, 1].reshape(at_o.shape[:2])
 
     probability = classify(np.zeros(pairs.n, bool), seeds[0])

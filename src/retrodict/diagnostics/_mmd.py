@@ -3,8 +3,9 @@
     MMD^2 = mean k(p, p') + mean k(q, q') - 2 mean k(p, q),      zero only if P = Q
 
 with k the sum of three Gaussian kernels whose widths are 1/2, 1 and 2 times the median distance of the pooled rows. All
-columns are z-scored by the pooled rows. The null distribution comes from permutations of the rows over the two sets.
-Neither the units nor the widths depend on which row belongs to which set, so the p-value is exact.
+columns are z-scored by the pooled rows, without outliers that would decide their scale. The null distribution comes
+from permutations of the rows over the two sets. Neither the units nor the widths depend on which row belongs to which
+set, so the p-value is exact.
 
 Source: Gretton et al. 2012, Journal of Machine Learning Research 13, 723-773.
 """
@@ -17,6 +18,7 @@ from jaxtyping import Float64
 from retrodict._errors import DataError
 from retrodict._types import Key
 from retrodict.diagnostics._pairs import MIN_SIMULATIONS, Named, aligned, generator
+from retrodict.diagnostics._scales import robust_scores
 from retrodict.diagnostics._verdict import Verdict, checked_level
 
 
@@ -68,8 +70,7 @@ def mmd(reference: Named, draws: Named, *, key: Key, permutations: int = 499, le
 
 def _kernel(rows: Float64[np.ndarray, "n d"]) -> Float64[np.ndarray, "n n"]:
     """Returns the kernel of all pairs of rows."""
-    spread = rows.std(axis=0)
-    z = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    z = robust_scores(rows)
     norms = (z**2).sum(axis=1)
     distances = np.maximum(norms[:, None] + norms - 2.0 * z @ z.T, 0.0)  # squared
     np.fill_diagonal(distances, 0.0)  # exactly, in spite of rounding

@@ -29,10 +29,21 @@ from retrodict.models._flow_protocol import FlowLike
 from retrodict.models._flow_rows import density_rows
 from retrodict.models._guided_rows import raw_rows
 from retrodict.models._record import Choice, fingerprint
-from retrodict.paths import Power
+from retrodict.paths import Path, Power
 from retrodict.query.family import shares_of
 from retrodict.roles import ABSENT, GIVEN, LATENT
-from retrodict.solvers import RK4, AbstractSolver, Auto, Straightened, at_cost, stripped, told
+from retrodict.solvers import (
+    MAX_ERROR,
+    RK4,
+    AbstractSolver,
+    Auto,
+    Straightened,
+    at_cost,
+    gaussian_error,
+    straightened,
+    stripped,
+    told,
+)
 
 
 OBSERVATIONS, DRAWS, DENSITIES = 16, 32, 8  # observations; draws and densities of each
@@ -50,7 +61,7 @@ MOST = 256  # of them that are remembered
 
 
 class SolverWarning(UserWarning):
-    """No solver that was tried reaches the wanted error."""
+    """A solver that errs by more than what is wanted, or whose steps are too few for any answer."""
 
 
 class Observations(NamedTuple):
@@ -63,9 +74,9 @@ class Observations(NamedTuple):
 def chosen(
     model: FlowLike, roles: np.ndarray, values: np.ndarray, solver: AbstractSolver, kind: Kind = "draws"
 ) -> AbstractSolver:
-    """Returns the solver itself or, for `Auto`, the one that it stands for in a query of these roles and values."""
+    """Returns the solver as it is followed or, for `Auto`, what it stands for in a query of these roles and values."""
     if not isinstance(solver, Auto):
-        return solver
+        return followed(solver, model.path, kind)
     choice = recorded_choice(model, roles, solver, kind)
     if choice is None:
         places = [model.layout.slices[name] for name in model.layout.places]
@@ -87,6 +98,20 @@ def chosen(
     if choice.error > choice.wanted:
         warnings.warn(_warning_text(choice), SolverWarning, stacklevel=5)  # equinox wraps methods
     return choice.solver
+
+
+def followed(solver: AbstractSolver, path: Path, kind: Kind = "draws") -> AbstractSolver:
+    """Returns the solver along straight lines, as densities always are, and warns if its steps are too few."""
+    along_lines = straightened(solver, path)
+    error = gaussian_error(along_lines, path)
+    if not abs(error) <= MAX_ERROR:
+        warnings.warn(
+            f"{type(stripped(solver)).__name__} takes too few steps: its draws of a Gaussian are {abs(error):.0%} too "
+            f"{'narrow' if error < 0 else 'wide'}; take more, or leave the choice to rd.solvers.Auto(error=0.01)",
+            SolverWarning,
+            stacklevel=7,
+        )
+    return along_lines if kind == "draws" else solver
 
 
 def recorded_choice(model: FlowLike, roles: np.ndarray, solver: Auto, kind: Kind) -> Choice | None:
@@ -255,15 +280,25 @@ def _spread(solution: np.ndarray) -> np.ndarray:
     of densities `(m, n)`, one nat."""
     if solution.ndim < 3:
         return np.ones(())
-    low, high = np.quantile(solution, [0.1587, 0.8413], axis=1, keepdims=True)
-    return np.maximum((high - low) / 2, NARROWEST)
+    with np.errstate(invalid="ignore"):
+        low, high = np.quantile(solution, [0.1587, 0.8413], axis=1, keepdims=True)
+        return np.maximum((high - low) / 2, NARROWEST)
 
 
 def _rms(values: np.ndarray, truth: np.ndarray, unit: np.ndarray) -> float:
-    """The root mean square difference where anything was asked; infinite if a solver lost a row."""
-    finite = ~np.isnan(truth)
-    off = np.where(finite, (values - truth) / unit, 0.0)
-    return float(np.sqrt((off**2).sum() / finite.sum())) if np.isfinite(off).all() else float("inf")
+    """The root mean square difference where anything was asked; infinite if a solver lost a row, or the fine one did.
+
+    `truth` is NaN where nothing was asked, and infinite where a row was lost.
+    """
+    asked = ~np.isnan(truth)
+    with np.errstate(invalid="ignore"):
+        off = np.where(asked, (values - truth) / unit, 0.0)
+    return float(np.sqrt((off**2).sum() / asked.sum())) if np.isfinite(off).all() else float("inf")
+
+
+def _marked(values: np.ndarray) -> np.ndarray:
+    """Returns values with infinity where a solver lost a row, which NaN would hide."""
+    return np.where(np.isfinite(values), values, np.inf)
 
 
 def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np.ndarray]:
@@ -277,7 +312,7 @@ def _ends(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
             np.asarray(raw_rows(core, solver, None, None, None, z, roles, DRAWS, key), np.float64)
             for z, roles, key in zip(*map(jnp.asarray, asked), keys, strict=True)
         ]
-        return np.where(latent, np.stack(rows), np.nan)
+        return np.where(latent, _marked(np.stack(rows)), np.nan)
 
     return solve
 
@@ -295,7 +330,7 @@ def _logs(model: FlowLike, asked: Observations) -> Callable[[AbstractSolver], np
         way = told(stripped(solver), model.path.straightened(), LONGEST, back=True)
         ask = (jnp.asarray(roles), jnp.eye(model.modeled.size)[latent], keys[0])
         densities = density_rows(core, way, Exact(), z, *ask, slopes=False)
-        return np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1)
+        return _marked(np.asarray(densities.estimates, np.float64)[:, 0].reshape(len(asked.z), -1))
 
     return solve
 

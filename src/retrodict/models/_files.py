@@ -4,9 +4,14 @@ The manifest names everything that is no array (kind, layout, network, path, law
 model from the classes of this version and reads numbers into it; nothing in the file is ever executed. A file is
 written beside its final place and moved there in one step: whatever goes wrong, the old file survives.
 
+Beside the manifest stands a checksum, the SHA-256 of the complete file with zeros in the checksum's place, so that no
+bit of a file can change unnoticed. It is compared before anything is read. Files of earlier versions have none, and a
+file whose metadata name anything but a manifest and a checksum is damaged.
+
 Names in files are independent of names in the code: kinds by `AbstractModel.kind`, arrays by `WRITTEN_NAMES`.
 """
 
+import hashlib
 import json
 import os
 from importlib.metadata import entry_points, version
@@ -28,6 +33,7 @@ from retrodict.models._model import KINDS, AbstractModel, manifest_of, model_for
 SCHEMA, OLDEST = 3, 2  # 1 had matrices the other way round
 PACKAGES = ("retrodict", "jax", "equinox", "numpy")
 LATER = (".far", ".powers")  # arrays that came later: None in files without them
+CHECKSUM, NO_CHECKSUM = "sha256", "0" * 64  # its name in the metadata, and what holds its place
 WRITTEN_NAMES = {  # attribute on the way to an array -> its name in files, where they differ
     "affine": "frame",
     "baseline": "frame",
@@ -57,7 +63,8 @@ def save(model: AbstractModel, file: str | os.PathLike[str]) -> Path:
     leaves, _ = jax.tree_util.tree_flatten_with_path(eqx.filter(model, eqx.is_array))
     arrays = {_array_name(path): np.asarray(leaf) for path, leaf in leaves}
     manifest = {"schema": SCHEMA, **manifest_of(model), "versions": {name: version(name) for name in PACKAGES}}
-    return write_whole(Path(file), to_bytes(arrays, metadata={"retrodict": json.dumps(manifest)}))
+    content = to_bytes(arrays, metadata={"retrodict": json.dumps(manifest), CHECKSUM: NO_CHECKSUM})
+    return write_whole(Path(file), content.replace(_entry(NO_CHECKSUM), _entry(checksum_of(content)), 1))
 
 
 @in_single_precision
@@ -67,7 +74,7 @@ def load(file: str | os.PathLike[str]) -> Any:
     A kind of another package is looked for among installed entry points `retrodict.models`.
 
     Raises:
-        FileError: the file is not there, truncated, of another kind, or of another version.
+        FileError: the file is not there, truncated or damaged, of another kind, or of another version.
     """
     ensure_cache()
     arrays, manifest = _read(Path(file))
@@ -116,19 +123,47 @@ def _import_kind(kind: str | None) -> None:
         )
 
 
+def checksum_of(content: bytes) -> str:
+    """Returns the checksum of a file with zeros in the checksum's place."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _entry(checksum: str) -> bytes:
+    """Returns the bytes of the checksum's entry; quotes inside the manifest are escaped, so that none looks so."""
+    return f'"{CHECKSUM}":"{checksum}"'.encode()
+
+
+def _refuse_damaged(file: Path, content: bytes) -> None:
+    """Raises a `FileError` if the checksum in a file does not fit; a file of an earlier version has none."""
+    prefix = _entry("")[:-1]
+    start = content.find(prefix) + len(prefix)
+    if start < len(prefix):
+        return
+    end = start + len(NO_CHECKSUM)
+    if content[start:end] != checksum_of(content[:start] + NO_CHECKSUM.encode() + content[end:]).encode():
+        raise FileError(f"'{file}' is truncated or damaged: its checksum does not fit; load another copy of the file")
+
+
 def _read(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
 
     if not file.is_file():
         raise FileError(f"there is no model file '{file}'")
     try:
-        with safe_open(file, framework="numpy") as handle:
-            metadata = handle.metadata() or {}
-            arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError, ValueError) as error:
+        content = file.read_bytes()
+        _refuse_damaged(file, content)
+        arrays = from_bytes(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header.get("__metadata__") or {}
+    except FileError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"'{file}' is truncated or no model file: {error}") from error
     if "retrodict" not in metadata:
         raise FileError(f"'{file}' is a safetensors file, but not one that retrodict wrote")
+    if strange := sorted(set(metadata) - {"retrodict", CHECKSUM}):
+        raise FileError(f"'{file}' is damaged: its metadata should hold a manifest and a checksum, got {strange}")
     try:
         manifest = json.loads(metadata["retrodict"])
         schema = int(manifest["schema"])

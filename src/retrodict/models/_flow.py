@@ -199,7 +199,7 @@ class FlowModel(AbstractModel):
         latent, inputs_given = roles[:, targets] == LATENT, roles[:, inputs] == GIVEN
         return bool(np.any(latent.any(axis=1) & inputs_given.any(axis=1)))
 
-    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
         model = self._resized(query.layout)
         if query.guided:
             return sample_guided(model, query, n, solver=solver, key=key)

@@ -40,7 +40,7 @@ from retrodict.models._flow_answers import widened
 from retrodict.models._flow_protocol import FlowLike
 from retrodict.models._guided_rows import raw_rows, weighted_rows
 from retrodict.models._model import AbstractModel
-from retrodict.query import Query, count, parse
+from retrodict.query import ENOUGH, Query, ResampledDraws, ResampledTokens, count, parse
 from retrodict.roles import ABSENT, GIVEN, LATENT
 from retrodict.solvers import AbstractOneStep, AbstractSolver, Midpoint, Straightened
 
@@ -49,7 +49,6 @@ PROPOSER = Straightened(Midpoint(steps=16))
 PILOT_DRAWS = 1024  # without constraints; they tell the spread of the answer
 ROWS_PER_BLOCK = 512
 MAX_ROUNDS = 4  # of as many proposals as draws are asked for
-ENOUGH, POOR = 0.5, 0.1  # effective draws per draw that end the rounds, and per proposal below which there is a warning
 
 
 class GuidanceWarning(UserWarning):
@@ -90,13 +89,14 @@ class Guided:
         return float(np.logaddexp.reduce(np.asarray(self.log_weights, np.float64)) - np.log(len(self.log_weights)))
 
     def resampled(self, n: int, key: Key) -> dict[str, np.ndarray]:
-        """Returns `n` draws of equal weight; some of them are copies.
+        """Returns `n` draws of equal weight, some of them copies, with their `effective_size`.
 
         Raises:
             QueryError: no draw has a weight above zero.
         """
         rows = self._rows(n, key)
-        return {name: values[rows] for name, values in self.draws.items()}
+        draws = {name: values[rows] for name, values in self.draws.items()}
+        return ResampledDraws(draws, min(self.effective_size, float(n)))
 
     def _rows(self, n: int, key: Key) -> np.ndarray:
         rng = np.random.default_rng(np.asarray(jr.key_data(as_key(key))))
@@ -114,10 +114,11 @@ def ask_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolver 
     return Guided(query.named(tokens[None]), log_weights)
 
 
-def sample_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolver | None, key: Key) -> np.ndarray:
-    """Returns `n` draws of equal weight, tokens `(1, n, k)`.
+def sample_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolver | None, key: Key) -> Any:
+    """Returns `n` draws of equal weight, tokens `(1, n, k)`, with what they are worth.
 
-    Proposals are drawn until they are worth half of `n`, at most four times `n`. Without `query.correct` the draws are
+    Proposals are drawn until they are worth half of `n`, at most four times `n`. Draws that are worth less come with a
+    warning. Without `query.correct` the draws are
     those of guidance alone, by any solver.
 
     Raises:
@@ -135,15 +136,16 @@ def sample_guided(model: FlowLike, query: Query, n: int, *, solver: AbstractSolv
         if effective_size(log_weights) >= ENOUGH * n:
             break
     rows = Guided({}, log_weights)._rows(n, key_choice)
-    worth = effective_size(log_weights)
-    if worth < POOR * len(log_weights):
+    worth = min(effective_size(log_weights), n)
+    if worth < ENOUGH * n:
         warnings.warn(
-            f"guidance did poorly: {len(log_weights)} proposals are worth {worth:.0f} independent draws; take more "
-            "draws, more solver steps, or fewer constraints at once",
+            f"guidance did poorly: {n} draws, resampled from {len(log_weights)} proposals, are worth {worth:.0f} "
+            "independent ones (`draws.effective_size`), others are copies; take more draws, more solver steps, or "
+            "fewer constraints at once",
             GuidanceWarning,
             stacklevel=5,
         )
-    return tokens[rows][None]
+    return ResampledTokens(tokens[rows][None], np.array([worth]))
 
 
 @in_single_precision

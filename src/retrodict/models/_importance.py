@@ -35,7 +35,7 @@ from retrodict.models._reference import ReferenceData
 from retrodict.nets import AbstractArchitecture
 from retrodict.paths import LogSNR
 from retrodict.problem import AbstractPrior, Problem
-from retrodict.query import Batch, Query, unflatten
+from retrodict.query import ENOUGH, Batch, Query, ResampledTokens, unflatten
 from retrodict.roles import AbstractRoleLaw
 from retrodict.solvers import AbstractSolver, DPMSolver, Straightened
 from retrodict.transforms import Scaling, supports
@@ -46,7 +46,6 @@ from retrodict.variables import Layout
 PROPOSER = Straightened(DPMSolver(16, LogSNR()))
 PROPOSALS_PER_DRAW, MAX_ROUNDS = 2, 4  # in a round; rounds
 MAX_COPIES = 0.02  # share of draws that may be copies of others, before there is another round
-POOR = 0.1  # independent draws that a draw is worth, below which `sample` warns
 EVIDENCE_PROPOSALS = 256
 
 
@@ -120,13 +119,13 @@ class ImportanceSampledPosterior(AbstractModel):
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
         return self.flow.learned_to_predict(targets, inputs)
 
-    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> np.ndarray:
+    def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> ResampledTokens:
         """Weighs and resamples twice `n` proposals; more are added, up to eight times `n`, while more than 2 % of the
         draws would be copies of others."""
-        parameters = self._resampled(n, query.values, solver or PROPOSER, key)
+        parameters, effective_sizes = self._resampled(n, query.values, solver or PROPOSER, key)
         tokens = np.zeros((len(parameters), n, self.modeled.size))
         tokens[..., self.modeled.is_parameter] = parameters
-        return tokens
+        return ResampledTokens(tokens, effective_sizes)
 
     @in_single_precision
     def log_prob(
@@ -229,8 +228,8 @@ class ImportanceSampledPosterior(AbstractModel):
 
     def _resampled(
         self, n: int, observations: Float[np.ndarray, "b d"], solver: AbstractSolver, key: PRNGKeyArray
-    ) -> Float[np.ndarray, "b n p"]:
-        """Returns `n` parameters of equal weight for every observation."""
+    ) -> tuple[Float[np.ndarray, "b n p"], Float[np.ndarray, " b"]]:
+        """Returns `n` parameters of equal weight for every observation, and what they are worth."""
         count = len(observations)
         proposals: list[list[np.ndarray]] = [[] for _ in range(count)]
         log_weights: list[np.ndarray] = [np.zeros(0) for _ in range(count)]
@@ -250,14 +249,14 @@ class ImportanceSampledPosterior(AbstractModel):
                 "no proposal can have made the data: by the likelihood they are impossible wherever the flow looks; "
                 "ask rd.unlike whether they are like the simulations, or `model.flow`"
             )
-        _warn_of_poor([effective_size(weights) / n for weights in log_weights])
+        effective_sizes = np.array([min(effective_size(weights), n) for weights in log_weights])
+        _warn_of_poor(effective_sizes / n)
         rng = np.random.default_rng(np.asarray(jr.key_data(jr.fold_in(key, MAX_ROUNDS))))
-        return np.stack(
-            [
-                np.concatenate(rows)[resample(weights, n, rng)]
-                for rows, weights in zip(proposals, log_weights, strict=True)
-            ]
-        )
+        resampled = [
+            np.concatenate(rows)[resample(weights, n, rng)]
+            for rows, weights in zip(proposals, log_weights, strict=True)
+        ]
+        return np.stack(resampled), effective_sizes
 
 
 def _share_of_copies(log_weights: Float[np.ndarray, " m"], n: int) -> float:
@@ -269,13 +268,14 @@ def _share_of_copies(log_weights: Float[np.ndarray, " m"], n: int) -> float:
     return float(np.maximum(n * weights / weights.sum() - 1.0, 0.0).sum() / n)
 
 
-def _warn_of_poor(worths: list[float]) -> None:
-    """Warns of observations whose draws are worth few independent ones."""
-    if poor := [worth for worth in worths if worth < POOR]:
+def _warn_of_poor(worths: Float[np.ndarray, " b"]) -> None:
+    """Warns of observations whose draws are worth few independent ones; one of a hundred in a Batch is no news."""
+    if len(poor := worths[worths < ENOUGH]) > len(worths) // 100:
         subject = "the observation" if len(worths) == 1 else f"{len(poor)} of {len(worths)} observations"
         warnings.warn(
-            f"likelihood and flow disagree about {subject}: a weighted draw is worth {min(poor):.2g} independent ones; "
-            "ask rd.unlike whether the data are like the simulations, and compare with draws of `model.flow`",
+            f"likelihood and flow disagree about {subject}: a weighted draw is worth {poor.min():.2g} independent ones "
+            "(`draws.effective_size`), others are copies; ask for more draws, compare with draws of `model.flow`, or "
+            "ask rd.unlike whether the data are like the simulations",
             WeightingWarning,
             stacklevel=6,
         )

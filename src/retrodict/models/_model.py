@@ -63,7 +63,7 @@ class AbstractModel(eqx.Module):
     def _sample(self, query: Query, n: int, *, solver: AbstractSolver | None, key: PRNGKeyArray) -> Any:
         """Returns `n` draws for each of m observations, tokens `(m, n, k)` of `query.answers` in the user's units.
 
-        Tokens that are given or were not asked may be anything.
+        Tokens that are given or were not asked may be anything. Resampled draws are `ResampledTokens`.
         """
 
     def _log_prob(
@@ -229,7 +229,7 @@ class AbstractModel(eqx.Module):
 
         Args:
             guide: constraints on the answer, besides `rd.Interval`s in `given`. Draws are then guided, weighted by
-                what guidance got wrong, and resampled; `guided` shows the weights.
+                what guidance got wrong, and resampled, with their `.effective_size`; `guided` shows the weights.
             strength: above 1, what is given counts more than once (classifier-free guidance).
             correct: False for the draws of guidance alone, by any solver.
             sites: of a model of many sites, their number; the last ones are new where fewer are given.
@@ -241,13 +241,14 @@ class AbstractModel(eqx.Module):
 
         Warns:
             CalibrationWarning: checks speak against the query, values are unlike the simulations, or it is untrained.
-            GuidanceWarning, WeightingWarning: draws are worth few independent ones. SolverWarning: Auto is at a loss.
+            GuidanceWarning, WeightingWarning, SolverWarning: draws are half copies, or no solver is good enough.
         """
         n = count(n)
         query = self.parse(given, of, guide=guide, strength=strength, correct=correct, sites=sites)
         with answering(lambda: self._doubts(query)):
             draws = query.named(self._sample(query, n, solver=solver, key=as_key(key)))
-        return {name: self.coordinates.rounded(query.layout[name], values) for name, values in draws.items()}
+        draws |= {name: self.coordinates.rounded(query.layout[name], values) for name, values in draws.items()}
+        return draws
 
     @in_single_precision
     def log_prob(
@@ -326,14 +327,11 @@ class AbstractModel(eqx.Module):
     def sampler(
         self, *, given: Mapping[str, Any] | None = None, of: Iterable[str] | None = None
     ) -> Callable[[PRNGKeyArray], dict[str, Array]]:
-        """Returns the function from a key to one draw `{name: shape}`, pure, for `jit` and `vmap`.
-
-        Errors are those of `log_density`.
-        """
+        """Returns the function from a key to one draw `{name: shape}`, pure; errors are those of `log_density`."""
         query = self.parse(given, of)
         refuse_many(query)
-        draw = self._sampler_function(query)
-        return in_single_precision(lambda key: unflatten(query.answers, draw(key), query.of))
+        draw = in_single_precision(self._sampler_function(query))
+        return lambda key: unflatten(query.answers, draw(key), query.of)
 
     # files ----------------------------------------------------------------------------------------------------------
 

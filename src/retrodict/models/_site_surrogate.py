@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from retrodict._runtime.blocks import in_blocks
 from retrodict._types import as_key
 from retrodict.models import _flow_answers
+from retrodict.models._auto_solver import followed
 from retrodict.models._factories import likelihood
 from retrodict.models._flow import FlowModel
 from retrodict.models._flow_rows import solve_rows
@@ -97,10 +98,11 @@ class Surrogate(eqx.Module):
     ) -> Float[np.ndarray, "n d"]:
         """Draws the data of single sites `(n, d)`, scaled, given their parameters; returns `z` with these data."""
         core = dataclasses.replace(self, model=self.model.without_training_state())
+        way = followed(solver or _flow_answers.SAMPLER, self.model.path)
 
         def block(index: np.ndarray, k: int) -> Array:
             seed = jr.fold_in(key, k * SITES_PER_BLOCK)
-            return _draws(core, solver or _flow_answers.SAMPLER, jnp.asarray(z[index]), seed)
+            return _draws(core, way, jnp.asarray(z[index]), seed)
 
         return in_blocks(block, len(z), SITES_PER_BLOCK)
 

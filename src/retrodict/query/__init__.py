@@ -1,5 +1,8 @@
 """Queries: a question in names becomes roles and values per token, in one place."""
 
+from retrodict.query._draws import ENOUGH as ENOUGH
+from retrodict.query._draws import ResampledDraws as ResampledDraws
+from retrodict.query._draws import ResampledTokens as ResampledTokens
 from retrodict.query._parse import NOTHING_LEFT as NOTHING_LEFT
 from retrodict.query._parse import ONE_OBSERVATION as ONE_OBSERVATION
 from retrodict.query._parse import element_masks as element_masks

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32
 
+from retrodict.query._draws import ResampledDraws, ResampledTokens
 from retrodict.query._sites import SiteQuery
 from retrodict.query.family import Shares, shares_of, words
 from retrodict.query.interval import Interval
@@ -73,7 +74,11 @@ class Query:
         """Returns draws by name, `(n, *shape)` or `(m, n, *shape)`, from tokens `(m, n, k)` of `answers`.
 
         Given elements come back as given, in the precision of the tokens, and elements that were not asked as NaN.
+        Draws of `ResampledTokens` come with their effective sample size.
         """
+        if isinstance(tokens, ResampledTokens):
+            sizes = tokens.effective_sizes
+            return ResampledDraws(self.named(tokens.tokens), sizes if self.batched else float(sizes[0]))
         if not self.sites:
             columns = self.layout.tokens_of(self.answers.names)
             roles, values = self.roles[:, None, columns], self.values[:, None, columns].astype(tokens.dtype)

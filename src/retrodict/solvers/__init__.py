@@ -12,6 +12,9 @@
 | measured on the model | `Auto(error=.01)`: the cheapest solver on a fixed grid whose error is small enough | | yes |
 | SDE | `EulerMaruyama`, `StochasticHeun`, `SEA`, `ShARK` | the score, so Gaussian noise | no |
 
+A model follows a scheme of fixed steps along straight lines, whatever its path, and warns if the steps are so few that
+even Gaussian draws would be wrong by a tenth of their standard deviation (`gaussian_error`).
+
 Solvers that need only the velocity take any pytree and any function `(x, t)`. A solver that cannot follow a path says
 why (`refusal`).
 """
@@ -21,6 +24,9 @@ from retrodict.paths import KarrasRho as KarrasRho
 from retrodict.paths import LogSNR as LogSNR
 from retrodict.paths import Power as Power
 from retrodict.paths import Uniform as Uniform
+from retrodict.solvers._accuracy import MAX_ERROR as MAX_ERROR
+from retrodict.solvers._accuracy import gaussian_error as gaussian_error
+from retrodict.solvers._accuracy import straightened as straightened
 from retrodict.solvers._adaptive import Dopri5 as Dopri5
 from retrodict.solvers._adaptive import Tsit5 as Tsit5
 from retrodict.solvers._auto import CANDIDATES as CANDIDATES

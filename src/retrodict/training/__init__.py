@@ -3,6 +3,7 @@
 from retrodict.training._fit import STEPS as STEPS
 from retrodict.training._fit import FailedRuns as FailedRuns
 from retrodict.training._fit import FitSettings as FitSettings
+from retrodict.training._fit import failed_runs as failed_runs
 from retrodict.training._fit import fit as fit
 from retrodict.training._fit import fit_kind as fit_kind
 from retrodict.training._fit_mixture import fit_mixture as fit_mixture

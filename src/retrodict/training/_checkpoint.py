@@ -12,6 +12,7 @@ import json
 import os
 import re
 import time
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -26,6 +27,8 @@ from retrodict._runtime.atomic_files import make_folder, write_npz
 
 SECONDS = 10.0  # between two writes, at least
 LOG = "told"  # the array of a file that holds everything but arrays, as JSON
+# by what damage to an archive shows: its directory, its compression, its checksums, its contents
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 FIELDS = ("best_step", "log", "seconds", "ended")  # in it, beside the hash
 
 
@@ -71,7 +74,7 @@ class Checkpoint:
                 arrays = {name: stored[name] for name in stored.files}
             fields = json.loads(bytes(arrays.pop(LOG)).decode())
             identity = fields.pop("identity")
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except DAMAGE as error:
             raise FileError(f"'{self.file}' is no checkpoint, or damaged ({error}); remove it to begin anew") from error
         if identity != self.identity:
             raise FileError(

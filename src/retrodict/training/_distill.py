@@ -38,6 +38,7 @@ from retrodict.models import (
     Sizes,
     model_for,
 )
+from retrodict.models._auto_solver import followed
 from retrodict.models._flow_answers import widened
 from retrodict.models._flow_rows import ends_of
 from retrodict.nets import AbstractArchitecture, ResMLP
@@ -234,6 +235,7 @@ class _DistillationTask(NamedTuple):
         roles = widened(model, question)[0]
         if (roles != question).any():
             raise QueryError("this model was trained for one question; leave `of` out, to distill all of it")
+        solver = followed(solver, model.path)
         return cls(model, Family(model.layout, tuple(roles.tolist())), solver, tokens, held_out)
 
     def parts(self, keys: Array) -> tuple[tuple[np.ndarray, int, PRNGKeyArray], ...]:

@@ -130,9 +130,10 @@ def fit(
         FileError: the checkpoint cannot be written or read, or belongs to another run.
 
     Warns:
-        FailedRunsWarning: runs failed, and `failed` was not given.
+        FailedRunsWarning: runs failed, and `failed` was not given; or weights cannot bring back a part of the prior, as
+            hardly any run ends well there.
     """
-    reweight = _reweighted(sims, failed)
+    reweight = _reweighted(model, sims, failed)
     settings = FitSettings(
         key, steps, batch_size, learning_rate, weight_decay, validation_fraction, validation, patience, reweight,
         checkpoint, progress,
@@ -150,6 +151,26 @@ def fit_kind(model: object, sims: Mapping[str, Any], settings: FitSettings) -> t
     raise QueryError(f"fit takes a model such as rd.joint(sims.layout), got {type(model).__name__}")
 
 
+@functools.singledispatch
+def failed_runs(model: object) -> tuple[str, ...]:
+    """Returns the words for `failed` that a kind of model can take; a kind that reads `settings.reweight` registers."""
+    del model
+    return ("ignore",)
+
+
+@failed_runs.register
+def _of_flow(model: FlowModel) -> tuple[str, ...]:
+    del model
+    return ("ignore", "reweight")
+
+
+@failed_runs.register
+def _of_importance(model: ImportanceSampledPosterior) -> tuple[str, ...]:
+    """Weights draws by the prior, in which no parameter is less likely because runs failed there."""
+    del model
+    return ("reweight",)
+
+
 @fit_kind.register
 def _fit_flow(model: FlowModel, sims: Mapping[str, Any], settings: FitSettings) -> tuple[FlowModel, History]:
     budget = settings.budget(steps=STEPS, batch_size=512)
@@ -161,8 +182,6 @@ def _fit_hierarchical(
     model: HierarchicalModel, sims: Mapping[str, Any], settings: FitSettings
 ) -> tuple[HierarchicalModel, History]:
     budget = settings.budget(steps=HIERARCHICAL_STEPS, batch_size=128)
-    if settings.reweight:
-        raise DataError("failed='reweight' is not offered for hierarchical models: reweight a model of one site")
     return fit_plate(model, sims, budget, **settings.run)
 
 
@@ -186,8 +205,12 @@ def _refuse_distilled(model: object, sims: Mapping[str, Any], settings: FitSetti
     )
 
 
-def _reweighted(sims: Any, failed: str | None) -> bool:
-    """Returns whether failed runs are to be corrected for, and warns of failed runs that nobody mentions."""
+def _reweighted(model: object, sims: Any, failed: str | None) -> bool:
+    """Returns whether failed runs are to be corrected for, and warns of failed runs that nobody mentions.
+
+    Raises:
+        DataError: another word, or one whose meaning this kind of model cannot have.
+    """
     word = EARLIER_WORDS.get(failed, failed) if isinstance(failed, str) else failed
     if word not in (None, "ignore", "reweight"):
         raise DataError(f"`failed` is 'ignore' or 'reweight' (earlier 'given' or 'corrected'), got {failed!r}")
@@ -200,4 +223,7 @@ def _reweighted(sims: Any, failed: str | None) -> bool:
             FailedRunsWarning,
             stacklevel=3,
         )
+    if count and (word or "ignore") not in failed_runs(model):
+        cure = "fit a model of one site, such as `rd.joint`" if word == "reweight" else "say failed='reweight'"
+        raise DataError(f"failed={word or 'ignore'!r} is not offered by {type(model).__name__}: {cure}")
     return word == "reweight" and count > 0

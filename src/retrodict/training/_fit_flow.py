@@ -14,7 +14,7 @@ from jaxtyping import PRNGKeyArray
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import FlowModel, Record, ReferenceData
 from retrodict.nets import AbstractNet
-from retrodict.simulation._failures import failures
+from retrodict.simulation._failures import weights_of_failures
 from retrodict.training._learned import warn_if_not_learned
 from retrodict.training._loop import History, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
@@ -68,7 +68,7 @@ def fit_rows(
     reweight: bool = False,
 ) -> tuple[FlowModel, History]:
     """Trains one flow; arguments and errors are those of `fit`."""
-    table = SimulationTable.of(model.layout, sims, failures(sims) if reweight else None)
+    table = SimulationTable.of(model.layout, sims, weights_of_failures(sims) if reweight else None)
     key_split, key_validation, key_train = jr.split(as_key(key), 3)
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
     separate = None if validation is None else SimulationTable.of(model.layout, validation).tokens()

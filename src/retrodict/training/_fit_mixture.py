@@ -8,11 +8,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from retrodict._types import Key, Scalar, as_key
 from retrodict.models import ConditionalRows, MixtureDensity
+from retrodict.training._choice import is_better, rank
 from retrodict.training._loop import History, TrainingBudget
 from retrodict.training._run import AbstractLoss, train
 
@@ -80,11 +80,12 @@ def fit_mixture(
     if not simpler:
         return full
     candidates = [(mixture.baseline_only(), full[1]), *simpler, full]
-    log_probs = [density.log_probs(validation) for density, _ in candidates]
-    gains = [max(log_probs, key=np.mean) - log_prob for log_prob in log_probs]
-    bounds = [SIGNIFICANT_ERRORS * gain.std() / len(gain) ** 0.5 for gain in gains]
+    losses = [-density.log_probs(validation) for density, _ in candidates]
+    best = min(losses, key=rank)
     return next(
-        candidate for candidate, gain, bound in zip(candidates, gains, bounds, strict=True) if gain.mean() <= bound
+        candidate
+        for candidate, loss in zip(candidates, losses, strict=True)
+        if not is_better(best, loss, SIGNIFICANT_ERRORS)
     )
 
 

@@ -9,8 +9,9 @@
 
 The best candidate depends on the direction in which the simulator is simpler, which nobody knows before. So all are
 trained, and the one with the highest density of held-out parameters given their data is chosen, but "direct" only if
-it is better by more than two standard errors. All candidates are trained to the end: after 2,000 steps the worse one is
-too often ahead. The settings of each step are constants of this file; `RULE` counts the versions of the whole.
+it is better by more than two standard errors. A held-out row without a finite density counts as infinitely bad. All
+candidates are trained to the end: after 2,000 steps the worse one is too often ahead. The settings of each step are
+constants of this file; `RULE` counts the versions of the whole.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ from retrodict.query.tokens import Batch, flatten
 from retrodict.simulation.rows import Simulations
 from retrodict.training import FailedRuns, History, fit
 from retrodict.training import synthetic_data as synthesis
+from retrodict.training._choice import best_of, is_better, mean_loss
 from retrodict.variables import Layout
 
 
@@ -55,7 +57,8 @@ class SelectionReport:
 
     Attributes:
         chosen: the name of the candidate that was returned.
-        losses: the mean negative log posterior density of held-out parameters, by candidate.
+        losses: the mean negative log posterior density of held-out parameters, by candidate; infinite if there is no
+            finite density at one of them.
         histories: the histories of all training runs, by candidate, and that of the surrogate.
         seconds: the wall-clock time of the whole.
     """
@@ -135,7 +138,7 @@ def learn_posterior(
     losses = {name: _losses(flow, held_out) for name, flow in flows.items()}
     models: dict[str, FlowModel | ImportanceSampledPosterior] = dict(flows)
     if likelihood is not None and sims.problem is not None:
-        better = min(("synthetic", "tuned"), key=lambda name: losses[name].mean())
+        better = best_of(losses, ("synthetic", "tuned"))
         record = dataclasses.replace(flows[better].record, familiar=None)  # which is that of the flow
         weighted = ImportanceSampledPosterior(flows[better], likelihood, sims.problem.prior, record)
         models["weighted"], histories["weighted"] = weighted, histories[better]
@@ -145,7 +148,7 @@ def learn_posterior(
     reference = _reference(models[chosen], train, held_out, key=key_split)
     record = dataclasses.replace(models[chosen].record, familiar=reference)
     models[chosen] = dataclasses.replace(models[chosen], record=record)
-    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    means = {name: mean_loss(loss) for name, loss in losses.items()}
     return models[chosen], SelectionReport(chosen, means, histories, time.monotonic() - start)
 
 
@@ -208,6 +211,5 @@ def _best(losses: Mapping[str, np.ndarray]) -> str:
     candidates = [name for name in losses if name != "direct"]
     if not candidates:
         return "direct"
-    best = min(candidates, key=lambda name: losses[name].mean())
-    gain = losses[best] - losses["direct"]
-    return "direct" if gain.mean() > STANDARD_ERRORS * gain.std() / len(gain) ** 0.5 else best
+    best = best_of(losses, candidates)
+    return "direct" if is_better(losses["direct"], losses[best], STANDARD_ERRORS) else best

@@ -106,7 +106,8 @@ def _fit_center(
 
     def held_out_error(ridges: tuple[float, float]) -> float:
         coefficients = without(0, ridges)
-        return float(coefficients @ grams[0] @ coefficients - 2.0 * products[0] @ coefficients)
+        error = float(coefficients @ grams[0] @ coefficients - 2.0 * products[0] @ coefficients)
+        return error if np.isfinite(error) else float("inf")
 
     best, residual = min(RIDGES, key=held_out_error), np.empty_like(z)
     for fold, rows in enumerate(folds):
@@ -144,7 +145,8 @@ def _fit_width(
 
     def held_out_loss(ridge: float) -> float:
         log_width = x[held_out] @ fit(~held_out, ridge)
-        return float(np.mean(0.5 * squares[held_out] * np.exp(-2.0 * log_width) + log_width))
+        loss = float(np.mean(0.5 * squares[held_out] * np.exp(-2.0 * log_width) + log_width))
+        return loss if np.isfinite(loss) else float("inf")
 
     best = ridges[0] if len(ridges) == 1 else min(ridges, key=held_out_loss)
     return fit(np.ones(len(x), bool), best) / scale

@@ -124,7 +124,11 @@ def _split(
 
 
 def stacked(log_densities: Float[np.ndarray, "k n"]) -> Float[np.ndarray, " k"]:
-    """Returns the shares of k densities that maximize the likelihood of n rows under their mixture, by EM."""
+    """Returns the shares of k densities that maximize the likelihood of n rows under their mixture, by EM.
+
+    A density that is NaN or infinite at a row counts as zero there.
+    """
+    log_densities = np.where(np.isfinite(log_densities), log_densities, -1e30)
     relative = np.exp(log_densities - log_densities.max(axis=0))
     shares = np.full(len(relative), 1.0 / len(relative))
     for _ in range(STACKING_ROUNDS):

@@ -36,8 +36,10 @@ def rerun(draws: Any, seed: int) -> dict[str, np.ndarray]:
 def train(budget: Budget, given: Any, seed: int, *, progress: bool) -> FlowModel:
     """Trains a model on neurons of the whole prior, then on those of priors truncated to the posterior."""
     problem, model = hh.problem(), None
+    truncated = problem
     for i in range(ROUNDS):
-        truncated = problem if model is None else truncate(problem, model, given=given, mass=MASS, key=seed + 10 + i)
+        if model is not None:  # its widths are compared with simulations below
+            truncated = truncate(problem, model, given=given, mass=MASS, margin=1.0, key=seed + 10 + i)
         sims = simulate(truncated, budget.simulations, key=seed + 20 + i)
         untrained = joint(sims.layout, roles=LAW, key=seed + 30 + i)
         model, _ = fit(untrained, sims, key=seed + 40 + i, steps=budget.steps, failed="ignore", progress=progress)
