@@ -39,7 +39,7 @@ from retrodict._errors import QueryError, listed
 from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
 from retrodict.models import AbstractModel, model_for
-from retrodict.models._record import FAR
+from retrodict.models._doubts import FAR_APART
 from retrodict.problem import AbstractPrior, Draw, Problem
 from retrodict.query import Batch, Shares, distance, unflatten
 from retrodict.transforms import supports
@@ -266,7 +266,7 @@ def _checked_margin(model: AbstractModel, shares: Shares) -> float | None:
     """Returns the margin by which draws must be widened, by the check of the nearest family; None if none is near."""
     checks = model.calibration.calibrations
     nearest = min(checks, key=lambda check: distance(shares, check.shares)[0], default=None)
-    if nearest is None or distance(shares, nearest.shares)[0] > FAR:
+    if nearest is None or distance(shares, nearest.shares)[0] > FAR_APART:
         return None
     error = 2.0 / math.sqrt(12.0 * nearest.simulations)  # two standard errors of a mean of uniform ranks
     lowest = min((excess for label, excess in nearest.excess if label != "joint"), default=0.0) - error
