@@ -23,7 +23,7 @@ Learn: TypeAlias = Literal["posterior", "joint", "hierarchical", "learn_posterio
 # what must come: the right answer or a sentence; a sentence; the right answer without any sentence
 Bar: TypeAlias = Literal["right or said", "said", "silent"]
 
-OBSERVATIONS, SETS = 8, 3  # asked of a case, and of one with sites
+OBSERVATIONS, SETS = 8, 2  # asked of a case, and of one with sites
 SEED_OF_TRAINING, SEED_OF_OBSERVATIONS = 11, 12
 
 

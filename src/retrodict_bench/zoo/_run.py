@@ -27,7 +27,7 @@ from retrodict_bench.zoo._exact import Moments
 
 
 # width and depth of the network and steps by the way to learn; a residual MLP of (256, 3) and 10,000 are the library's
-SMALL = {"posterior": (64, 2, 2_000), "joint": (96, 3, 4_000), "hierarchical": (0, 0, 1_500)}
+SMALL = {"posterior": (64, 2, 2_000), "joint": (96, 3, 4_000), "hierarchical": (0, 0, 1_000)}
 MAX_SITES = 20  # of a set in training, unless more are asked; 200 are the library's
 MAX_OFF, MIN_RATIO, MAX_RATIO = 0.15, 0.87, 1.15
 DRAWS = 2_000
