@@ -8,6 +8,8 @@ With z the scaled tokens of one row, roles drawn from a law, t a time and x0 noi
     sampling    start from noise at the latent tokens, hold the given ones, follow the velocity from t = 0 to 1
     density     the same flow backwards, with its divergence
 
+With a `baseline` the flow leads from noise to the standardized residual of z at latent tokens (`joint_affine`).
+
 (OneFlowSBI, arXiv 2601.22951, section 2.1.) Posterior, likelihood, joint and unconditional models are this one class
 under four laws of roles.
 """
@@ -39,7 +41,7 @@ from retrodict.problem.dependencies import Dependencies
 from retrodict.query import ONE_OBSERVATION, Query, count, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import Scaling
+from retrodict.transforms import JointAffine, Residual, Scaling
 from retrodict.variables import Layout, places_of
 
 
@@ -49,11 +51,28 @@ LAW_DRAWS = 64  # of roles, to see what a model was trained to predict
 
 
 class Ready(NamedTuple):
-    """Scaled tokens `z` and `roles` of what can be asked, and what the network computed from them once."""
+    """Tokens in the flow's coordinates and `roles` of what can be asked, and what the network computed from them once.
+
+    `residual` leads from scaled tokens to the flow's coordinates, which are the scaled tokens for None.
+    """
 
     z: Tokens
     roles: Roles
     prepared: Any
+    residual: Residual | None = None
+
+    def scaled(self, x: Tokens) -> Tokens:
+        """Returns the scaled tokens of latent ones `x` in the flow's coordinates, beside those that are given."""
+        z = x if self.residual is None else self.residual.inverse(x)
+        return jnp.where(self.roles == LATENT, z, jnp.where(self.roles == GIVEN, self.z, 0.0))
+
+    def unscaled(self, z: Tokens) -> Tokens:
+        """Returns the inverse of `scaled` for latent tokens."""
+        return z if self.residual is None else jnp.where(self.roles == LATENT, self.residual.forward(z), z)
+
+    def log_slope(self) -> Tokens | float:
+        """Returns numbers whose sum is `log |dz/dx|` for scaled tokens z and latent ones x of the flow."""
+        return 0.0 if self.residual is None else self.residual.log_slope
 
 
 class FlowModel(AbstractModel):
@@ -68,6 +87,8 @@ class FlowModel(AbstractModel):
     path: Path
     scaling: Scaling
     net: AbstractNet
+    baseline: JointAffine | None = None
+    chooses_baseline: bool = eqx.field(static=True, default=False)  # when its scaling is fitted
     kind: ClassVar[str] = "flow"
 
     @property
@@ -85,7 +106,7 @@ class FlowModel(AbstractModel):
     @property
     def description(self) -> dict[str, str]:
         law = getattr(self.law, "law", self.law)
-        affine = {"affine baseline": "yes"} if self.scaling.affine is not None else {}
+        affine = {"affine baseline": "yes"} if self.scaling.affine is not None or self.baseline is not None else {}
         return {
             "kind": type(self).__name__,
             "network": str(self.architecture),
@@ -106,7 +127,11 @@ class FlowModel(AbstractModel):
     def ready(self, z: Tokens, roles: Roles) -> Ready:
         """Prepares scaled tokens and roles `(d,)`: the network computes once what stays the same along the flow."""
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
-        return Ready(z[self.kept], roles[self.kept], prepared)
+        if self.baseline is None:
+            return Ready(z[self.kept], roles[self.kept], prepared)
+        residual = self.baseline.at(z, roles == GIVEN, roles == LATENT)
+        ready = Ready(z, roles, prepared, residual)
+        return ready._replace(z=ready.unscaled(z))
 
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
         """Returns the network's prediction for noisy tokens `x` at time `t`, zero where not latent."""
@@ -121,8 +146,8 @@ class FlowModel(AbstractModel):
     def flow(self, z: Tokens, roles: Roles) -> Flow:
         """Returns the flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
 
-        Velocity, score and denoised data and noise are functions `(x, t)` of the tokens of `modeled`, zero where not
-        latent.
+        With a `baseline` those of latent tokens are the residuals of this question, see `to_coordinates`. Velocity,
+        score and denoised data and noise are functions `(x, t)` of the tokens of `modeled`, zero where not latent.
         """
         return self.flow_from(self.ready(z, roles))
 
@@ -137,10 +162,13 @@ class FlowModel(AbstractModel):
 
         return Flow(self.path, guess)
 
-    def loss(self, z: Tokens, key: PRNGKeyArray, u: Scalar) -> Scalar:
-        """Returns the loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time."""
-        key_roles, key_noise = jr.split(key)
-        roles = self.law.draw(key_roles, self.layout)
+    def loss(self, z: Tokens, key: PRNGKeyArray, u: Scalar, key_roles: PRNGKeyArray | None = None) -> Scalar:
+        """Returns the loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time.
+
+        Rows with equal `key_roles` have equal roles.
+        """
+        key_row_roles, key_noise = jr.split(key)
+        roles = self.law.draw(key_row_roles if key_roles is None else key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
             order, affine = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.affine
             z = z[order] if affine is None else affine.forward(affine.inverse(z)[order])  # it follows what is given
@@ -190,6 +218,8 @@ class FlowModel(AbstractModel):
             return str(error)
         if query.guided and self.scaling.affine is not None:
             return "constraints act on single elements, which conditional_affine=True mixes; ask a model without it"
+        if query.strength != 1.0 and not query.correct and self.baseline is not None:
+            return "a strength needs correct=True in a model with an affine baseline; or train one without it"
         return None
 
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
@@ -315,17 +345,31 @@ class FlowModel(AbstractModel):
         query, rows, _ = self._parse_values(values, given)
         return unflatten(self.modeled, _flow_answers.field(self, kind, query, rows, t), values)
 
-    def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def to_coordinates(
+        self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
-        A model with an affine baseline follows what is given, so that it needs values of all variables; else there is
-        a QueryError.
-        """
-        return _flow_answers.in_coordinates(self, values, self.scaling.forward)
+        Velocity, score and `flow` of a model that chose an affine baseline are in the coordinates of their question,
+        the residuals of `values` given `given`; without `given` these are not used. A model with
+        conditional_affine=True for one question has others: they need values of all variables in `values`.
 
-    def from_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the inverse of `to_coordinates`."""
-        return _flow_answers.in_coordinates(self, values, self.scaling.inverse)
+        Raises:
+            QueryError: these are not all there.
+        """
+        if self.baseline is None or given is None:
+            return _flow_answers.in_coordinates(self, values, self.scaling.forward)
+        query, rows, _ = self._parse_values(values, given)
+        return unflatten(self.layout, _flow_answers.to_residuals(self, query, rows), values)
+
+    def from_coordinates(
+        self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the inverse of `to_coordinates`; `given` is in the user's units."""
+        if self.baseline is None or given is None:
+            return _flow_answers.in_coordinates(self, values, self.scaling.inverse)
+        query, rows, _ = self._parse_values(values, given)
+        return unflatten(self.layout, _flow_answers.from_residuals(self, query, rows), values)
 
     def _density_function(self, query: Query) -> Callable[[Array], Array]:
         return _flow_answers.density_function(self._resized(query.layout), query)
@@ -357,7 +401,9 @@ class FlowModel(AbstractModel):
 
     def without_training_state(self) -> "FlowModel":
         """Returns the model without what only training knows, so that equal models share compiled code."""
-        return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
+        return dataclasses.replace(
+            self, record=Record(), law=Unconditional(), balanced=False, chooses_baseline=False
+        )
 
     core = without_training_state  # the name of earlier versions
 
@@ -369,6 +415,7 @@ class FlowModel(AbstractModel):
             "roles": self.law.to_json(),
             "balanced": self.balanced,
             "framed": self.scaling.affine is not None,
+            "baseline": "to be chosen" if self.chooses_baseline else self.baseline is not None,
             "dependencies": None if self.dependencies is None else self.dependencies.to_json(),
             "record": self.calibration.to_json(),
         }

@@ -168,6 +168,8 @@ def repaint(
     if query.batched or query.guided:
         raise QueryError("repaint is about one observation without intervals; ask a Batch one by one")
     flow = flow.seen_at(query.layout)
+    if flow.baseline is not None:
+        raise QueryError("repaint holds single elements, which an affine baseline mixes; ask this model by `sample`")
     given_tokens = (query.roles == GIVEN) & np.isin(np.arange(flow.layout.size), np.arange(flow.layout.size)[flow.kept])
     roles = np.where(given_tokens, LATENT, query.roles)
     if reason := flow.net.refusal(roles):
@@ -211,7 +213,7 @@ class _Proposals:
         self.strength = None if query.strength == 1.0 else jnp.asarray(query.strength, float)
         core = model.without_training_state()
         pilot = raw_rows(core, PROPOSER, None, None, None, self.z, self.roles, PILOT_DRAWS, key)
-        centered = pilot - jnp.mean(pilot, axis=0)
+        centered = self._in_the_flow(pilot - jnp.mean(pilot, axis=0))
         self.spread = Spread.of(centered.T @ centered / PILOT_DRAWS)
         view = View(self.units, pilot)
         # guides that are exact for Gaussians respond first, intervals last
@@ -220,6 +222,13 @@ class _Proposals:
         self.unguided, self.unguided_share = False, 0.0
         if self.guide is not None and self.strength is None:
             self.unguided_share = effective_size(np.asarray(self._log_factors(pilot))) / PILOT_DRAWS
+
+    def _in_the_flow(self, differences: Array) -> Array:
+        """Returns differences of scaled tokens in the coordinates of the flow."""
+        if self.model.baseline is None:
+            return differences
+        residual = self.model.baseline.at(self.z, self.roles == GIVEN, self.roles == LATENT)
+        return jax.vmap(residual.whiten)(differences)
 
     @property
     def units(self) -> Units:

@@ -374,7 +374,14 @@ def hierarchical(
         counts=(int(counts[0]), int(counts[1])),
         settings=settings,
         record=Record(),
-        site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
+        site=joint(
+            layout,
+            net=of_site,
+            path=path,
+            roles=one_site_roles(composed=method == "composition"),
+            conditional_affine=False,
+            key=keys[0],
+        ),
         own=site_parameter_model(layout, path, key=keys[4]),
         surrogate=surrogate_of(layout, site, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
@@ -384,6 +391,7 @@ def hierarchical(
             net=flow or ResMLP(96, 2),
             path=path,
             roles=Known(shared_roles(k), (summary_of(layout),)),
+            conditional_affine=False,
             key=keys[3],
         ),
     )
