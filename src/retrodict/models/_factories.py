@@ -83,7 +83,7 @@ def joint(
         dependencies.adjacency(layout.without(layout.places))
     ensure_cache()
     wanted = framed if conditional_affine is None else conditional_affine
-    regression = _Regression.of(layout, architecture, law, wanted)
+    regression = _Regression.of(layout, architecture, law, wanted=wanted)
     return FlowModel(
         layout=layout,
         architecture=architecture,
@@ -108,7 +108,7 @@ class _Regression(NamedTuple):
 
     @classmethod
     def of(
-        cls, layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw, wanted: bool | None
+        cls, layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw, *, wanted: bool | None
     ) -> "_Regression":
         possible = not architecture.embedded and not layout.functions
         if wanted is None:

@@ -17,7 +17,7 @@ under four laws of roles.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -31,6 +31,7 @@ from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.models import _flow_answers
+from retrodict.models._flow_protocol import Ready
 from retrodict.models._guided import Guided, ask_guided, sample_guided
 from retrodict.models._manifest import flow_parts_from_json, path_to_json
 from retrodict.models._model import AbstractModel
@@ -41,38 +42,13 @@ from retrodict.problem.dependencies import Dependencies
 from retrodict.query import ONE_OBSERVATION, Query, count, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import JointAffine, Residual, Scaling
+from retrodict.transforms import JointAffine, Scaling
 from retrodict.variables import Layout, places_of
 
 
 MIN_WEIGHT = 1e-6  # of a row whose latent elements have no points
 TIMES_PER_ROW = 8  # times and noises of one training row whose data are embedded
 LAW_DRAWS = 64  # of roles, to see what a model was trained to predict
-
-
-class Ready(NamedTuple):
-    """Tokens in the flow's coordinates and `roles` of what can be asked, and what the network computed from them once.
-
-    `residual` leads from scaled tokens to the flow's coordinates, which are the scaled tokens for None.
-    """
-
-    z: Tokens
-    roles: Roles
-    prepared: Any
-    residual: Residual | None = None
-
-    def scaled(self, x: Tokens) -> Tokens:
-        """Returns the scaled tokens of latent ones `x` in the flow's coordinates, beside those that are given."""
-        z = x if self.residual is None else self.residual.inverse(x)
-        return jnp.where(self.roles == LATENT, z, jnp.where(self.roles == GIVEN, self.z, 0.0))
-
-    def unscaled(self, z: Tokens) -> Tokens:
-        """Returns the inverse of `scaled` for latent tokens."""
-        return z if self.residual is None else jnp.where(self.roles == LATENT, self.residual.forward(z), z)
-
-    def log_slope(self) -> Tokens | float:
-        """Returns numbers whose sum is `log |dz/dx|` for scaled tokens z and latent ones x of the flow."""
-        return 0.0 if self.residual is None else self.residual.log_slope
 
 
 class FlowModel(AbstractModel):
@@ -129,8 +105,7 @@ class FlowModel(AbstractModel):
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
         if self.baseline is None:
             return Ready(z[self.kept], roles[self.kept], prepared)
-        residual = self.baseline.at(z, roles == GIVEN, roles == LATENT)
-        ready = Ready(z, roles, prepared, residual)
+        ready = Ready(z, roles, prepared, *self.baseline.at(z, roles == GIVEN, roles == LATENT))
         return ready._replace(z=ready.unscaled(z))
 
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
@@ -350,12 +325,9 @@ class FlowModel(AbstractModel):
     ) -> dict[str, np.ndarray]:
         """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
-        Velocity, score and `flow` of a model that chose an affine baseline are in the coordinates of their question,
-        the residuals of `values` given `given`; without `given` these are not used. A model with
-        conditional_affine=True for one question has others: they need values of all variables in `values`.
-
-        Raises:
-            QueryError: these are not all there.
+        With a `baseline`, and `given`, in those of `velocity`, `score` and `flow`: the residuals of `values` given
+        `given`. A model of one question with conditional_affine=True needs values of all variables in `values`; else
+        there is a QueryError.
         """
         if self.baseline is None or given is None:
             return _flow_answers.in_coordinates(self, values, self.scaling.forward)
@@ -401,9 +373,7 @@ class FlowModel(AbstractModel):
 
     def without_training_state(self) -> "FlowModel":
         """Returns the model without what only training knows, so that equal models share compiled code."""
-        return dataclasses.replace(
-            self, record=Record(), law=Unconditional(), balanced=False, chooses_baseline=False
-        )
+        return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False, chooses_baseline=False)
 
     core = without_training_state  # the name of earlier versions
 

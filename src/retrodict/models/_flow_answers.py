@@ -147,7 +147,7 @@ def _rows_per_block(model: FlowLike) -> int:
     """Returns how many rows are solved at once; every question has a matrix if there is a baseline."""
     if model.baseline is None:
         return ROWS_PER_BLOCK
-    return max(1, min(ROWS_PER_BLOCK, MAX_MATRIX_NUMBERS // model.layout.size**2))
+    return max(1, min(ROWS_PER_BLOCK, MAX_MATRIX_NUMBERS // len(model.baseline.root) ** 2))
 
 
 def density(

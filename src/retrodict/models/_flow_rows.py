@@ -70,7 +70,7 @@ def carried_rows(
         del key
         x, log_prob = carried(model.flow_from(ready), solver, noise, directions)
         z = ready.scaled(x)
-        slope = scaling.log_slope(z) + ready.log_slope()
+        slope = scaling.log_slope(z) + ready.log_slope(x)
         return z, log_prob - jnp.sum(jnp.where(ready.roles == LATENT, slope, 0.0))
 
     draws, log_probs = _solved(model, one, z, roles, n, which, key, DERIVATIVE_ROWS)
@@ -146,7 +146,7 @@ def log_density(
     z = jnp.where(roles != ABSENT, model.scaling.forward(x), 0.0)
     ready = model.ready(z, roles)
     noise, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
-    slope = model.scaling.only(model.modeled).log_slope(z[model.kept]) + ready.log_slope()
+    slope = model.scaling.only(model.modeled).log_slope(z[model.kept]) + ready.log_slope(ready.z)
     log_probs = model.path.log_begin(noise) - slope
     return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain
 

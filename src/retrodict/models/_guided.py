@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -195,6 +196,12 @@ def repaint(
     return query.named(np.where(present, np.where(np.isnan(exact), np.asarray(draws), exact), np.nan)[None])
 
 
+@eqx.filter_jit
+def _in_the_flow(model: FlowLike, z: Array, roles: Array, rows: Array) -> Array:
+    """Returns rows of scaled tokens in the coordinates of the flow."""
+    return jax.vmap(model.ready(z, roles).unscaled)(rows)
+
+
 class _Proposals:
     """Proposals for one query with constraints, in tokens."""
 
@@ -213,7 +220,8 @@ class _Proposals:
         self.strength = None if query.strength == 1.0 else jnp.asarray(query.strength, float)
         core = model.without_training_state()
         pilot = raw_rows(core, PROPOSER, None, None, None, self.z, self.roles, PILOT_DRAWS, key)
-        centered = self._in_the_flow(pilot - jnp.mean(pilot, axis=0))
+        in_flow = pilot if model.baseline is None else _in_the_flow(core, self.z, self.roles, pilot)
+        centered = in_flow - jnp.mean(in_flow, axis=0)
         self.spread = Spread.of(centered.T @ centered / PILOT_DRAWS)
         view = View(self.units, pilot)
         # guides that are exact for Gaussians respond first, intervals last
@@ -222,13 +230,6 @@ class _Proposals:
         self.unguided, self.unguided_share = False, 0.0
         if self.guide is not None and self.strength is None:
             self.unguided_share = effective_size(np.asarray(self._log_factors(pilot))) / PILOT_DRAWS
-
-    def _in_the_flow(self, differences: Array) -> Array:
-        """Returns differences of scaled tokens in the coordinates of the flow."""
-        if self.model.baseline is None:
-            return differences
-        residual = self.model.baseline.at(self.z, self.roles == GIVEN, self.roles == LATENT)
-        return jax.vmap(residual.whiten)(differences)
 
     @property
     def units(self) -> Units:

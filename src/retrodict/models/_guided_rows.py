@@ -121,8 +121,9 @@ def weighted_rows(
     def blank_density(x: Tokens) -> Scalar:
         if model.baseline is None:
             return log_density(blank, x)
-        change = jnp.sum(ready.log_slope()) - jnp.sum(blank_ready.log_slope())
-        return log_density(blank, blank_ready.unscaled(ready.scaled(x))) + change
+        blank_x = blank_ready.unscaled(ready.scaled(x))
+        change = jnp.sum(ready.log_slope(x)) - jnp.sum(blank_ready.log_slope(blank_x))
+        return log_density(blank, blank_x) + change
 
     def one(x: Tokens) -> tuple[Tokens, Scalar]:
         draw, log_proposal = carried(bent, solver, x, directions)

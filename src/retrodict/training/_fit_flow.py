@@ -26,10 +26,10 @@ from retrodict.transforms.joint_affine import chosen
 from retrodict.transforms.scaling import Scaling
 
 
-NEGLIGIBLE_GAIN = 5e-4  # of the validation loss: a network that learns no more from a baseline only adds noise
+NEGLIGIBLE_GAIN = 5e-4  # of the validation loss: a network that learns no more from normal residuals only adds noise
 ROWS_PER_QUESTION = 8  # of a batch: their baseline is computed once
-MAX_ELEMENTS = 64  # of models of all questions: a batch costs a QR of so many columns for every question
-MAX_ELEMENTS_OF_ONE_QUESTION = 1024
+MAX_LATENT = 64  # every question has a matrix of so many rows and columns, in models of all questions a QR as well
+MAX_ELEMENTS = 1024
 
 
 class AbstractFlowLoss(AbstractLoss[FlowModel]):
@@ -99,11 +99,11 @@ def fit_rows(
     rng = np.random.default_rng(np.asarray(jr.key_data(key_split)))
     separate = None if validation is None else SimulationTable.of(model.layout, validation).tokens()
     train_rows, validation_rows, held_out = table.split(rng, 0.0 if separate is not None else validation_fraction)
-    validation_rows = validation_rows if separate is None else separate
+    validation_rows, normal = validation_rows if separate is None else separate, False
     if not model.trained:
         together = (*model.embedded, *model.layout.functions, *model.layout.places)
         scaling = Scaling.fit(model.layout, train_rows, together).with_affine(model.scaling.affine, train_rows)
-        model = with_baseline(dataclasses.replace(model, scaling=scaling), train_rows, validation_rows)
+        model, normal = with_baseline(dataclasses.replace(model, scaling=scaling), train_rows, validation_rows)
     validation_rows = table.scaled(model.scaling, validation_rows)
     rows: Any = table.scaled(model.scaling, train_rows) if not table.streamed else table.stream(model.scaling, held_out)
     start, loss = model, RowsLoss.of(model, weighted=table.failures is not None)
@@ -122,23 +122,32 @@ def fit_rows(
         identity=table.count * (not table.growing) if table.streamed else None,
     )
     if start.baseline is not None and not start.trained:
+        least_gain = NEGLIGIBLE_GAIN if normal else 0.0
         untrained = Trainer(loss.weights_of(start), loss, rows, validation_rows, budget)
-        import os as _os
-        if _os.environ.get("DBG"): print("DBG initial", float(untrained.validate(untrained.initial, key_validation)), "hist", history.validation, history.train)
-        if untrained.validate(untrained.initial, key_validation) < (1.0 + NEGLIGIBLE_GAIN) * history.best:
+        if untrained.validate(untrained.initial, key_validation) <= (1.0 + least_gain) * history.best:
             model = start
     return dataclasses.replace(model, record=extended(model.record, table.count, history)), history
 
 
-def with_baseline(model: FlowModel, train_rows: np.ndarray, held_out: np.ndarray) -> FlowModel:
-    """Returns a model with its affine baseline fitted, or chosen, by rows in the user's units."""
-    z = model.scaling.of_rows
-    if model.baseline is not None:
-        return dataclasses.replace(model, baseline=model.baseline.fit(z(train_rows)))
-    if not model.chooses_baseline:
-        return model
-    blank, fixed = blank_baseline(model.layout, model.law), model.law.fixed(model.layout)
+def with_baseline(model: FlowModel, train_rows: np.ndarray, held_out: np.ndarray) -> tuple[FlowModel, bool]:
+    """Returns a model with its affine baseline fitted, or chosen, by rows in the user's units.
+
+    The second is whether the rows look normal, which is asked where it is chosen.
+    """
+    wanted, scale = model.baseline is not None, model.scaling.of_rows
+    if not wanted and not model.chooses_baseline:
+        return model, False
+    robust, (low, high) = model.scaling.robust, model.layout.ends
+    straight = np.isfinite(low) & np.isfinite(high) & ~np.asarray(robust.heavy)
+    low, high = (
+        np.where(straight, robust.forward(np.full(len(low), unit)), open_)
+        for unit, open_ in ((0.0, -np.inf), (1.0, np.inf))
+    )
+    blank, fixed = blank_baseline(model.layout, model.law).between(low, high), model.law.fixed(model.layout)
     latent = (fixed == LATENT) | (fixed == VARIES)
-    most = MAX_ELEMENTS if blank.order is None else MAX_ELEMENTS_OF_ONE_QUESTION
-    baseline = chosen(blank, z(train_rows), z(held_out), latent) if model.layout.size <= most else None
-    return dataclasses.replace(model, baseline=baseline, chooses_baseline=False)
+    baseline, normal = None, False
+    if wanted:
+        baseline = blank.fit(scale(train_rows))
+    elif latent.sum() <= MAX_LATENT and len(latent) <= MAX_ELEMENTS:
+        baseline, normal = chosen(blank, scale(train_rows), scale(held_out), latent)
+    return dataclasses.replace(model, baseline=baseline, chooses_baseline=False), normal

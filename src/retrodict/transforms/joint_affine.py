@@ -1,33 +1,50 @@
 """Affine baselines of all questions: least squares of what is latent on what is given, from one joint covariance.
 
-Let z be scaled tokens with mean m and covariance S S^T. A question puts them in the order given (G), latent (L), absent.
-QR of the rows of S in this order makes them lower triangular: T, with T T^T = S S^T. Then
+Let y be scaled tokens with mean m and covariance S S^T. A question puts them in the order given (G), latent (L),
+absent. QR of the rows of S in this order gives their lower triangular root T, with T T^T = S S^T. Then
 
-    z_G = m_G + T_GG w            w = T_GG^-1 (z_G - m_G)
-    z_L = m_L + T_LG w + T_LL u   m_L + T_LG w is the least-squares prediction, T_LL the root of its residual covariance
+    y = m + T w,   w = T^-1 (y - m),   p = y - diag(T) w
 
-and a flow from noise to u replaces one from noise to z_L. If z is normal, u is standard normal whatever is given: no
-question leaves anything to learn. If a question narrows its answer a thousand times, neither the network nor the steps
-of a solver have to find the place: only the shape of u is left to them. QR finds a residual sd of r times the width with
-a relative error of eps / r in precision eps; the covariance itself would lose eps / r^2.
+where p_j is the least-squares prediction of y_j from all elements before it, and T_jj the sd of its residual. If y is
+normal, w is standard normal, whatever is given: a flow from noise to w_L has nothing to learn. If a question narrows
+its answer a thousand times, neither the network nor the steps of a solver have to find the place. QR finds a residual
+of r times the width with a relative error of eps / r in precision eps; with the covariance itself it would be
+eps / r^2.
 
-The baseline is a change of coordinates that mixes elements, so that it is taken only where it helps (`chosen`): where
-the rows look jointly normal, or where all others determine an element narrowly. Such an element is *coupled*, together
-with those it depends on; an element that is not keeps its z.
+Scaled tokens z of intervals are bent near the ends (`supports`), and a line through y is none through z. So y is z
+without its bend, z = bend(y), and the flow leads to
+
+    u_j = fold((z_j - bend(p_j)) / (bend'(p_j) T_jj))
+
+which is w_j off the ends. Draws never leave an interval, as those of z do not. What lies beyond `FOLD` sds is folded by
+its log: where the line does not hold, u stays of order one.
+
+The baseline mixes elements, and is taken only where it helps (`chosen`): where rows look jointly normal, or where all
+other elements determine one narrowly. Such an element is *coupled*, together with those it depends on; the others keep
+their y.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
 from retrodict._types import Tokens
+from retrodict.transforms import supports
 
 
 MIN_RESIDUAL_VARIANCE = 1e-10  # single precision says no more about numbers of order one
-NARROW_SHARE = 0.1  # of an element's sd that all other elements leave: below, it is coupled
+FOLD, MAX_FOLDED = 4.0, 20.0  # normal residuals stay as they are
+NARROW_SHARE = 0.05  # of an element's sd that all other elements leave: below, it is coupled
 PARTIAL_CORRELATION = 0.02  # of an element with a coupled one, from which it is coupled, too; besides 4 / sqrt(rows)
+T_DEGREES, BULK_STEPS, BULK_ROWS = 2.0, 20, 2000
+NORMAL_MAD = 0.6745  # the median distance from the middle of a standard normal
 MIN_ROWS_PER_ELEMENT = 4  # to fit a covariance
 MIN_NORMAL_ROWS = 500  # from which rows may be called normal
 NORMAL_TOLERANCE = 0.4  # of the skewness and half the excess kurtosis of a normal element
@@ -36,71 +53,150 @@ MAX_PRODUCTS_ELEMENTS = 32  # of which all products are looked at, and else squa
 MAX_FEATURE_NUMBERS = 10_000_000
 
 
+class Ends(eqx.Module):
+    """The ends of intervals in scaled tokens, between which z is straight in the user's units; infinite for others."""
+
+    low: Tokens
+    high: Tokens
+
+    def unbend(self, z: Array) -> Array:
+        """Returns y, which stays between the ends."""
+        return self._mapped(supports.constrain, z)
+
+    def bend(self, y: Array) -> Array:
+        """Returns z."""
+        return self._mapped(supports.unconstrain, y)
+
+    def tangent(self, p: Array, sd: Array) -> tuple[Array, Array]:
+        """Returns z and dz/dy at a prediction, or one sd from the end beside it."""
+        margin = jnp.minimum(sd, 0.25 * (self.high - self.low))
+        p = jnp.clip(p, self.low + margin, self.high - margin)
+        return jax.jvp(self.bend, (p,), (jnp.ones_like(p),))
+
+    def at(self, index: Any) -> "Ends":
+        """Returns those of some elements."""
+        return Ends(self.low[index], self.high[index])
+
+    def _mapped(self, transform: Callable[..., Any], x: Array) -> Array:
+        straight = jnp.isfinite(self.low)
+        low, width = jnp.where(straight, self.low, 0.0), jnp.where(straight, self.high - self.low, 1.0)
+        unit = jnp.where(straight, (x - low) / width, 0.5)
+        zero = np.zeros(jnp.shape(x)[-1:], np.float32)
+        return jnp.where(straight, low + width * transform(unit, zero, zero + 1.0), x)
+
+
 class Residual(eqx.Module):
-    """The map between latent tokens z of one question and their standardized residual u: `z = center + root u`."""
+    """The map between latent tokens z of one question and their standardized residual u, in the question's order."""
 
-    center: Tokens
-    root: Float[Array, "d d"]
+    latent: Bool[Array, " k"]
+    center: Float[Array, " k"]  # predictions by what is given alone
+    root: Float[Array, "k k"]
+    ends: Ends
 
-    def forward(self, z: Tokens) -> Tokens:
-        """Maps scaled tokens to residuals."""
-        return self.whiten(z - self.center)
+    def forward(self, z: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Maps latent tokens to residuals."""
+        y = jnp.where(self.latent, self.ends.unbend(z), self.center)
+        w = solve_triangular(self.root, y - self.center, lower=True)
+        sd = jnp.diagonal(self.root)
+        middle, slope = self.ends.tangent(y - sd * w, sd)
+        v = (z - middle) / (slope * sd)
+        return jnp.clip(v, -FOLD, FOLD) + jnp.sign(v) * jnp.log1p(_beyond(v))
 
-    def whiten(self, difference: Tokens) -> Tokens:
-        """Maps a difference of scaled tokens to one of residuals."""
-        return solve_triangular(self.root, difference, lower=True)
+    def inverse(self, u: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Maps residuals to latent tokens."""
+        return self._from(u)[0]
 
-    def inverse(self, u: Tokens) -> Tokens:
-        """Maps residuals to scaled tokens."""
-        return self.center + self.root @ u
+    def log_slope(self, u: Float[Array, " k"]) -> Float[Array, " k"]:
+        """Returns numbers whose sum is `log |dz/du|`, zero for tokens that are not latent."""
+        return jnp.where(self.latent, jnp.log(self._from(u)[1]) + _beyond(u), 0.0)
 
-    @property
-    def log_slope(self) -> Tokens:
-        """Numbers whose sum is `log |dz/du|`, zero for tokens that are not latent."""
-        return jnp.log(jnp.diagonal(self.root))
+    def _from(self, u: Float[Array, " k"]) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+        """Returns z and dz/dv, one element after the other, v being u without its fold."""
+        far = jnp.sign(u) * jnp.expm1(jnp.minimum(_beyond(u), MAX_FOLDED))
+        v, places = jnp.clip(u, -FOLD, FOLD) + far, jnp.arange(len(u))
+
+        def step(w: Array, row: tuple[Any, ...]) -> tuple[Array, tuple[Array, Array]]:
+            place, v, center, weights, latent, ends = row
+            sd, p = weights[place], center + weights @ w
+            middle, slope = ends.tangent(p[None], sd[None])
+            z = middle + slope * sd * v
+            w = jnp.where((places == place) & latent, (ends.unbend(z)[0] - p) / sd, w)
+            return w, (z[0], (slope * sd)[0])
+
+        rows = (places, v, self.center, self.root, self.latent, Ends(self.ends.low[:, None], self.ends.high[:, None]))
+        return jax.lax.scan(step, jnp.zeros_like(u), rows)[1]
+
+
+def _beyond(v: Array) -> Array:
+    return jnp.maximum(jnp.abs(v) - FOLD, 0.0)
 
 
 class JointAffine(eqx.Module):
     """The mean and a root of the covariance of scaled tokens; `at` makes the baseline of any question of them.
 
     Attributes:
-        order: for a model of one question, the order in which the rows of `root` are lower triangular.
+        order: for a model of one question, first the given and then the latent elements; `root` has the rows of the
+            latter alone, coefficients of what is given beside the root of the residual.
     """
 
     mean: Tokens
-    root: Float[Array, "d d"]
+    root: Float[Array, "k d"]
+    ends: Ends
     order: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     @classmethod
     def identity(cls, latent: Bool[np.ndarray, " d"] | None, d: int) -> "JointAffine":
         """The baseline that changes nothing; `latent` are the elements asked by a model of one question."""
         order = None if latent is None else tuple(np.argsort(latent, kind="stable").tolist())
-        return cls(jnp.zeros(d), jnp.eye(d), order)
+        root, infinite = jnp.eye(d), jnp.full(d, jnp.inf)
+        return cls(jnp.zeros(d), root if latent is None else root[d - latent.sum() :], Ends(-infinite, infinite), order)
 
-    def fit(self, z: Float[np.ndarray, "n d"], coupled: Bool[np.ndarray, " d"] | None = None) -> "JointAffine":
-        """Returns the baseline with mean and covariance of the coupled elements (of all, for None) of scaled rows."""
-        d = z.shape[1]
+    def between(self, low: np.ndarray, high: np.ndarray) -> "JointAffine":
+        """Returns the baseline of tokens that are bent at these ends."""
+        return dataclasses.replace(self, ends=Ends(jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)))
+
+    def fit(
+        self, z: Float[np.ndarray, "n d"], coupled: Bool[np.ndarray, " d"] | None = None, *, robust: bool = True
+    ) -> "JointAffine":
+        """Returns the baseline with mean and covariance of the coupled elements (of all, for None) of scaled rows.
+
+        `robust` ones are those of the bulk of the rows.
+        """
+        y, d = self.straight(z), z.shape[1]
         order = np.arange(d) if self.order is None else np.array(self.order)
         places = order if coupled is None else order[coupled[order]]
         rows = np.flatnonzero(np.isin(order, places))  # of the root
         mean, root = np.zeros(d), np.eye(d)
-        mean[places], root[np.ix_(rows, rows)] = _moments(z[:, places])
-        return JointAffine(jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32), self.order)
+        mean[places], root[np.ix_(rows, rows)] = (_bulk if robust else _moments)(y[:, places])
+        if self.order is not None:
+            given = d - len(self.root)
+            coefficients = np.linalg.solve(root[:given, :given].T, root[given:, :given].T).T
+            root = np.concatenate([coefficients, root[given:, given:]], axis=1)
+        return dataclasses.replace(self, mean=jnp.asarray(mean, jnp.float32), root=jnp.asarray(root, jnp.float32))
 
-    def at(self, z: Tokens, given: Bool[Array, " d"], latent: Bool[Array, " d"]) -> Residual:
-        """Returns the map for a question, from the masks of its tokens and the given ones of `z`."""
-        if self.order is None:
-            order = jnp.argsort(jnp.where(given, 0, jnp.where(latent, 1, 2)), stable=True)
-            t = jnp.linalg.qr(self.root[order].T, mode="r").T
-            t = t * jnp.where(jnp.diagonal(t) < 0, -1.0, 1.0)  # positive slopes, on every machine
-        else:
-            order, t = jnp.array(self.order), self.root
-        back, eye = jnp.argsort(order), jnp.eye(len(order), dtype=self.root.dtype)
-        offset = jnp.where(given, z - self.mean, 0.0)[order]
-        w = solve_triangular(jnp.where(given[order][:, None], t, eye), offset, lower=True)
-        center = jnp.where(latent, self.mean + (t @ w)[back], jnp.where(given, z, 0.0))
-        both = latent[order][:, None] & latent[order]
-        return Residual(center, jnp.where(both, t, eye)[back][:, back])
+    def straight(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        """Returns scaled rows without their bends."""
+        return np.asarray(self.ends.unbend(jnp.asarray(z)), np.float64)
+
+    def at(self, z: Tokens, given: Bool[Array, " d"], latent: Bool[Array, " d"]) -> tuple[Array, Residual]:
+        """Returns the map for a question, and the numbers of the tokens that it maps.
+
+        From the masks of the question's tokens and the given ones of `z`.
+        """
+        offset = jnp.where(given, self.ends.unbend(z) - self.mean, 0.0)
+        if self.order is not None:
+            k = len(self.root)
+            inputs, index = np.array(self.order[:-k], int), np.array(self.order[-k:])
+            center = self.mean[index] + self.root[:, :-k] @ offset[inputs]
+            return index, Residual(latent[index], center, self.root[:, -k:], self.ends.at(index))
+        order = jnp.argsort(jnp.where(given, 0, jnp.where(latent, 1, 2)), stable=True)
+        given, latent, eye = given[order], latent[order], jnp.eye(len(order), dtype=self.root.dtype)
+        t = jnp.linalg.qr(self.root[order].T, mode="r").T
+        t = t * jnp.where(jnp.diagonal(t) < 0, -1.0, 1.0)  # positive slopes, on every machine
+        w = solve_triangular(jnp.where(given[:, None], t, eye), offset[order], lower=True)
+        center = self.mean[order] + jnp.where(latent, t @ w, 0.0)
+        root = jnp.where(latent[:, None] & latent, t, eye)
+        return order, Residual(latent, center, root, self.ends.at(order))
 
 
 def chosen(
@@ -108,8 +204,8 @@ def chosen(
     train: Float[np.ndarray, "n d"],
     held_out: Float[np.ndarray, "m d"],
     latent: Bool[np.ndarray, " d"],
-) -> JointAffine | None:
-    """Returns the fit of a baseline that rows prefer; None if it is that of no element.
+) -> tuple[JointAffine | None, bool]:
+    """Returns the fit of a baseline that rows prefer, None if it is that of no element; and whether they look normal.
 
     Args:
         baseline: the baseline before it is fitted.
@@ -119,29 +215,51 @@ def chosen(
     """
     n, d = train.shape
     if n < MIN_ROWS_PER_ELEMENT * d:
-        return None
-    mean, root = _moments(train)
-    if _normal(train, latent):
-        return baseline.fit(train)
+        return None, False
+    y, rows = baseline.straight(train), baseline.straight(held_out if len(held_out) else train)
+    if _normal(y, latent):
+        return baseline.fit(train, robust=False), True
+    mean, root = _bulk(y[:: max(1, n // max(BULK_ROWS, 20 * d))])
     precision = np.linalg.inv(root @ root.T)
-    rows = held_out if len(held_out) else train
     residual = (rows - mean) @ precision / np.diag(precision)
-    share = np.sqrt(np.mean(residual**2, axis=0) / np.maximum(rows.var(axis=0), MIN_RESIDUAL_VARIANCE))
-    narrow = latent & (share < NARROW_SHARE)
+    width, residual_width = (np.quantile(np.abs(v), 0.9, axis=0) for v in (rows - np.median(rows, axis=0), residual))
+    narrow = latent & (residual_width < NARROW_SHARE * width)  # never where most rows are alike
     if not narrow.any():
-        return None
+        return None, False
     partial = np.abs(precision) / np.sqrt(np.outer(np.diag(precision), np.diag(precision)))
     tied = (partial > max(PARTIAL_CORRELATION, 4.0 / np.sqrt(n)))[narrow].any(axis=0)
-    return baseline.fit(train, narrow | tied)
+    return baseline.fit(train, narrow | tied), False
 
 
-def _moments(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _moments(z: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of rows and the lower triangular root of their covariance, without squaring anything."""
     z = np.asarray(z, np.float64)
-    mean, d = z.mean(axis=0), z.shape[1]
-    rows = np.concatenate([(z - mean) / np.sqrt(len(z)), np.sqrt(MIN_RESIDUAL_VARIANCE) * np.eye(d)])
-    root = np.linalg.qr(rows, mode="r").T
-    return mean, root * np.where(np.diag(root) < 0, -1.0, 1.0)
+    weights = np.ones(len(z)) if weights is None else weights
+    mean = np.average(z, axis=0, weights=weights)
+    rows = (z - mean) * np.sqrt(weights / len(z))[:, None]
+    return mean, _lower(np.concatenate([rows.T, np.sqrt(MIN_RESIDUAL_VARIANCE) * np.eye(z.shape[1])], axis=1))
+
+
+def _bulk(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and root of the bulk of rows: by weights of a t law, then by the width along each principal axis.
+
+    Near the end of a support, rows leave a line that is straight elsewhere; they must not widen it.
+    """
+    z = np.asarray(z, np.float64)
+    mean, root = _moments(z)
+    for _ in range(BULK_STEPS):
+        distance = np.sum(np.linalg.solve(root, (z - mean).T) ** 2, axis=0)
+        mean, root = _moments(z, (T_DEGREES + z.shape[1]) / (T_DEGREES + distance))
+    axes, widths, _ = np.linalg.svd(root)
+    along = (z - mean) @ axes / widths
+    middle = np.median(np.abs(along - np.median(along, axis=0)), axis=0) / NORMAL_MAD
+    return mean, _lower(axes * widths * np.maximum(np.minimum(middle, along.std(axis=0)), np.finfo(np.float32).eps))
+
+
+def _lower(root: np.ndarray) -> np.ndarray:
+    """Returns the lower triangular root, with a positive diagonal, of the covariance that has a root `(d, k)`."""
+    lower = np.asarray(np.linalg.qr(root.T, mode="r")).T
+    return lower * np.where(np.diag(lower) < 0, -1.0, 1.0)
 
 
 def _normal(z: np.ndarray, latent: np.ndarray) -> bool:
