@@ -197,8 +197,6 @@ def test_a_likelihood_has_one_too(sims):
 
 
 def test_what_is_refused(model, sims):
-    with pytest.raises(rd.QueryError, match="one question about all elements"):
-        rd.joint(sims.layout, framed=True)
     with pytest.raises(rd.QueryError, match="conditional_affine=True mixes"):
         model.sample(3, given={"x": X, "theta": rd.Interval([0.0, 0.0], [1.0, 1.0])}, key=0)
     with pytest.raises(rd.DataError, match="all variables of its layout together"):

@@ -9,8 +9,9 @@ import numpy as np
 from retrodict._errors import DataError, QueryError
 from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._types import Key, as_key
-from retrodict.models._flow import FlowModel, built
+from retrodict.models._flow import FlowModel
 from retrodict.models._manifest import blank_baseline
+from retrodict.models._networks import built
 from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, ResMLP, Simformer
 from retrodict.paths import Path, flow_matching
@@ -52,22 +53,20 @@ def joint(
         layout: the variables, as `sims.layout` or `problem.layout` tells them.
         net: the network; by default a residual MLP, or a Simformer where there are functions.
         path: the path between noise and data; by default flow matching.
-        roles: the law of roles in training; by default `rd.roles.random_roles()`. A law of one question meets functions
-            at fewer points, too, in half of the rows.
+        roles: the law of roles in training; by default `rd.roles.random_roles()`. A law of one question meets
+            functions at fewer points, too, in half of the rows.
         dependencies: the edges between variables, and what is interchangeable: who attends to whom in transformers, and
             parts that are shuffled in training.
         balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4).
-        conditional_affine: learn what a linear regression on what is given leaves, for answers that are much narrower
-            than the prior and for data that are nearly linear and Gaussian. By default `fit` chooses by the rows, see
-            `transforms.joint_affine`; embeddings and functions have no regression. With True all elements have it in
-            models of any question; those of one question, such as that of `posterior`, have the map of
-            `transforms.affine`, which folds heavy tails and takes no constraints.
+        conditional_affine: learn what a linear regression on what is given leaves, for narrow answers and for data that
+            are nearly linear and Gaussian. By default `fit` chooses by the rows, see `transforms.joint_affine`. True for
+            one question, such as that of `posterior`, is the map of `transforms.affine`, which takes no constraints.
         framed: the name of `conditional_affine` in earlier versions.
         key: seed of the first weights.
 
     Raises:
         DataError: `layout` is no layout, or net or dependencies do not fit it.
-        QueryError: the network cannot be trained under this law of roles, or has no regression.
+        QueryError: the network cannot be trained under this law of roles, or has embeddings or functions to regress.
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
@@ -78,8 +77,7 @@ def joint(
         inner = layout.without(layout.places)
         always = (law.fixed(inner)[inner.tokens_of(inner.functions)] != VARIES).all()
         law = Known(Thinned(law) if always else law, tuple(layout.places))
-    if dependencies is not None:
-        # says what is wrong with them, whether or not the network looks at edges
+    if dependencies is not None:  # says what is wrong with them, whether or not the network looks at edges
         dependencies.adjacency(layout.without(layout.places))
     ensure_cache()
     wanted = framed if conditional_affine is None else conditional_affine

@@ -15,7 +15,6 @@ under four laws of roles.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -35,6 +34,7 @@ from retrodict.models._flow_protocol import Ready
 from retrodict.models._guided import Guided, ask_guided, sample_guided
 from retrodict.models._manifest import flow_parts_from_json, path_to_json
 from retrodict.models._model import AbstractModel
+from retrodict.models._networks import built, structure_of
 from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, AbstractNet
 from retrodict.paths import Denoised, Flow, Path
@@ -359,9 +359,8 @@ class FlowModel(AbstractModel):
         """Returns the same model for other numbers of points of its functions, as `layout` has them."""
         if layout == self.layout:
             return self
-        net = jax.tree.unflatten(
-            _structure(self.architecture, layout, self.law, self.dependencies), jax.tree.leaves(self.net)
-        )
+        structure = structure_of(self.architecture, layout, self.law, self.dependencies)
+        net = jax.tree.unflatten(structure, jax.tree.leaves(self.net))
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
     _resized = seen_at
@@ -395,23 +394,3 @@ class FlowModel(AbstractModel):
         parts = flow_parts_from_json(manifest)
         net = built(parts["architecture"], parts["layout"], parts["law"], parts["dependencies"], as_key(0))
         return cls(**parts, net=net)
-
-
-@functools.lru_cache(maxsize=64)
-def _structure(
-    architecture: AbstractArchitecture, layout: Layout, law: AbstractRoleLaw, dependencies: Dependencies | None
-) -> Any:
-    """Returns the tree structure of the network for a layout, without its numbers."""
-    return jax.tree.structure(eqx.filter_eval_shape(built, architecture, layout, law, dependencies, jr.key(0)))
-
-
-@eqx.filter_jit
-def built(
-    architecture: AbstractArchitecture,
-    layout: Layout,
-    law: AbstractRoleLaw,
-    dependencies: Dependencies | None,
-    key: PRNGKeyArray,
-) -> AbstractNet:
-    """Returns the network for a layout, with its first weights."""
-    return architecture.build(layout, law=law, dependencies=dependencies, key=key)

@@ -35,6 +35,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
+from retrodict._runtime.blocks import in_blocks
 from retrodict._types import Tokens
 from retrodict.transforms import supports
 
@@ -50,6 +51,7 @@ MIN_NORMAL_ROWS = 500  # from which rows may be called normal
 NORMAL_TOLERANCE = 0.4  # of the skewness and half the excess kurtosis of a normal element
 DEPENDENCE_TOLERANCE = 0.25  # of correlations between products of residuals that are independent if z is normal
 MAX_PRODUCTS_ELEMENTS = 32  # of which all products are looked at, and else squares alone
+ROWS_PER_BLOCK = 8192
 MAX_FEATURE_NUMBERS = 10_000_000
 
 
@@ -83,6 +85,11 @@ class Ends(eqx.Module):
         unit = jnp.where(straight, (x - low) / width, 0.5)
         zero = np.zeros(jnp.shape(x)[-1:], np.float32)
         return jnp.where(straight, low + width * transform(unit, zero, zero + 1.0), x)
+
+
+@eqx.filter_jit
+def _unbent(ends: Ends, z: Array) -> Array:
+    return ends.unbend(z)
 
 
 class Residual(eqx.Module):
@@ -176,9 +183,12 @@ class JointAffine(eqx.Module):
 
     def straight(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
         """Returns scaled rows without their bends."""
-        return np.asarray(self.ends.unbend(jnp.asarray(z)), np.float64)
+        rows = np.asarray(z, np.float32)
+        return np.asarray(
+            in_blocks(lambda index, _: _unbent(self.ends, rows[index]), len(z), ROWS_PER_BLOCK), np.float64
+        )
 
-    def at(self, z: Tokens, given: Bool[Array, " d"], latent: Bool[Array, " d"]) -> tuple[Array, Residual]:
+    def at(self, z: Tokens, given: Bool[Array, " d"], latent: Bool[Array, " d"]) -> tuple[Any, Residual]:
         """Returns the map for a question, and the numbers of the tokens that it maps.
 
         From the masks of the question's tokens and the given ones of `z`.
