@@ -136,7 +136,9 @@ def test_a_linear_gaussian_needs_no_training(model):
 
 
 def test_without_a_frame_it_does(sims):
-    plain = rd.fit(rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1)), sims, key=0, steps=1, progress=False)[0]
+    plain = rd.fit(
+        rd.posterior(sims.layout, net=rd.nets.ResMLP(16, 1), framed=False), sims, key=0, steps=1, progress=False
+    )[0]
     assert plain.sample(2000, given={"x": X}, key=1)["theta"].std() > 0.5
 
 
