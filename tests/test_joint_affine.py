@@ -8,6 +8,7 @@ import pytest
 import retrodict as rd
 from retrodict.roles import GIVEN, LATENT
 from retrodict.solvers import DPMSolver, Normalized
+from retrodict.training import _distill as distillation
 from retrodict.training._fit_flow import grouped_loss
 from retrodict.transforms import JointAffine
 from retrodict.transforms.joint_affine import FOLD, chosen
@@ -339,3 +340,24 @@ def test_what_has_no_regression_says_so():
     assert not rd.unconditional(LAYOUT, net=TINY).chooses_baseline
     assert not rd.joint(LAYOUT, net=TINY, conditional_affine=False).chooses_baseline
     assert rd.joint(LAYOUT, net=TINY, conditional_affine=True).baseline is not None
+
+
+@pytest.fixture
+def quick_distillation(monkeypatch):
+    monkeypatch.setattr(distillation, "TRAINING_PAIRS", 2048)
+    monkeypatch.setattr(distillation, "VALIDATION_PAIRS", 512)
+    monkeypatch.setattr(distillation, "c2st", lambda one, other: 0.5)
+
+
+@pytest.mark.usefixtures("quick_distillation")
+def test_distilled_models_keep_it(model, law, rows):
+    """Hardly trained: the sampler starts from the baseline, and the density learns scaled tokens."""
+    settings = {"steps": 20, "observations": 2, "progress": False, "key": 0}
+    x = {"x": named(rows[3])["x"]}
+    centre, cov = answer([1, 1, 2, 2], rows[3], *law)
+    sampler, _ = rd.distill(model, named(rows), given=["x"], net=TINY, evaluations=4, draws=50, **settings)
+    off = sampler.sample(4000, given=x, key=1)["theta"].mean(axis=0) - centre
+    np.testing.assert_allclose(off, 0.0, atol=0.15 * np.sqrt(cov.diagonal().max()))
+    density, _ = rd.distill_density(model, named(rows), given=["x"], width=8, depth=1, components=1, **settings)
+    value = density.log_prob({"theta": centre[None]}, given=x)[0]
+    assert value == pytest.approx(-0.5 * np.linalg.slogdet(2 * np.pi * cov)[1], abs=0.3)
