@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from retrodict._errors import DataError, QueryError
 from retrodict._runtime.compile_cache import ensure_cache
 from retrodict._runtime.precision import in_single_precision
 from retrodict._types import Key, as_key
-from retrodict.models._flow import FlowModel, built
+from retrodict.models._flow import FlowModel
+from retrodict.models._manifest import blank_baseline
+from retrodict.models._networks import built
 from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, ResMLP, Simformer
 from retrodict.paths import Path, flow_matching
@@ -28,6 +31,7 @@ from retrodict.roles import (
     random_roles,
 )
 from retrodict.transforms.affine import ConditionalAffine
+from retrodict.transforms.joint_affine import JointAffine
 from retrodict.transforms.scaling import Scaling
 from retrodict.variables import Layout
 
@@ -41,8 +45,8 @@ def joint(
     roles: AbstractRoleLaw | None = None,
     dependencies: Dependencies | None = None,
     balanced: bool = False,
-    conditional_affine: bool = False,
-    framed: bool = False,
+    conditional_affine: bool | None = None,
+    framed: bool | None = None,
     key: Key = 0,
 ) -> FlowModel:
     """Returns a model of the joint distribution that answers every question, untrained.
@@ -51,20 +55,20 @@ def joint(
         layout: the variables, as `sims.layout` or `problem.layout` tells them.
         net: the network; by default a residual MLP, or a Simformer where there are functions.
         path: the path between noise and data; by default flow matching.
-        roles: the law of roles in training; by default `rd.roles.random_roles()`. A law of one question meets functions
-            at fewer points, too, in half of the rows.
+        roles: the law of roles in training; by default `rd.roles.random_roles()`. A law of one question meets
+            functions at fewer points, too, in half of the rows.
         dependencies: the edges between variables, and what is interchangeable: who attends to whom in transformers, and
             parts that are shuffled in training.
         balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4).
-        conditional_affine: learn in coordinates that follow a line in what is given, see `transforms.affine`; for a law
-            of roles with one question, such as that of `posterior`, whose answer is much narrower than the prior. Such
-            a model takes no constraints.
+        conditional_affine: learn what a linear regression on what is given leaves, for narrow answers and for data that
+            are nearly linear and Gaussian. By default `fit` chooses by the rows, see `transforms.joint_affine`. For one
+            question, such as that of `posterior`, True is the map of `transforms.affine`, which takes no constraints.
         framed: the name of `conditional_affine` in earlier versions.
         key: seed of the first weights.
 
     Raises:
         DataError: `layout` is no layout, or net or dependencies do not fit it.
-        QueryError: the network cannot be trained under this law of roles, or it has no single question.
+        QueryError: the network cannot be trained under this law of roles, or has embeddings or functions to regress.
     """
     if not isinstance(layout, Layout):
         raise DataError(f"a model is made for a layout, such as `sims.layout`, got {type(layout).__name__}")
@@ -75,13 +79,11 @@ def joint(
         inner = layout.without(layout.places)
         always = (law.fixed(inner)[inner.tokens_of(inner.functions)] != VARIES).all()
         law = Known(Thinned(law) if always else law, tuple(layout.places))
-    if dependencies is not None:
-        # says what is wrong with them, whether or not the network looks at edges
+    if dependencies is not None:  # says what is wrong with them, whether or not the network looks at edges
         dependencies.adjacency(layout.without(layout.places))
     ensure_cache()
-    scaling = Scaling.identity(layout)
-    if conditional_affine or framed:
-        scaling = dataclasses.replace(scaling, affine=_affine(layout, architecture, law))
+    wanted = framed if conditional_affine is None else conditional_affine
+    regression = _Regression.of(layout, architecture, law, wanted=wanted)
     return FlowModel(
         layout=layout,
         architecture=architecture,
@@ -90,24 +92,43 @@ def joint(
         balanced=balanced,
         dependencies=dependencies,
         path=path or flow_matching(),
-        scaling=scaling,
+        scaling=dataclasses.replace(Scaling.identity(layout), affine=regression.of_one_question),
         net=built(architecture, layout, law, dependencies, as_key(key)),
+        baseline=regression.of_any,
+        chooses_baseline=regression.open,
     )
 
 
-def _affine(layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw) -> ConditionalAffine:
-    roles = law.fixed(layout)
-    if architecture.embedded or layout.functions or not np.isin(roles, (LATENT, GIVEN)).all():
-        raise QueryError(
-            "conditional_affine=True (framed) needs one question about all elements, and neither embeddings nor "
-            "functions; use `rd.posterior` or `rd.likelihood`, or leave it out"
-        )
-    return ConditionalAffine.identity(roles == LATENT)
+class _Regression(NamedTuple):
+    """The affine baseline of a new model, as `conditional_affine` wants it."""
+
+    of_one_question: ConditionalAffine | None = None
+    of_any: JointAffine | None = None
+    open: bool = False
+
+    @classmethod
+    def of(
+        cls, layout: Layout, architecture: AbstractArchitecture, law: AbstractRoleLaw, *, wanted: bool | None
+    ) -> "_Regression":
+        possible = not architecture.embedded and not layout.functions
+        if wanted is None:
+            return cls(open=possible)
+        if not wanted:
+            return cls()
+        if not possible:
+            raise QueryError(
+                "conditional_affine=True (framed) regresses single elements on each other, and a model with embeddings "
+                "or functions has others; leave it out"
+            )
+        roles = law.fixed(layout)
+        if np.isin(roles, (LATENT, GIVEN)).all() and (roles == LATENT).any() and (roles == GIVEN).any():
+            return cls(of_one_question=ConditionalAffine.identity(roles == LATENT))
+        return cls(of_any=blank_baseline(layout, law))
 
 
 posterior = partial(joint, roles=Posterior())
 posterior.__doc__ = "Returns a model of the parameters given all data; `joint` with one role assignment."
 likelihood = partial(joint, roles=Likelihood())
 likelihood.__doc__ = "Returns a model of the data given all parameters (an emulator); `joint` with one role assignment."
-unconditional = partial(joint, roles=Unconditional())
+unconditional = partial(joint, roles=Unconditional(), conditional_affine=False)  # so that `repaint` can hold elements
 unconditional.__doc__ = "Returns a model of parameters and data together; `joint` with nothing given."

@@ -8,14 +8,15 @@ With z the scaled tokens of one row, roles drawn from a law, t a time and x0 noi
     sampling    start from noise at the latent tokens, hold the given ones, follow the velocity from t = 0 to 1
     density     the same flow backwards, with its divergence
 
+With a `baseline` the flow leads from noise to the standardized residual of z at latent tokens (`joint_affine`).
+
 (OneFlowSBI, arXiv 2601.22951, section 2.1.) Posterior, likelihood, joint and unconditional models are this one class
 under four laws of roles.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -30,9 +31,11 @@ from retrodict._types import Key, Roles, Scalar, Tokens, as_key
 from retrodict.constraints import AbstractConstraint
 from retrodict.densities import AbstractTrace, Exact, HutchPlusPlus
 from retrodict.models import _flow_answers
+from retrodict.models._flow_protocol import Ready
 from retrodict.models._guided import Guided, ask_guided, sample_guided
 from retrodict.models._manifest import flow_parts_from_json, path_to_json
 from retrodict.models._model import AbstractModel
+from retrodict.models._networks import built, structure_of
 from retrodict.models._record import Record
 from retrodict.nets import AbstractArchitecture, AbstractNet
 from retrodict.paths import Denoised, Flow, Path
@@ -40,21 +43,13 @@ from retrodict.problem.dependencies import Dependencies
 from retrodict.query import ONE_OBSERVATION, Query, count, unflatten
 from retrodict.roles import ABSENT, GIVEN, LATENT, AbstractRoleLaw, Unconditional
 from retrodict.solvers import AbstractSolver
-from retrodict.transforms import Scaling
+from retrodict.transforms import JointAffine, Scaling
 from retrodict.variables import Layout, places_of
 
 
 MIN_WEIGHT = 1e-6  # of a row whose latent elements have no points
 TIMES_PER_ROW = 8  # times and noises of one training row whose data are embedded
 LAW_DRAWS = 64  # of roles, to see what a model was trained to predict
-
-
-class Ready(NamedTuple):
-    """Scaled tokens `z` and `roles` of what can be asked, and what the network computed from them once."""
-
-    z: Tokens
-    roles: Roles
-    prepared: Any
 
 
 class FlowModel(AbstractModel):
@@ -69,6 +64,8 @@ class FlowModel(AbstractModel):
     path: Path
     scaling: Scaling
     net: AbstractNet
+    baseline: JointAffine | None = None
+    chooses_baseline: bool = eqx.field(static=True, default=False)  # when its scaling is fitted
     kind: ClassVar[str] = "flow"
 
     @property
@@ -86,7 +83,7 @@ class FlowModel(AbstractModel):
     @property
     def description(self) -> dict[str, str]:
         law = getattr(self.law, "law", self.law)
-        affine = {"affine baseline": "yes"} if self.scaling.affine is not None else {}
+        affine = {"affine baseline": "yes"} if self.scaling.affine is not None or self.baseline is not None else {}
         return {
             "kind": type(self).__name__,
             "network": str(self.architecture),
@@ -107,7 +104,10 @@ class FlowModel(AbstractModel):
     def ready(self, z: Tokens, roles: Roles) -> Ready:
         """Prepares scaled tokens and roles `(d,)`: the network computes once what stays the same along the flow."""
         prepared = self.net.prepare(jnp.where(roles == GIVEN, z, 0.0), roles)
-        return Ready(z[self.kept], roles[self.kept], prepared)
+        if self.baseline is None:
+            return Ready(z[self.kept], roles[self.kept], prepared)
+        ready = Ready(z, roles, prepared, *self.baseline.at(z, roles == GIVEN, roles == LATENT))
+        return ready._replace(z=ready.unscaled(z))
 
     def predict(self, x: Tokens, ready: Ready, t: Scalar) -> Tokens:
         """Returns the network's prediction for noisy tokens `x` at time `t`, zero where not latent."""
@@ -122,8 +122,8 @@ class FlowModel(AbstractModel):
     def flow(self, z: Tokens, roles: Roles) -> Flow:
         """Returns the flow of latent tokens, the given ones held at `z`; all in the model's coordinates.
 
-        Velocity, score and denoised data and noise are functions `(x, t)` of the tokens of `modeled`, zero where not
-        latent.
+        With a `baseline` those of latent tokens are the residuals of this question, see `to_coordinates`. Velocity,
+        score and denoised data and noise are functions `(x, t)` of the tokens of `modeled`, zero where not latent.
         """
         return self.flow_from(self.ready(z, roles))
 
@@ -138,10 +138,13 @@ class FlowModel(AbstractModel):
 
         return Flow(self.path, guess)
 
-    def loss(self, z: Tokens, key: PRNGKeyArray, u: Scalar) -> Scalar:
-        """Returns the loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time."""
-        key_roles, key_noise = jr.split(key)
-        roles = self.law.draw(key_roles, self.layout)
+    def loss(self, z: Tokens, key: PRNGKeyArray, u: Scalar, key_roles: PRNGKeyArray | None = None) -> Scalar:
+        """Returns the loss of one row of scaled tokens; `u`, uniform on (0, 1), sets the time.
+
+        Rows with equal `key_roles` have equal roles.
+        """
+        key_row_roles, key_noise = jr.split(key)
+        roles = self.law.draw(key_row_roles if key_roles is None else key_roles, self.layout)
         if self.dependencies is not None and self.dependencies.exchangeable:
             order, affine = self.dependencies.shuffle(self.layout)(jr.fold_in(key, 2)), self.scaling.affine
             z = z[order] if affine is None else affine.forward(affine.inverse(z)[order])  # it follows what is given
@@ -191,6 +194,8 @@ class FlowModel(AbstractModel):
             return str(error)
         if query.guided and self.scaling.affine is not None:
             return "constraints act on single elements, which conditional_affine=True mixes; ask a model without it"
+        if query.strength != 1.0 and not query.correct and self.baseline is not None:
+            return "a strength needs correct=True in a model with an affine baseline; or train one without it"
         return None
 
     def learned_to_predict(self, targets: np.ndarray, inputs: np.ndarray) -> bool:
@@ -288,7 +293,6 @@ class FlowModel(AbstractModel):
 
         return _flow_answers.Gradient(densities.estimates[:, 0], by_name(LATENT, values), by_name(GIVEN, given or {}))
 
-    @in_single_precision
     def velocity(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
@@ -303,7 +307,6 @@ class FlowModel(AbstractModel):
         """
         return self._field("velocity", values, t, given)
 
-    @in_single_precision
     def score(
         self, values: Mapping[str, Any], t: float, *, given: Mapping[str, Any] | None = None
     ) -> dict[str, np.ndarray]:
@@ -314,6 +317,7 @@ class FlowModel(AbstractModel):
         """
         return self._field("score", values, t, given)
 
+    @in_single_precision
     def _field(
         self, kind: str, values: Mapping[str, Any], t: float, given: Mapping[str, Any] | None
     ) -> dict[str, np.ndarray]:
@@ -321,19 +325,29 @@ class FlowModel(AbstractModel):
         query, rows, _ = self._parse_values(values, given)
         return unflatten(self.modeled, _flow_answers.field(self, kind, query, rows, t), values)
 
-    @in_single_precision
-    def to_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def to_coordinates(
+        self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
         """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
-        A model with an affine baseline follows what is given, so that it needs values of all variables; else there is
-        a QueryError.
+        With a `baseline`, and `given`, in those of `velocity`, `score` and `flow`: the residuals of `values` given
+        `given`. A model of one question with conditional_affine=True needs values of all variables in `values`; else
+        there is a QueryError.
         """
-        return _flow_answers.in_coordinates(self, values, self.scaling.forward)
+        return self._converted(values, given, self.scaling.forward, _flow_answers.to_residuals)
+
+    def from_coordinates(
+        self, values: Mapping[str, Any], *, given: Mapping[str, Any] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Returns the inverse of `to_coordinates`; `given` is in the user's units."""
+        return self._converted(values, given, self.scaling.inverse, _flow_answers.from_residuals)
 
     @in_single_precision
-    def from_coordinates(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Returns the inverse of `to_coordinates`."""
-        return _flow_answers.in_coordinates(self, values, self.scaling.inverse)
+    def _converted(self, values: Any, given: Any, plain: Callable[..., Any], residual: Callable[..., Any]) -> Any:
+        if self.baseline is None or given is None:
+            return _flow_answers.in_coordinates(self, values, plain)
+        query, rows, _ = self._parse_values(values, given)
+        return unflatten(self.layout, residual(self, query, rows), values)
 
     def _density_function(self, query: Query) -> Callable[[Array], Array]:
         return _flow_answers.density_function(self._resized(query.layout), query)
@@ -351,9 +365,8 @@ class FlowModel(AbstractModel):
         """Returns the same model for other numbers of points of its functions, as `layout` has them."""
         if layout == self.layout:
             return self
-        net = jax.tree.unflatten(
-            _structure(self.architecture, layout, self.law, self.dependencies), jax.tree.leaves(self.net)
-        )
+        structure = structure_of(self.architecture, layout, self.law, self.dependencies)
+        net = jax.tree.unflatten(structure, jax.tree.leaves(self.net))
         return dataclasses.replace(self, layout=layout, scaling=self.scaling.resized(layout), net=net)
 
     _resized = seen_at
@@ -365,7 +378,7 @@ class FlowModel(AbstractModel):
 
     def without_training_state(self) -> "FlowModel":
         """Returns the model without what only training knows, so that equal models share compiled code."""
-        return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False)
+        return dataclasses.replace(self, record=Record(), law=Unconditional(), balanced=False, chooses_baseline=False)
 
     core = without_training_state  # the name of earlier versions
 
@@ -377,6 +390,7 @@ class FlowModel(AbstractModel):
             "roles": self.law.to_json(),
             "balanced": self.balanced,
             "framed": self.scaling.affine is not None,
+            "baseline": "to be chosen" if self.chooses_baseline else self.baseline is not None,
             "dependencies": None if self.dependencies is None else self.dependencies.to_json(),
             "record": self.calibration.to_json(),
         }
@@ -386,23 +400,3 @@ class FlowModel(AbstractModel):
         parts = flow_parts_from_json(manifest)
         net = built(parts["architecture"], parts["layout"], parts["law"], parts["dependencies"], as_key(0))
         return cls(**parts, net=net)
-
-
-@functools.lru_cache(maxsize=64)
-def _structure(
-    architecture: AbstractArchitecture, layout: Layout, law: AbstractRoleLaw, dependencies: Dependencies | None
-) -> Any:
-    """Returns the tree structure of the network for a layout, without its numbers."""
-    return jax.tree.structure(eqx.filter_eval_shape(built, architecture, layout, law, dependencies, jr.key(0)))
-
-
-@eqx.filter_jit
-def built(
-    architecture: AbstractArchitecture,
-    layout: Layout,
-    law: AbstractRoleLaw,
-    dependencies: Dependencies | None,
-    key: PRNGKeyArray,
-) -> AbstractNet:
-    """Returns the network for a layout, with its first weights."""
-    return architecture.build(layout, law=law, dependencies=dependencies, key=key)

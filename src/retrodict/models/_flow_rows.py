@@ -18,7 +18,7 @@ from retrodict._types import Roles, Scalar, Tokens
 from retrodict.densities import AbstractTrace, pull_back
 from retrodict.guidance import carried
 from retrodict.models._flow_protocol import FlowLike
-from retrodict.roles import ABSENT, GIVEN, LATENT
+from retrodict.roles import ABSENT, LATENT
 from retrodict.solvers import AbstractSolver
 
 
@@ -46,7 +46,7 @@ def solve_rows(
     """Returns `n` draws in the model's coordinates; row i answers question `which[i]` (the only one, for None)."""
 
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> Tokens:
-        return _with_given(ready, solver(model.flow_from(ready), noise, *model.path.span, key=key))
+        return ready.scaled(solver(model.flow_from(ready), noise, *model.path.span, key=key))
 
     return _solved(model, one, z, roles, n, which, key, rows_in_cache(model.modeled.size))
 
@@ -68,15 +68,11 @@ def carried_rows(
     def one(ready: Any, noise: Tokens, key: PRNGKeyArray) -> tuple[Tokens, Scalar]:
         del key
         x, log_prob = carried(model.flow_from(ready), solver, noise, directions)
-        x = _with_given(ready, x)
-        return x, log_prob - jnp.sum(jnp.where(ready.roles == LATENT, scaling.log_slope(x), 0.0))
+        z = ready.scaled(x)
+        slope = scaling.log_slope(z) + ready.log_slope(x)
+        return z, log_prob - jnp.sum(jnp.where(ready.roles == LATENT, slope, 0.0))
 
     return _solved(model, one, z, roles, n, which, key, DERIVATIVE_ROWS)
-
-
-def _with_given(ready: Any, x: Tokens) -> Tokens:
-    """Returns latent tokens from `x` beside those that are given."""
-    return jnp.where(ready.roles == LATENT, x, jnp.where(ready.roles == GIVEN, ready.z, 0.0))
 
 
 def _solved(
@@ -122,6 +118,19 @@ def ends_of(
     return noise, jax.lax.map(one, (z, roles, noise), batch_size=rows_in_cache(model.modeled.size))
 
 
+@eqx.filter_jit
+def scaled_rows(
+    model: FlowLike, z: Float[Array, "n d"], roles: Int[Array, "n d"], x: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """Returns the scaled tokens of latent ones `x` in the flow's coordinates, for every row."""
+
+    def one(row: Any) -> Tokens:
+        z, roles, x = row
+        return x if model.baseline is None else model.ready(z, roles).scaled(x)
+
+    return jax.lax.map(one, (z, roles, x), batch_size=rows_in_cache(model.modeled.size))
+
+
 def log_density(
     model: FlowLike,
     solver: AbstractSolver,
@@ -132,9 +141,11 @@ def log_density(
     key: PRNGKeyArray,
 ) -> Float[Array, " m"]:
     """Returns estimates `(m,)` of the log density, in the user's units, of one row of scaled tokens."""
-    ready = model.ready(jnp.where(roles != ABSENT, z, 0.0), roles)
+    z = jnp.where(roles != ABSENT, z, 0.0)
+    ready = model.ready(z, roles)
     noise, gain = pull_back(model.flow_from(ready), ready.z, directions, solver, trace, key)
-    log_probs = model.path.log_begin(noise) - model.scaling.only(model.modeled).log_slope(ready.z)
+    slope = model.scaling.only(model.modeled).log_slope(z[model.kept]) + ready.log_slope(ready.z)
+    log_probs = model.path.log_begin(noise) - slope
     return jnp.sum(jnp.where(ready.roles == LATENT, log_probs, 0.0)) + gain
 
 
@@ -143,8 +154,8 @@ def one_draw(model: FlowLike, solver: AbstractSolver, z: Tokens, roles: Roles, k
     ready, (key_noise, key_way) = model.ready(z, roles), jr.split(key)
     noise = model.path.begin(model.path.noise(key_noise, (model.modeled.size,)))
     noise = jnp.where(ready.roles == LATENT, noise, 0.0)
-    x = _with_given(ready, solver(model.flow_from(ready), noise, *model.path.span, key=key_way))
-    return model.scaling.only(model.modeled).inverse(x)
+    z = ready.scaled(solver(model.flow_from(ready), noise, *model.path.span, key=key_way))
+    return model.scaling.only(model.modeled).inverse(z)
 
 
 class Density(NamedTuple):

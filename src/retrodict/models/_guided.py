@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -172,6 +173,8 @@ def repaint(
     if query.batched or query.guided:
         raise QueryError("repaint is about one observation without intervals; ask a Batch one by one")
     flow = flow.seen_at(query.layout)
+    if flow.baseline is not None:
+        raise QueryError("repaint holds single elements, which an affine baseline mixes; ask this model by `sample`")
     given_tokens = (query.roles == GIVEN) & np.isin(np.arange(flow.layout.size), np.arange(flow.layout.size)[flow.kept])
     roles = np.where(given_tokens, LATENT, query.roles)
     if reason := flow.net.refusal(roles):
@@ -197,6 +200,12 @@ def repaint(
     return query.named(np.where(present, np.where(np.isnan(exact), np.asarray(draws), exact), np.nan)[None])
 
 
+@eqx.filter_jit
+def _in_the_flow(model: FlowLike, z: Array, roles: Array, rows: Array) -> Array:
+    """Returns rows of scaled tokens in the coordinates of the flow."""
+    return jax.vmap(model.ready(z, roles).unscaled)(rows)
+
+
 class _Proposals:
     """Proposals for one query with constraints, in tokens."""
 
@@ -215,7 +224,8 @@ class _Proposals:
         self.strength = None if query.strength == 1.0 else jnp.asarray(query.strength, float)
         core = model.without_training_state()
         pilot = raw_rows(core, PROPOSER, None, None, None, self.z, self.roles, PILOT_DRAWS, key)
-        centered = pilot - jnp.mean(pilot, axis=0)
+        in_flow = pilot if model.baseline is None else _in_the_flow(core, self.z, self.roles, pilot)
+        centered = in_flow - jnp.mean(in_flow, axis=0)
         self.spread = Spread.of(centered.T @ centered / PILOT_DRAWS)
         view = View(self.units, pilot)
         # guides that are exact for Gaussians respond first, intervals last

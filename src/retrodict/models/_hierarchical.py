@@ -368,23 +368,20 @@ def hierarchical(
     keys = jr.split(as_key(key), 5)
     of_site, settings = site or (Simformer(depth=3) if layout.functions else ResMLP(128, 3)), net or PlateTransformer()
     together, k = shared_layout(layout, settings.features), sum(layout[name].size for name in layout.shared)
+    flow_model = partial(joint, path=path, conditional_affine=False)  # its coordinates are set by the sites
     return HierarchicalModel(
         layout=layout,
         method=method,
         counts=(int(counts[0]), int(counts[1])),
         settings=settings,
         record=Record(),
-        site=joint(layout, net=of_site, path=path, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
+        site=flow_model(layout, net=of_site, roles=one_site_roles(composed=method == "composition"), key=keys[0]),
         own=site_parameter_model(layout, path, key=keys[4]),
         surrogate=surrogate_of(layout, site, path, key=keys[1]),
         reader=_built(settings, layout, k, key=keys[2]),
         line=SiteRegression.blank(layout.only_own, k),
-        shared=joint(
-            together,
-            net=flow or ResMLP(96, 2),
-            path=path,
-            roles=Known(shared_roles(k), (summary_of(layout),)),
-            key=keys[3],
+        shared=flow_model(
+            together, net=flow or ResMLP(96, 2), roles=Known(shared_roles(k), (summary_of(layout),)), key=keys[3]
         ),
     )
 

@@ -18,8 +18,8 @@ from retrodict.models._record import Record
 from retrodict.nets import architecture_from_json
 from retrodict.problem import AbstractPrior, Prior
 from retrodict.problem.dependencies import Dependencies
-from retrodict.roles import LATENT, law_from_json
-from retrodict.transforms import ConditionalAffine, Scaling
+from retrodict.roles import LATENT, VARIES, AbstractRoleLaw, law_from_json
+from retrodict.transforms import ConditionalAffine, JointAffine, Scaling
 from retrodict.variables import Layout
 
 
@@ -71,6 +71,7 @@ def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
     layout, law = Layout.from_json(manifest["layout"]), law_from_json(manifest["roles"])
     structure = manifest.get("dependencies")
     affine = ConditionalAffine.identity(law.fixed(layout) == LATENT) if manifest.get("framed") else None
+    wanted = manifest.get("baseline", False)  # or "to be chosen"
     return {
         "layout": layout,
         "architecture": architecture_from_json(manifest["net"]),
@@ -80,7 +81,15 @@ def flow_parts_from_json(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "dependencies": None if structure is None else Dependencies.from_json(structure),
         "path": path_from_json(manifest["path"]),
         "scaling": dataclasses.replace(Scaling.identity(layout), affine=affine),
+        "baseline": blank_baseline(layout, law) if wanted is True else None,
+        "chooses_baseline": wanted not in (True, False),
     }
+
+
+def blank_baseline(layout: Layout, law: AbstractRoleLaw) -> JointAffine:
+    """Returns the affine baseline of a model under this law of roles, before it is fitted."""
+    fixed = law.fixed(layout)
+    return JointAffine.identity(None if (fixed == VARIES).any() else fixed == LATENT, layout.size)
 
 
 def _refuse_foreign(part: Any, shown: Any) -> None:

@@ -120,7 +120,7 @@ def site_parameter_model(layout: Layout, path: Path | None, *, key: PRNGKeyArray
     # training starts from the baseline
     net = eqx.tree_at(lambda n: (n.layers[-1].weight, n.layers[-1].bias), net, replace_fn=jnp.zeros_like)
     flow_layout = Layout((Variable(RESIDUAL, (k,)), Variable(KNOWN, (p,), kind="data")))
-    flow = posterior(flow_layout, net=ResMLP(96, 2), path=path, key=key_flow)
+    flow = posterior(flow_layout, net=ResMLP(96, 2), path=path, conditional_affine=False, key=key_flow)
     return SiteParameterModel(layout, jnp.zeros((p + 1, k)), jnp.zeros(k), net, flow)
 
 

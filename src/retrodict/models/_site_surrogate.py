@@ -182,7 +182,7 @@ def surrogate_of(
         return site_mixture_of(layout, sizes, key=key)
     # drawn from millions of times, and only for residuals: smaller than other networks
     net = net or (PointMLP(64, 3) if layout.functions else ResMLP(64, 2))
-    model = likelihood(_residual_layout(layout), net=net, path=path, key=key)
+    model = likelihood(_residual_layout(layout), net=net, path=path, conditional_affine=False, key=key)
     if net.pointwise:  # it draws point by point, so that their number need not vary in training
         model = dataclasses.replace(model, law=Known(Likelihood(), tuple(layout.places)))
     return Surrogate(model, jnp.zeros((1 + parameters, layout.size)))

@@ -50,6 +50,7 @@ from retrodict.solvers._stochastic import SEA as SEA
 from retrodict.solvers._stochastic import EulerMaruyama as EulerMaruyama
 from retrodict.solvers._stochastic import ShARK as ShARK
 from retrodict.solvers._stochastic import StochasticHeun as StochasticHeun
+from retrodict.solvers._straightened import Normalized as Normalized
 from retrodict.solvers._straightened import Straightened as Straightened
 from retrodict.solvers._straightened import stripped as stripped
 

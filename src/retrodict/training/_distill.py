@@ -26,7 +26,6 @@ from retrodict._types import Key, Scalar, as_key
 from retrodict.diagnostics import c2st
 from retrodict.evaluation import given_in_rows, held_out_tokens
 from retrodict.models import (
-    SAMPLER,
     ConditionalRows,
     DistilledDensity,
     DistilledSampler,
@@ -39,8 +38,8 @@ from retrodict.models import (
     model_for,
 )
 from retrodict.models._auto_solver import followed
-from retrodict.models._flow_answers import widened
-from retrodict.models._flow_rows import ends_of
+from retrodict.models._flow_answers import default_sampler, widened
+from retrodict.models._flow_rows import ends_of, scaled_rows
 from retrodict.nets import AbstractArchitecture, ResMLP
 from retrodict.query import Batch, unflatten
 from retrodict.roles import GIVEN, LATENT
@@ -120,7 +119,7 @@ def distill(
     if evaluations < 1:
         raise QueryError(f"a distilled sampler needs at least one evaluation, got {evaluations}")
     keys = jr.split(as_key(key), 7)
-    task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
+    task = _DistillationTask.of(model, sims, given, of, solver, observations)
     start = dataclasses.replace(model.with_net(net or ResMLP(128, 3), key=keys[0]), record=Record())
     sampler = DistilledSampler(start, task.family, evaluations, Proof((), bar), Record(familiar=model.reference))
     loss = DistillationLoss(DistillationLoss.form_of(start.without_training_state()), sampler.solver)
@@ -166,12 +165,12 @@ def distill_density(
     Other arguments and errors are those of `distill`.
     """
     keys = jr.split(as_key(key), 6)
-    task = _DistillationTask.of(model, sims, given, of, solver or SAMPLER, observations)
+    task = _DistillationTask.of(model, sims, given, of, solver, observations)
     latent, observed = task.family.where(LATENT), task.family.where(GIVEN)
 
     def mixture_rows(pairs: Any) -> ConditionalRows:
-        z, _, _, ends = pairs
-        y = jnp.asarray(ends)[:, latent[model.kept]]
+        z, roles, _, ends = pairs
+        y = scaled_rows(model.without_training_state(), z, roles, jnp.asarray(ends))[:, latent[model.kept]]
         return ConditionalRows(z[:, observed], jnp.zeros(len(z), jnp.int32), y, y, y)
 
     rows, validation = (mixture_rows(task.pairs(*arguments)) for arguments in task.parts(keys[:2]))
@@ -216,13 +215,14 @@ class _DistillationTask(NamedTuple):
         sims: Mapping[str, Any],
         given: Iterable[str] | Mapping[str, Any],
         of: Iterable[str] | None,
-        solver: AbstractSolver,
+        solver: AbstractSolver | None,
         observations: int,
     ) -> "_DistillationTask":
         """Returns the task, or raises the errors of `distill`."""
         model = model_for("distill", model).as_flow("distill")
         if model.layout.functions or model.embedded:
             raise QueryError("only models without functions or embeddings can be distilled")
+        solver = solver or default_sampler(model)
         if reason := solver.refusal(model.path):
             raise QueryError(reason)
         tokens = held_out_tokens(model, sims)

@@ -128,9 +128,12 @@ class Scaling(eqx.Module):
         slope = self._elementwise_log_slope(self._without_affine(z))
         return slope if self.affine is None else slope + self.affine.log_slope(z)
 
-    def density_point(self, x: ArrayLike) -> supports.DensityPoint:
-        """Returns where to evaluate the density of tokens, and what to add to the log of each, see `supports`."""
-        near = supports.NEAR_END if self.affine is None else supports.NEAR_END * self.affine.shares
+    def density_point(self, x: ArrayLike, shares: ArrayLike = 1.0) -> supports.DensityPoint:
+        """Returns where to evaluate the density of tokens, and what to add to the log of each, see `supports`.
+
+        `shares` of the widths of elements are left by what is given, by which the region at an end is narrower, too.
+        """
+        near = supports.NEAR_END * np.asarray(shares) * (1.0 if self.affine is None else self.affine.shares)
         return supports.density_point(x, *self.layout.ends, self.powers, near)
 
     def gradient(self, z: Float[np.ndarray, "n d"], slope: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
