@@ -246,8 +246,7 @@ class FlowModel(AbstractModel):
         *,
         slopes: bool = False,
     ) -> _flow_answers.Densities:
-        model = self._resized(query.layout)
-        return _flow_answers.density(model, query, rows, solver, trace, key, slopes=slopes)
+        return _flow_answers.density(self._resized(query.layout), query, rows, solver, trace, key, slopes=slopes)
 
     @in_single_precision
     def estimate_log_prob(
@@ -330,9 +329,8 @@ class FlowModel(AbstractModel):
     ) -> dict[str, np.ndarray]:
         """Returns values `(n, *shape)` in the model's coordinates: unconstrained and standardized.
 
-        With a `baseline`, and `given`, in those of `velocity`, `score` and `flow`: the residuals of `values` given
-        `given`. A model of one question with conditional_affine=True needs values of all variables in `values`; else
-        there is a QueryError.
+        With a `baseline`, and `given`, in those of `velocity`, `score` and `flow`: the residuals of `values`. A model
+        of one question with conditional_affine=True needs all variables in `values`, else there is a QueryError.
         """
         return self._converted(values, given, self.scaling.forward, _flow_answers.to_residuals)
 
