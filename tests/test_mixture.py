@@ -44,6 +44,17 @@ def test_the_probability_of_an_interval_and_its_slope(ends):
     assert all(np.isfinite(part).all() for part in jax.grad(of)(LAW))
 
 
+@pytest.mark.parametrize("middle", [-30.0, -1.3, 0.5, 12.0])
+@pytest.mark.parametrize("width", [1e-4, 1e-2, 0.03])
+def test_a_narrow_cell_has_its_width_times_the_density(middle, width):
+    """A count of a million has a cell far narrower than its spread."""
+    low, high = np.float32(middle - width / 2), np.float32(middle + width / 2)
+    at = (np.float64(low) + np.float64(high)) / 2
+    density = np.logaddexp.reduce([np.log(share) + part.logpdf(at) for share, part in EXACT])
+    exact = density + np.log(np.float64(high) - np.float64(low))
+    assert float(LAW.log_mass(low, high)) == pytest.approx(exact, abs=0.01)
+
+
 def rows(known, kind, y, half=0.0):
     known, y = jnp.asarray(known, jnp.float32), jnp.asarray(y, jnp.float32)
     return ConditionalRows(known, jnp.asarray(kind, jnp.int32), y, y - half, y + half)

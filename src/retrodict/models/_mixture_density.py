@@ -35,7 +35,8 @@ LOG_SD_RANGE = (-9.0, 3.0)  # in units of the baseline's width
 MAX_STANDARDIZED = 5.0  # an `e` further out adds no information
 MAX_END = 1e4  # stands for an infinite end of an interval, which has no gradient
 TAIL = -6.0  # standard deviations, beyond which probabilities are computed by the asymptotic formula
-MIN_INTERVAL = 1e-4  # in standard deviations
+NARROW = 0.02  # standard deviations, within which the density hardly changes: 6e-4 of it six of them from the mean
+TINY = 1e-30  # keeps a width positive
 SQRT_HALF = 0.5**0.5
 HALF_LOG_TAU = 0.5 * np.log(2.0 * np.pi)
 ROWS_PER_BLOCK = 16_384  # drawn together, always as many: one compiled shape
@@ -73,16 +74,7 @@ class GaussianMixture(NamedTuple):
         """Returns the log probability of an interval, which may be infinite on either side."""
         ends = [jnp.clip(end, -MAX_END, MAX_END) for end in (low, high)]
         a, b = ((end - self.means) * jnp.exp(-self.log_sds) for end in ends)
-        mirrored = a + b > 0  # left of the mean a small probability is not a difference of large ones
-        a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
-        upper = jnp.maximum(b, TAIL)
-        lower = jnp.clip(a, TAIL - 10.0, upper - MIN_INTERVAL)
-        log_central = jnp.log(0.5 * (erfc(-upper * SQRT_HALF) - erfc(-lower * SQRT_HALF)))
-        # far out a Gaussian falls like an exponential (Mills' ratio)
-        b = jnp.minimum(b, TAIL)
-        decay = -b * jnp.clip(b - a, MIN_INTERVAL, 10.0)
-        log_tail = -0.5 * b**2 - HALF_LOG_TAU - jnp.log(-b) + jnp.log(-jnp.expm1(-decay))
-        return jax.nn.logsumexp(self.log_weights + jnp.where(upper > TAIL, log_central, log_tail))
+        return jax.nn.logsumexp(self.log_weights + jnp.where(b - a < NARROW, _log_narrow(a, b), _log_wide(a, b)))
 
     def draw(self, key: PRNGKeyArray) -> Array:
         """Draws one number."""
@@ -100,6 +92,25 @@ class GaussianMixture(NamedTuple):
         """Returns `y` standardized by this mixture's mean and sd, clipped to +-5, without gradient."""
         mean, sd = self.moments()
         return jax.lax.stop_gradient(jnp.clip((y - mean) / sd, -MAX_STANDARDIZED, MAX_STANDARDIZED))
+
+
+def _log_narrow(a: Array, b: Array) -> Array:
+    """Returns the log probability of a standard normal between two ends that are near each other: width by density."""
+    return jnp.log(jnp.maximum(b - a, TINY)) - 0.125 * (a + b) ** 2 - HALF_LOG_TAU
+
+
+def _log_wide(a: Array, b: Array) -> Array:
+    """Returns the log probability of a standard normal between two ends that are not."""
+    mirrored = a + b > 0  # left of the mean a small probability is not a difference of large ones
+    a, b = jnp.where(mirrored, -b, a), jnp.where(mirrored, -a, b)
+    upper = jnp.maximum(b, TAIL)
+    lower = jnp.clip(a, TAIL - 10.0, upper - NARROW)
+    log_central = jnp.log(0.5 * (erfc(-upper * SQRT_HALF) - erfc(-lower * SQRT_HALF)))
+    # far out a Gaussian falls like an exponential (Mills' ratio)
+    b = jnp.minimum(b, TAIL)
+    decay = -b * jnp.clip(b - a, NARROW, 10.0)
+    log_tail = -0.5 * b**2 - HALF_LOG_TAU - jnp.log(-b) + jnp.log(-jnp.expm1(-decay))
+    return jnp.where(upper > TAIL, log_central, log_tail)
 
 
 class Sizes(NamedTuple):
