@@ -59,8 +59,8 @@ def joint(
             parts that are shuffled in training.
         balanced: weigh every parameter by d_data / d_parameters in the loss (OneFlowSBI, Eq. 4).
         conditional_affine: learn what a linear regression on what is given leaves, for narrow answers and for data that
-            are nearly linear and Gaussian. By default `fit` chooses by the rows, see `transforms.joint_affine`. True for
-            one question, such as that of `posterior`, is the map of `transforms.affine`, which takes no constraints.
+            are nearly linear and Gaussian. By default `fit` chooses by the rows, see `transforms.joint_affine`. True
+            for one question, such as that of `posterior`, is the map of `transforms.affine` without constraints.
         framed: the name of `conditional_affine` in earlier versions.
         key: seed of the first weights.
 
