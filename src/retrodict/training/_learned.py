@@ -106,7 +106,7 @@ def _denoised(model: FlowModel, z: Array, roles: Array) -> Array:
 
     def mean(row: Array) -> Array:
         ready = model.ready(row, roles)
-        return model.flow_from(ready).guess(jnp.zeros(ready.z.shape), start).data
+        return ready.scaled(model.flow_from(ready).guess(jnp.zeros(ready.z.shape), start).data)
 
     return jax.vmap(mean)(z)
 
