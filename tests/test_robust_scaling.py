@@ -155,6 +155,23 @@ def test_plain_variables_have_no_notes(kind):
     assert noted(kind) == ([], {}, {})
 
 
+def test_a_rare_group_far_away_is_noted():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=N) + 1000.0 * (np.arange(N) % 100 == 0))[:, None]
+    (note,) = notes_of.notes(scaled(x), x)
+    assert note.startswith("'x': 1.0% of its values lie apart, near 1e+03")
+
+
+def test_decades_next_to_an_end_are_noted():
+    rng = np.random.default_rng(0)
+    x = 10.0 ** rng.uniform(-6.0, 3.0, N)[:, None]
+    layout = Layout((Variable("x", (), 1e-6, 1e3),))
+    (note,) = notes_of.notes(Scaling.fit(layout, x), x)
+    assert "decades or more next to an end of its support" in note
+    for plain in (rng.uniform(0.0, 1e3, N), 1e3 * rng.beta(0.5, 0.5, N), 1e3 * rng.beta(1.0, 5.0, N)):
+        assert notes_of.notes(Scaling.fit(layout, plain[:, None]), plain[:, None]) == []
+
+
 def test_what_single_precision_cannot_tell_is_counted():
     """Two clusters so far apart that each is one number beside the other."""
     rng = np.random.default_rng(0)

@@ -18,6 +18,9 @@ NOTED_DECADES = 3.0  # of positive numbers; fewer are ordinary
 NOTED_ATOM = 0.5  # the share of rows with one and the same value
 NOTED_MERGED = 0.5  # of distinct values that single precision makes equal to a neighbor
 CROWDED_SHARE, CROWDED_SPAN = 0.05, 0.01  # a typical 5 % of the rows within a hundredth of a standard deviation
+NEAR_AN_END = 0.02  # of an interval
+ISLAND_GAP = 1.0  # standard deviations
+CURE = "hand over which group, and the place in it, as two variables"
 EXAMPLES = 3
 MAX_ROWS = 20_000  # that are looked at
 
@@ -57,7 +60,8 @@ def notes(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> list[str]:
     for variable in scaling.layout.variables:
         block = scaling.layout.slices[variable.name]
         x = np.asarray(rows[:, block], np.float64)
-        texts = _decades(scaling, x, block) + _atoms(x) + _crowds(z[:, block])
+        texts = _decades(scaling, x, block) + _within_ends(scaling, x, block) + _atoms(x)
+        texts += _crowds(z[:, block]) or _islands(x, z[:, block])
         told += [f"'{variable.name}': {text}" for text in texts]
         if variable.name in far:
             told.append(_far_out(variable.name, x, far[variable.name]))
@@ -127,6 +131,43 @@ def _decades(scaling: Scaling, x: Float64[np.ndarray, "n k"], block: slice) -> l
     return [f"{sign} over {decades:.0f} decades, taken by its log{cure}"]
 
 
+def _within_ends(scaling: Scaling, x: Float64[np.ndarray, "n k"], block: slice) -> list[str]:
+    """Returns a note on an interval most of whose rows lie next to an end, over decades."""
+    low, high = (end[block] for end in scaling.layout.ends)
+    between = np.isfinite(low) & np.isfinite(high)
+    if not between.any():
+        return []
+    shares = (x[:, between] - low[between]) / (high[between] - low[between])
+    least, middle = np.nanquantile(np.minimum(shares, 1.0 - shares), [0.01, 0.5], axis=0)
+    decades = np.log10(middle / np.maximum(least, 1e-30))
+    spread = (middle < NEAR_AN_END) & (decades > NOTED_DECADES - 1.0)
+    if not spread.any():
+        return []
+    return [
+        f"its values span {decades[spread].max():.0f} decades or more next to an end of its support, and those nearest "
+        "to it are hardly told apart; take its log for the variable, and write the exponential into the simulator"
+    ]
+
+
+def _islands(x: Float64[np.ndarray, "n k"], z: Float64[np.ndarray, "n k"]) -> list[str]:
+    """Returns a note on a small group of rows far from the others, which is narrow beside its distance from them."""
+    for j in range(z.shape[1]):
+        column = z[np.isfinite(z[:, j]), j]
+        order = np.argsort(column)
+        groups = np.split(order, np.flatnonzero(np.diff(column[order]) > ISLAND_GAP) + 1)
+        for group in groups if len(groups) > 1 else []:
+            values = column[group]
+            if MIN_ROWS <= len(group) < len(column) / 2 and len(np.unique(values)) > len(group) / 2:
+                span = float(np.diff(np.quantile(values, [0.05, 0.95]))[0])
+                if span < CROWDED_SPAN:
+                    share, near = len(group) / len(column), float(np.median(x[np.isfinite(z[:, j]), j][group]))
+                    return [
+                        f"{share:.1%} of its values lie apart, near {near:.3g}, within {span:.1g} of its standard "
+                        f"deviation, and what differs among them is hardly seen; {CURE}"
+                    ]
+    return []
+
+
 def _atoms(x: Float64[np.ndarray, "n k"]) -> list[str]:
     """Returns a note on the value that most rows share, if the others have many values."""
     values, counts = np.unique(x[np.isfinite(x)], return_counts=True)
@@ -149,7 +190,7 @@ def _crowds(z: Float64[np.ndarray, "n k"]) -> list[str]:
         return []
     return [
         f"half of its values lie in crowds, {CROWDED_SHARE:.0%} of the rows within {span:.1g} of its standard "
-        "deviation, and what differs there is hardly seen; hand over which crowd and the place in it as two variables"
+        f"deviation, and what differs there is hardly seen; {CURE}"
     ]
 
 
