@@ -32,8 +32,12 @@ def page(outcomes: Mapping[str, Outcome], before: Mapping[str, Outcome] | None =
     before = before or {}
     verdicts = Counter(outcome.verdict for outcome in outcomes.values())
     summary = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
+    spoken = sum(outcome.verdict == "right" and bool(outcome.said) for outcome in outcomes.values())
     columns = ["case", "problem", *(["before"] if before else []), "off", "ratio", "verdict", "what was said"]
-    text = [HEAD.format(count=len(outcomes)), f"In sum: {summary}.\n"]
+    text = [
+        HEAD.format(count=len(outcomes)),
+        f"In sum: {summary}. Of the right answers {spoken} came with a sentence.\n",
+    ]
     for kind in dict.fromkeys(outcome.kind for outcome in outcomes.values()):
         rows = [_row(o, before) for o in outcomes.values() if o.kind == kind]
         lines = ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
