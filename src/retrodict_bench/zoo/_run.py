@@ -149,7 +149,8 @@ def _trained(case: Case, sims: Any, *, by_defaults: bool) -> Any:
     width, depth, steps = SMALL[case.learn]
     settings: dict[str, Any] = {} if by_defaults else {"steps": case.steps or steps}
     if case.learn == "hierarchical":
-        model: Any = rd.hierarchical(layout, **({} if by_defaults else {"n_sites": (2, max(MAX_SITES, case.sites))}))
+        sites = (1, 200) if by_defaults else (2, max(MAX_SITES, case.sites))
+        model: Any = rd.hierarchical(layout, n_sites=sites)
     else:
         net = None if by_defaults else rd.nets.ResMLP(case.width or width, depth)
         model = (rd.joint if case.learn == "joint" else rd.posterior)(layout, net=net)
