@@ -12,8 +12,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import jax
+
 from retrodict_bench.zoo import CASES, FAILED_VERDICTS, Outcome, run
 from retrodict_bench.zoo._page import page
+
+
+CASES_PER_CACHE = 30
 
 
 def main() -> int:
@@ -42,6 +47,8 @@ def main() -> int:
             sys.stdout.flush()
             if arguments.out is not None:
                 _append(arguments.out, outcomes[name])
+            if len(outcomes) % CASES_PER_CACHE == 0:
+                jax.clear_caches()  # compiled code of many cases fills gigabytes
     outcomes = outcomes if arguments.out is None else _read(arguments.out)  # the other process wrote some
     if arguments.page is not None:
         before = {} if arguments.before is None else _read(arguments.before)

@@ -49,6 +49,7 @@ class Case:
         steps: of training; 0 are those of `SMALL`.
         x64: whether JAX computes in double precision.
         bar: what must come.
+        inside: the true ends of the first parameter, which draws must not leave.
         blame: the names of which one must be in a sentence; by default any variable.
         spoil_observations: what happens to observations after they were made; the exact answer is for those before.
     """
@@ -70,6 +71,7 @@ class Case:
     steps: int = 0
     x64: bool = False
     bar: Bar = "right or said"
+    inside: tuple[float, float] = (-np.inf, np.inf)
     blame: tuple[str, ...] = ()
     spoil_observations: Callable[[Rows], Any] | None = None
 

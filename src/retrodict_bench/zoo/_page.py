@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from retrodict_bench.zoo._run import FAILED_VERDICTS, MAX_OFF, MAX_RATIO, MIN_RATIO, Outcome
+from retrodict_bench.zoo._run import FAILED_VERDICTS, MAX_OFF, MAX_OUTSIDE, MAX_RATIO, MIN_RATIO, Outcome
 
 
 MAX_LETTERS = 160  # of a sentence in the table
@@ -13,9 +13,9 @@ Small problems of ordinary data whose posteriors are known exactly: {{count}} ca
 simulations (fewer where the case says so) by the library's defaults, with small networks and few steps so that a case
 takes seconds. *Off* is the error of posterior means in exact sds, root mean square over observations and parameters.
 *Ratio* is the posterior sd over the exact one, of the parameter where it is farthest from one. An answer is **right**
-if off is at most {MAX_OFF:g} and the ratio between {MIN_RATIO:g} and {MAX_RATIO:g}. What cannot be right must be
-said, with the name of a variable: **warned** or **refused**. Plain problems must come without a warning: **silent**.
-Words in capitals are failures.
+if off is at most {MAX_OFF:g}, the ratio is between {MIN_RATIO:g} and {MAX_RATIO:g}, and at most {MAX_OUTSIDE:.0%} of
+draws lie outside the support. What cannot be right must be said, with the name of a variable: **warned** or
+**refused**. Plain problems must come without a warning: **silent**. Words in capitals are failures.
 
 ```sh
 python -m retrodict_bench.zoo --out runs/zoo.jsonl --page runs/zoo.md
@@ -32,8 +32,12 @@ def page(outcomes: Mapping[str, Outcome], before: Mapping[str, Outcome] | None =
     before = before or {}
     verdicts = Counter(outcome.verdict for outcome in outcomes.values())
     summary = ", ".join(f"{number} {verdict}" for verdict, number in verdicts.most_common())
+    spoken = sum(outcome.verdict == "right" and bool(outcome.said) for outcome in outcomes.values())
     columns = ["case", "problem", *(["before"] if before else []), "off", "ratio", "verdict", "what was said"]
-    text = [HEAD.format(count=len(outcomes)), f"In sum: {summary}.\n"]
+    text = [
+        HEAD.format(count=len(outcomes)),
+        f"In sum: {summary}. Of the right answers {spoken} came with a sentence.\n",
+    ]
     for kind in dict.fromkeys(outcome.kind for outcome in outcomes.values()):
         rows = [_row(o, before) for o in outcomes.values() if o.kind == kind]
         lines = ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
@@ -45,7 +49,8 @@ def _row(outcome: Outcome, before: Mapping[str, Outcome]) -> list[str]:
     earlier = [_brief(before[outcome.name]) if outcome.name in before else ""] if before else []
     verdict = f"**{outcome.verdict}**" if outcome.verdict in FAILED_VERDICTS else outcome.verdict
     density = f"log_prob is not finite at {outcome.infinite:.0%} of draws" if outcome.infinite else ""
-    sentences = [text for text in (*outcome.said, outcome.refused, outcome.error, density) if text]
+    outside = f"{outcome.outside:.0%} of draws outside the support" if outcome.outside > MAX_OUTSIDE else ""
+    sentences = [text for text in (*outcome.said, outcome.refused, outcome.error, density, outside) if text]
     return [
         outcome.name,
         _cell(outcome.text),

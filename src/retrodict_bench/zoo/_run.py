@@ -3,8 +3,8 @@
     off     root mean square over observations and elements of (mean - exact mean) / exact sd
     ratio   sd / exact sd, the geometric mean over observations, of the element where it is farthest from one
 
-An answer is right if off <= .15 and .87 <= ratio <= 1.15. Warnings and refusals are kept as they were said; a sentence
-counts if it names a variable.
+An answer is right if off <= .15, .87 <= ratio <= 1.15, and at most 1 % of draws lie outside the support. Warnings and
+refusals are kept as they were said; a sentence counts if it names a variable.
 """
 
 import json
@@ -29,7 +29,7 @@ from retrodict_bench.zoo._exact import Moments
 # width and depth of the network and steps by the way to learn; a residual MLP of (256, 3) and 10,000 are the library's
 SMALL = {"posterior": (64, 2, 2_000), "joint": (96, 3, 4_000), "hierarchical": (0, 0, 1_000)}
 MAX_SITES = 20  # of a set in training, unless more are asked; 200 are the library's
-MAX_OFF, MIN_RATIO, MAX_RATIO = 0.15, 0.87, 1.15
+MAX_OFF, MIN_RATIO, MAX_RATIO, MAX_OUTSIDE = 0.15, 0.87, 1.15, 0.01
 DRAWS = 2_000
 SITE_DRAWS = 1_000
 DENSITIES = 20  # draws whose log density must be finite
@@ -49,6 +49,7 @@ class Outcome:
         refused: the sentence of a refusal, with its stage.
         error: an error that is no sentence of the library, with its stage.
         infinite: the share of draws of the model whose log density is not finite; None where none was asked.
+        outside: the share of draws outside the true support.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Outcome:
     refused: str = ""
     error: str = ""
     infinite: float | None = None
+    outside: float = 0.0
     seconds: float = 0.0
     verdict: str = ""
 
@@ -69,7 +71,9 @@ class Outcome:
     def right(self) -> bool:
         """Whether the answer is right."""
         off, ratio = self.off, self.ratio
-        return off is not None and ratio is not None and off <= MAX_OFF and MIN_RATIO <= ratio <= MAX_RATIO
+        if off is None or ratio is None:
+            return False
+        return off <= MAX_OFF and MIN_RATIO <= ratio <= MAX_RATIO and self.outside <= MAX_OUTSIDE
 
     def judged(self, names: tuple[str, ...]) -> str:
         """Returns the verdict; a sentence must have one of these names."""
@@ -129,6 +133,8 @@ def _run(case: Case, outcome: Outcome, stage: list[str], *, by_defaults: bool) -
         count = len(next(iter(observations.values())))
         exact = [case.exact({name: values[k] for name, values in observations.items()}) for k in range(count)]
         outcome.off, outcome.ratio, outcome.worst = compared(draws, exact)
+    first_draws = next(iter(draws.values()))
+    outcome.outside = float(((first_draws < case.inside[0]) | (first_draws > case.inside[1])).mean())
     if case.learn != "hierarchical":
         stage[0] = "log_prob"
         first = {name: values[0, :DENSITIES] for name, values in draws.items()}
@@ -143,8 +149,8 @@ def _trained(case: Case, sims: Any, *, by_defaults: bool) -> Any:
     width, depth, steps = SMALL[case.learn]
     settings: dict[str, Any] = {} if by_defaults else {"steps": case.steps or steps}
     if case.learn == "hierarchical":
-        counts: dict[str, Any] = {} if by_defaults else {"n_sites": (2, max(MAX_SITES, case.sites))}
-        model: Any = rd.hierarchical(layout, **counts)
+        sites = (1, 200) if by_defaults else (2, max(MAX_SITES, case.sites))
+        model: Any = rd.hierarchical(layout, n_sites=sites)
     else:
         net = None if by_defaults else rd.nets.ResMLP(case.width or width, depth)
         model = (rd.joint if case.learn == "joint" else rd.posterior)(layout, net=net)
