@@ -176,6 +176,7 @@ def little(monkeypatch):
     monkeypatch.setattr(weighting, "MAX_ROUNDS", 1)
 
 
+@pytest.mark.filterwarnings("ignore::retrodict.WeightingWarning")  # two steps teach nothing
 def test_the_rule_and_the_default_solver(classifiers, little):
     """Without the oracle: training both ways, drawing, densities and times."""
     cell = bench.Evaluation.of("two_moons", simulations=50, observations=[3])

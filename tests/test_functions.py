@@ -299,7 +299,7 @@ REFUSED = {
         lambda m: m.sample(2, of={"y": rd.At([np.nan])}, key=0), "asked at one or more finite points"),
     "a place": (lambda m: m.sample(2, of=["y.at"], key=0), "says where a function lies; it is known, not asked"),
     "a frame": (
-        lambda m: rd.posterior(m.layout, framed=True), "one question about all elements, and neither embeddings nor"),
+        lambda m: rd.posterior(m.layout, framed=True), "a model with embeddings or functions has others"),
     "an mlp": (
         lambda m: rd.joint(m.layout, net=rd.nets.ResMLP()), r"use net=rd.nets.Simformer\(\) or rd.nets.PointMLP\(\)"),
     "no function": (

@@ -146,6 +146,7 @@ def test_one_seed_one_answer(model, sims):
 
 def test_draws_never_leave_the_support(model, sims):
     """A hundred thousand of them, from a model that has hardly learned anything."""
+    model = model.without_warnings()
     draws = model.sample(100_000, given={"counts": 20.0 * np.ones(3)}, solver=rd.solvers.Midpoint(4), key=0)
     assert (draws["rate"] > 0).all()
     assert ((draws["noise"] >= 0.5) & (draws["noise"] <= 1.5)).all()

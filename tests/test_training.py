@@ -283,15 +283,16 @@ def test_words_for_failed_runs_and_their_earlier_spellings(monkeypatch):
         lambda key, rate: {"x": jnp.where(rate > 0.5, jnp.nan, rate + jax.random.normal(key))},
     )
     sims = rd.simulate(problem, 200, key=0)
+    model = rd.joint(sims.layout, net=NET)
     monkeypatch.setattr(fitting, "fit_kind", lambda model, sims, settings: settings.reweight)
     for word, reweight in {"ignore": False, "given": False, "reweight": True, "corrected": True}.items():
-        assert rd.fit(None, sims, key=0, failed=word) is reweight
+        assert rd.fit(model, sims, key=0, failed=word) is reweight
     words = "failed='ignore' .*failed='reweight' .*, which were 'given' and 'corrected' before"
     with pytest.warns(rd.FailedRunsWarning, match=words):
-        assert rd.fit(None, sims, key=0) is False
+        assert rd.fit(model, sims, key=0) is False
     for wrong in ("no", ["given"]):
         with pytest.raises(rd.DataError, match="`failed` is 'ignore' or 'reweight'"):
-            rd.fit(None, sims, key=0, failed=wrong)
+            rd.fit(model, sims, key=0, failed=wrong)
 
 
 # histories -----------------------------------------------------------------------------------------------------------

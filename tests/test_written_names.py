@@ -12,7 +12,8 @@ from retrodict.models._factorized_likelihood import FactorizedLikelihood
 from retrodict.models._importance import ImportanceSampledPosterior
 
 
-ROBUST = ("tails.center", "tails.heavy", "tails.mean", "tails.std", "tails.width")
+ROBUST = ("tails.center", "tails.heavy", "tails.mean", "tails.std", "tails.width", "tails.far")
+SCALING = (*ROBUST, "powers")
 BASELINE = ("frame.center", "frame.cross", "frame.left", "frame.most", "frame.trend", "frame.width")
 INTEGERS = ("whole.least", "whole.most", "whole.which")
 SMALL = {"net": rd.nets.PlateTransformer(heads=1, head_size=8, features=4), "flow": rd.nets.ResMLP(8, 1)}
@@ -39,12 +40,12 @@ def weighted(sims):
 
 NAMES = {
     conditional_affine: {
-        ".scaling.": (*ROBUST, "frame.line", "frame.root", *(f"frame.{name}" for name in ROBUST)),
+        ".scaling.": (*SCALING, "frame.line", "frame.root", *(f"frame.{name}" for name in ROBUST)),
     },
     hierarchical: {
-        ".own.": ("line", "usual", *(f"flow.scaling.{name}" for name in ROBUST)),
+        ".own.": ("line", "usual", *(f"flow.scaling.{name}" for name in SCALING)),
         ".surrogate.": (
-            *(f"{scaling}.{name}" for scaling in ("scaling", "seen") for name in ROBUST),
+            *(f"{scaling}.{name}" for scaling in ("scaling", "seen") for name in SCALING),
             *(f"mixture.{name}" for name in BASELINE),
             *INTEGERS,
         ),
@@ -52,12 +53,12 @@ NAMES = {
             "center", "width", "narrowest", "bumps.mean", "bumps.std", "bumps.weights", "bumps.bias",
         ),
     },
-    with_flow_of_residuals: {".surrogate.": ("trend", *(f"model.scaling.{name}" for name in ROBUST))},
+    with_flow_of_residuals: {".surrogate.": ("trend", *(f"model.scaling.{name}" for name in SCALING))},
     weighted: {
         ".likelihood.": (
             "shares",
             *(f"parts.{name}" for name in ("kind", "parameters", "parents", "tokens")),
-            *(f"scaling.{name}" for name in ROBUST),
+            *(f"scaling.{name}" for name in SCALING),
             *(f"mixtures[0].{name}" for name in BASELINE),
             *INTEGERS,
         ),

@@ -18,7 +18,7 @@ from retrodict_bench.zoo._run import compared
 ROWS, ROWS_OF_TWO, ROWS_OF_SITES = 300, 80, 10  # a grid of two parameters takes longer
 MAX_SPREAD = 2.0  # of z^2, which is 1.4 for a normal z
 OTHER_ROWS = {  # the answer is for data, or for a prior, that plain rows of the simulator do not have
-    "offset_lost_in_jax", "frozen_noise", "reweighted", "reweighted_unreachable",
+    "offset_lost_in_jax", "frozen_noise", "reweighted", "reweighted_unreachable", "delta_prior",
 }  # fmt: skip
 EXACT = [n for n, c in CASES.items() if c.exact and not (n.startswith("task_") or c.x64 or n in OTHER_ROWS)]
 FIRST = {CASES[name].kind: name for name in reversed(EXACT)}.values()  # the first of each kind

@@ -222,7 +222,7 @@ def sampler_function(
     if reason := solver.refusal(model.path):
         raise QueryError(reason)
     core, roles = model.without_training_state(), jnp.asarray(widened(model, query.roles)[0])
-    z, fixed = model.scaling.forward(query.values[0]), jnp.asarray(query.values[0, model.kept])
+    z, fixed = (jnp.asarray(x) for x in (model.scaling.forward(query.values[0]), query.values[0, model.kept]))
     role_columns = query.roles[0, model.kept]
 
     def draw(key: PRNGKeyArray) -> Array:

@@ -170,6 +170,10 @@ class Prior(AbstractPrior):
 
     @functools.cached_property
     def variables(self) -> tuple[Variable, ...]:
+        with jax.ensure_compile_time_eval():  # a program that is being traced may be the first to ask
+            return tuple(self._variables())
+
+    def _variables(self) -> list[Variable]:
         draws = self._trial_draws
         variables: list[Variable] = []
         for name, entry in self.entries.items():
@@ -182,7 +186,7 @@ class Prior(AbstractPrior):
                 low, high = (float(np.min(bound)) for bound in bounds)  # all values of a function share a support
                 new = variables_of(name, at, low, high, "parameter")
             variables.extend(dataclasses.replace(v, plate=self.own.get(name, "")) for v in new)
-        return tuple(variables)
+        return variables
 
     @functools.cached_property
     def _trial_draws(self) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from retrodict.roles import GIVEN, LATENT
 MAX_ROWS, MAX_HELD_OUT = 4_000, 500
 MAX_FEATURES = 100  # elements and moments
 MIN_HELD_OUT = 50
-RATIO = 1.5  # of the errors: the right posterior is at most as wide as the error of any regression
+RATIO = 2.0  # of the errors: the right posterior is at most as wide as the error of any regression
 MAX_AMPLIFICATION = 10.0  # of errors of the prediction, in its denoised data
 SIGNIFICANT_ERRORS = 4.0  # standard errors
 
@@ -48,7 +48,7 @@ def warn_if_not_learned(
         "times as precise as the model; take more steps, conditional_affine=True or, for i.i.d. trials, "
         'rd.Plate("trial", {}) (docs/trials.md)',
         LearningWarning,
-        stacklevel=6,  # `fit`, by the dispatch of kinds
+        stacklevel=7,  # `fit`, by the dispatch of kinds and in single precision
     )
 
 
@@ -75,9 +75,11 @@ def _ratios(
     solution = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
     by_regression = (truth - inputs_held_out @ solution) ** 2
     by_network = (truth - _means(model, z_held_out, roles)[:, parameter[model.kept]]) ** 2
-    gain = by_network - RATIO**2 * by_regression
-    certain = gain.mean(axis=0) > SIGNIFICANT_ERRORS * gain.std(axis=0) / len(gain) ** 0.5
-    return np.where(certain, np.sqrt(by_network.mean(axis=0) / np.maximum(by_regression.mean(axis=0), 1e-12)), 0.0)
+    # of a typical row: a few far from all others say nothing about the rest
+    larger = np.mean(by_network > by_regression, axis=0)
+    certain = larger > 0.5 + SIGNIFICANT_ERRORS * 0.5 / len(truth) ** 0.5
+    ratio = np.sqrt(np.median(by_network, axis=0) / np.maximum(np.median(by_regression, axis=0), 1e-12))
+    return np.where(certain, ratio, 0.0)
 
 
 def _features(model: FlowModel, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n q"]:

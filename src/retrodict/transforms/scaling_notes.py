@@ -46,7 +46,7 @@ def check(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> None:
             "over which cluster and the place in it as two variables"
         )
     for note in notes(scaling, rows):
-        warnings.warn(note, ScalingWarning, stacklevel=6)
+        warnings.warn(note, ScalingWarning, stacklevel=8)
 
 
 def notes(scaling: Scaling, rows: Float[np.ndarray, "n d"]) -> list[str]:

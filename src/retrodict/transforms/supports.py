@@ -69,11 +69,11 @@ def unconstrain(x: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
 def log_slope(u: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
     """Returns `log |dx/du|` of `constrain` per element, `(*n, d)`."""
     xp, u = numbers(u)
-    start, end, kinds = _ends(u.dtype, low, high)
+    start, end, kinds = _ends(np.float64, low, high)  # next to a large offset the width is lost in single precision
     # S'(u) = sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)),  a = u/e, b = (u-1)/e
     inside = -xp.logaddexp(-u / EDGE, 0.0) - xp.logaddexp((u - 1.0) / EDGE, 0.0)
     # an interval has a positive width; a half-line has no use for one
-    inside = np.log(abs(end - start)) + inside + np.log(-np.expm1(-1.0 / EDGE))
+    inside = inside + (np.log(abs(end - start)) + np.log(-np.expm1(-1.0 / EDGE))).astype(u.dtype)
     return _by_kind(xp, kinds, inside, u, -u, xp.zeros_like(u))
 
 
