@@ -24,7 +24,9 @@ same = {k: str(v) for k, v in before.items()} == {k: str(v) for k, v in jax.conf
 print(json.dumps([same, jax.config.jax_compilation_cache_dir]))
 """
 DOORS = {
-    "simulate": "rd.simulate(rd.Problem({'a': dist.Normal()}, lambda key, a: {'y': a + jax.random.normal(key)}), 2, key=0)",
+    "simulate": (
+        "rd.simulate(rd.Problem({'a': dist.Normal()}, lambda key, a: {'y': a + jax.random.normal(key)}), 2, key=0)"
+    ),
     "joint": "rd.joint(rd.Layout((rd.Variable('a'), rd.Variable('y', kind='data'))), net=rd.nets.ResMLP(4, 1))",
     "keep_compiled": "assert rd.keep_compiled() == rd.keep_compiled() is not None",
 }

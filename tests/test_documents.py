@@ -54,6 +54,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::retrodict.CalibrationWarning")  # twenty steps teach nothing
+@pytest.mark.filterwarnings("ignore:failed=.reweight. cannot bring back:retrodict.FailedRunsWarning")  # of few runs
 @pytest.mark.parametrize("name", [*PAGES, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
 def test_a_page_runs(name, small, tmp_path):
     page, names = DOCS / f"{name}.md", {"__name__": name}
