@@ -368,7 +368,7 @@ def trials(noise, count, seed):
 def test_a_network_that_knows_less_than_a_regression_is_told(noise, learned):
     """A few steps teach nothing: that is too little where 40 trials say much, and enough where they say nothing."""
     layout = Layout((Variable("rate"), Variable("time", (40,), kind="data")))
-    model = rd.joint(layout, net=rd.nets.ResMLP(8, 1))
+    model = rd.joint(layout, net=rd.nets.ResMLP(8, 1), conditional_affine=False)
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         rd.fit(model, trials(noise, 40, 0), key=1, **QUICK)

@@ -48,8 +48,8 @@ class Constant:
     """
 
     def __init__(self, array: np.ndarray) -> None:
-        is_integer = array.dtype.kind in "ib"
-        self.array = array if is_integer else array.astype(np.float32)
+        # single precision, so that code compiled in a program of double precision is that of any other
+        self.array = array.astype({"b": bool, "i": np.int32}.get(array.dtype.kind, np.float32))
         self._content = (self.array.shape, self.array.tobytes())
         self._hash = hash(self._content)
 
