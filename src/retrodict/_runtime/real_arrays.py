@@ -1,4 +1,4 @@
-"""One door for numbers: any value becomes an array of real numbers in the precision that holds it, or is refused.
+"""A door for numbers: any value becomes an array of real numbers in the precision that holds it, or is refused.
 
     float32, smaller floats, booleans, whole numbers up to 2^24     ->  float32
     float64, larger whole numbers                                    ->  float64

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
+from retrodict._runtime.blocks import blocks
 from retrodict.models._limits import (
     FAR,
     LEVEL,
@@ -357,11 +358,10 @@ def _nearest(
 ) -> tuple[Float64[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """Returns the distance of every point to the nearest row, and which that is; of the `same` rows, to another."""
     distances, nearest = np.empty(len(points)), np.empty(len(points), int)
-    for start in range(0, len(points), ROWS_PER_BLOCK):
-        squares = _squares(points[start : start + ROWS_PER_BLOCK], rows)
+    for block in blocks(len(points), ROWS_PER_BLOCK):
+        squares = _squares(points[block], rows)
         if same:
-            squares[np.arange(len(squares)), start + np.arange(len(squares))] = np.inf
-        block = slice(start, start + len(squares))
+            squares[np.arange(len(block)), block] = np.inf
         nearest[block] = squares.argmin(axis=1)
         distances[block] = np.sqrt(np.maximum(squares.min(axis=1), 0.0))
     return distances, nearest

@@ -78,7 +78,7 @@ def log_slope(u: Numbers, low: np.ndarray, high: np.ndarray) -> Elements:
 
 
 class DensityPoint(NamedTuple):
-    """Where to evaluate the density of each element, and what to add to its log, with the slope of that.
+    """A place at which to evaluate the density of each element, and what to add to its log, with the slope of that.
 
     The density next to an end depends on `x` by what is added alone: `moved` marks such elements.
     """

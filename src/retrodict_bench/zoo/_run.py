@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass
 class Outcome:
-    """What came out of a case.
+    """The outcome of a case.
 
     Attributes:
         off: as the module says; None where nothing was drawn or no exact answer is known.
@@ -150,14 +150,14 @@ def _trained(case: Case, sims: Any, *, by_defaults: bool) -> Any:
     settings: dict[str, Any] = {} if by_defaults else {"steps": case.steps or steps}
     if case.learn == "hierarchical":
         sites = (1, 200) if by_defaults else (2, max(MAX_SITES, case.sites))
-        model: Any = rd.hierarchical(layout, n_sites=sites)
+        model: rd.AbstractModel = rd.hierarchical(layout, n_sites=sites)
     else:
         net = None if by_defaults else rd.nets.ResMLP(case.width or width, depth)
         model = (rd.joint if case.learn == "joint" else rd.posterior)(layout, net=net)
     return rd.fit(model, sims, key=1, failed=case.failed, progress=False, **settings)[0]
 
 
-def _drawn(case: Case, model: Any, observations: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _drawn(case: Case, model: rd.AbstractModel, observations: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Returns draws of all parameters, `(K, n, *shape)`."""
     if case.learn != "hierarchical":
         return dict(model.sample(DRAWS, given=rd.Batch(observations), of=case.variables().parameters, key=2))
