@@ -375,5 +375,5 @@ def test_a_network_that_knows_less_than_a_regression_is_told(noise, learned):
     told = [message for message in messages if message.category is rd.LearningWarning]
     assert len(told) == (0 if learned else 1)
     if told:
-        assert str(told[0].message).startswith("too little was learned about 'rate': a linear regression on the data")
+        assert str(told[0].message).startswith("too little was learned about 'rate': a regression on the data")
         assert told[0].filename == __file__

@@ -1,7 +1,7 @@
 """Was anything learned? A regression on the data, and on their moments, against the posterior mean of the network.
 
     network       E[z | data], the denoised data at the noise end of the path: one evaluation, for any path
-    regression    z on [1, data, means, log sds along the first axis of each variable], least squares with a ridge
+    regression    z on [1, data, means, log sds along the first axis of each variable, powers], least squares, a ridge
 
 Where data carry little, both err by the sd of the prior. If the regression, which costs nothing, errs far less on
 held-out rows, the network has not learned what the data say.
@@ -23,6 +23,7 @@ from retrodict.roles import GIVEN, LATENT
 
 MAX_ROWS, MAX_HELD_OUT = 4_000, 500
 MAX_FEATURES = 100  # elements and moments
+MAX_BENT = 10  # elements of a variable
 MIN_HELD_OUT = 50
 RATIO = 2.0  # of the errors: the right posterior is at most as wide as the error of any regression
 MAX_AMPLIFICATION = 10.0  # of errors of the prediction, in its denoised data
@@ -44,7 +45,7 @@ def warn_if_not_learned(
     layout, worst = model.layout, int(np.argmax(ratios))
     labels = [label for name in layout.parameters for label in labels_of(name, layout[name].shape)]
     warnings.warn(
-        f"too little was learned about '{labels[worst]}': a linear regression on the data is {ratios[worst]:.2g} "
+        f"too little was learned about '{labels[worst]}': a regression on the data is {ratios[worst]:.2g} "
         "times as precise as the model; take more steps, conditional_affine=True or, for i.i.d. trials, "
         'rd.Plate("trial", {}) (docs/trials.md)',
         LearningWarning,
@@ -83,17 +84,22 @@ def _ratios(
 
 
 def _features(model: FlowModel, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n q"]:
-    """Returns a constant, elements of the data spread evenly, and moments along the first axis of every variable."""
-    columns = [np.ones((len(z), 1))]
+    """Returns a constant, elements of the data spread evenly, moments along each variable's first axis, and powers.
+
+    A narrow answer may depend on data by a curve, which powers of some elements follow.
+    """
+    columns, powers = [np.ones((len(z), 1))], []
     for name, values in unflatten(model.layout, np.asarray(z, np.float64), model.layout.data).items():
         flat = values.reshape(len(z), -1)
         columns.append(
             flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], 20)).round().astype(int))]
         )
+        some = columns[-1][:, :MAX_BENT]
+        powers += [some**2, some**3, np.cbrt(some)]
         if len(model.layout[name].shape) and values.shape[1] >= 4:
             rest = values.reshape(len(z), values.shape[1], -1)[:, :, :10]
             columns += [rest.mean(axis=1), np.log(rest.std(axis=1) + 1e-6)]
-    return np.concatenate(columns, axis=1)[:, :MAX_FEATURES]
+    return np.concatenate([*columns, *powers], axis=1)[:, :MAX_FEATURES]
 
 
 def _means(model: FlowModel, z: Float[np.ndarray, "n d"], roles: np.ndarray) -> Float[np.ndarray, "n k"]:
