@@ -38,6 +38,7 @@ def pytest_configure(config):
     # fixtures are untrained, or trained for a few steps; tests of the warning ask for it
     config.addinivalue_line("filterwarnings", "ignore::retrodict.UntrainedWarning")
     config.addinivalue_line("filterwarnings", "ignore:too little was learned")
+    config.addinivalue_line("filterwarnings", "ignore:few simulations")
     # a process may meet a program that another is writing at that moment, or find the folder gone: it compiles its own
     for what in ("reading", "writing"):
         config.addinivalue_line("filterwarnings", f"ignore:Error {what} persistent compilation cache entry")

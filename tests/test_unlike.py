@@ -377,3 +377,15 @@ def test_a_network_that_knows_less_than_a_regression_is_told(noise, learned):
     if told:
         assert str(told[0].message).startswith("too little was learned about 'rate': a regression on the data")
         assert told[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("default:few simulations")
+@pytest.mark.parametrize(("count", "few"), [(200, True), (1200, False)])
+def test_few_simulations_are_told(count, few):
+    layout = Layout((Variable("rate"), Variable("time", (40,), kind="data")))
+    sims = {name: values[:count] for name, values in trials(0.5, 40, 0).items()}
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        rd.fit(rd.joint(layout, net=rd.nets.ResMLP(8, 1)), sims, key=1, **QUICK)
+    told = [str(message.message) for message in messages if str(message.message).startswith("few simulations: 'rate'")]
+    assert len(told) == few

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from retrodict._errors import DataError
+from retrodict._errors import DataError, listed
 from retrodict.diagnostics.summary import labels_of
 from retrodict.query.tokens import flatten
 from retrodict.variables import Layout
@@ -167,9 +167,9 @@ def weights_of_failures(sims: Any) -> Failures:
     result = failures(sims)
     if result.has_hole:
         warnings.warn(
-            f"failed='reweight' cannot bring back {result.unreachable:.0%} of the prior, where fewer than one in "
-            f"{MAX_WEIGHT:.0f} runs ends well: the posterior is that of the rest; repair the simulator there, or leave "
-            "this part out of the prior",
+            f"failed='reweight' cannot bring back {result.unreachable:.0%} of the prior of "
+            f"{listed(result.layout.parameters)}, where fewer than one in {MAX_WEIGHT:.0f} runs ends well: the "
+            "posterior is that of the rest; repair the simulator there, or leave this part out of the prior",
             FailedRunsWarning,
             stacklevel=6,
         )

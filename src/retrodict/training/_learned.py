@@ -1,7 +1,7 @@
 """Was anything learned? A regression on the data, and on their moments, against the posterior mean of the network.
 
     network       E[z | data], the denoised data at the noise end of the path: one evaluation, for any path
-    regression    z on [1, data, means, log sds along the first axis of each variable, powers], least squares, a ridge
+    regression    z on [1, data, means, log sds along the first axis of each variable], least squares with a ridge
 
 Where data carry little, both err by the sd of the prior. If the regression, which costs nothing, errs far less on
 held-out rows, the network has not learned what the data say.
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from retrodict._errors import listed
 from retrodict.diagnostics.summary import labels_of
 from retrodict.models import FlowModel
 from retrodict.query import Query, unflatten
@@ -23,21 +24,32 @@ from retrodict.roles import GIVEN, LATENT
 
 MAX_ROWS, MAX_HELD_OUT = 4_000, 500
 MAX_FEATURES = 100  # elements and moments
-MAX_BENT = 10  # elements of a variable
+FEW_ROWS = 500
 MIN_HELD_OUT = 50
-RATIO = 2.0  # of the errors: the right posterior is at most as wide as the error of any regression
+RATIO = 3.0  # of the errors, as the first guess of a network is less precise than its draws
 MAX_AMPLIFICATION = 10.0  # of errors of the prediction, in its denoised data
 SIGNIFICANT_ERRORS = 4.0  # standard errors
 
 
 class LearningWarning(UserWarning):
-    """A warning that a trained network knows less than a regression on the data."""
+    """A warning that a trained network knows less than a regression on the data, or was shown few simulations."""
 
 
 def warn_if_not_learned(
     model: FlowModel, trained: Float[np.ndarray, "n d"], held_out: Float[np.ndarray, "h d"]
 ) -> None:
-    """Warns if a linear regression predicts held-out parameters far better than the model; rows in the user's units."""
+    """Warns of few rows, and if a linear regression predicts held-out parameters far better than the model.
+
+    Rows are in the user's units.
+    """
+    if len(trained) < FEW_ROWS and model.layout.parameters:
+        warnings.warn(
+            f"few simulations: {listed(model.layout.parameters)} {'are' if len(model.layout.parameters) > 1 else 'is'} "
+            f"learned from {len(trained)} rows alone, by which posteriors can be too narrow or too wide; simulate some "
+            "thousands, or see what rd.check says with others",
+            LearningWarning,
+            stacklevel=7,  # `fit`, by the dispatch of kinds and in single precision
+        )
     held_out = held_out[:MAX_HELD_OUT]
     ratios = _ratios(model, trained[:MAX_ROWS], held_out) if len(held_out) >= MIN_HELD_OUT else None
     if ratios is None or not np.any(ratios >= RATIO):
@@ -76,30 +88,23 @@ def _ratios(
     solution = np.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ targets)
     by_regression = (truth - inputs_held_out @ solution) ** 2
     by_network = (truth - _means(model, z_held_out, roles)[:, parameter[model.kept]]) ** 2
-    # of a typical row: a few far from all others say nothing about the rest
-    larger = np.mean(by_network > by_regression, axis=0)
-    certain = larger > 0.5 + SIGNIFICANT_ERRORS * 0.5 / len(truth) ** 0.5
-    ratio = np.sqrt(np.median(by_network, axis=0) / np.maximum(np.median(by_regression, axis=0), 1e-12))
-    return np.where(certain, ratio, 0.0)
+    gain = by_network - RATIO**2 * by_regression
+    certain = gain.mean(axis=0) > SIGNIFICANT_ERRORS * gain.std(axis=0) / len(gain) ** 0.5
+    return np.where(certain, np.sqrt(by_network.mean(axis=0) / np.maximum(by_regression.mean(axis=0), 1e-12)), 0.0)
 
 
 def _features(model: FlowModel, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n q"]:
-    """Returns a constant, elements of the data spread evenly, moments along each variable's first axis, and powers.
-
-    A narrow answer may depend on data by a curve, which powers of some elements follow.
-    """
-    columns, powers = [np.ones((len(z), 1))], []
+    """Returns a constant, elements of the data spread evenly, and moments along the first axis of every variable."""
+    columns = [np.ones((len(z), 1))]
     for name, values in unflatten(model.layout, np.asarray(z, np.float64), model.layout.data).items():
         flat = values.reshape(len(z), -1)
         columns.append(
             flat[:, np.unique(np.linspace(0, flat.shape[1] - 1, min(flat.shape[1], 20)).round().astype(int))]
         )
-        some = columns[-1][:, :MAX_BENT]
-        powers += [some**2, some**3, np.cbrt(some)]
         if len(model.layout[name].shape) and values.shape[1] >= 4:
             rest = values.reshape(len(z), values.shape[1], -1)[:, :, :10]
             columns += [rest.mean(axis=1), np.log(rest.std(axis=1) + 1e-6)]
-    return np.concatenate([*columns, *powers], axis=1)[:, :MAX_FEATURES]
+    return np.concatenate(columns, axis=1)[:, :MAX_FEATURES]
 
 
 def _means(model: FlowModel, z: Float[np.ndarray, "n d"], roles: np.ndarray) -> Float[np.ndarray, "n k"]:

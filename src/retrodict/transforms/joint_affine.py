@@ -41,6 +41,7 @@ from retrodict.transforms import supports
 
 
 MIN_RESIDUAL_VARIANCE = 1e-10  # single precision says no more about numbers of order one
+MIN_RESIDUAL_SD = MIN_RESIDUAL_VARIANCE**0.5
 FOLD, MAX_FOLDED = 4.0, 20.0  # normal residuals stay as they are
 NARROW_SHARE = 0.05  # of an element's sd that all other elements leave: below, it is coupled
 PARTIAL_CORRELATION = 0.02  # of an element with a coupled one, from which it is coupled, too; besides 4 / sqrt(rows)
@@ -188,7 +189,8 @@ class JointAffine(eqx.Module):
         k = len(root)
         residual = root[:, -k:]
         shares, order = np.ones(len(self.mean)), np.arange(k) if self.order is None else np.array(self.order[-k:])
-        shares[order] = 1.0 / np.sqrt(np.diag(np.linalg.inv(residual @ residual.T)))
+        covariance = residual @ residual.T + MIN_RESIDUAL_VARIANCE * np.eye(k)
+        shares[order] = 1.0 / np.sqrt(np.diag(np.linalg.inv(covariance)))
         return np.minimum(shares, 1.0)
 
     def straight(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -213,6 +215,7 @@ class JointAffine(eqx.Module):
         given, latent, eye = given[order], latent[order], jnp.eye(len(order), dtype=self.root.dtype)
         t = jnp.linalg.qr(self.root[order].T, mode="r").T
         t = t * jnp.where(jnp.diagonal(t) < 0, -1.0, 1.0)  # positive slopes, on every machine
+        t = t + jnp.diag(jnp.maximum(MIN_RESIDUAL_SD - jnp.diagonal(t), 0.0))  # of equal elements rounding is left
         w = solve_triangular(jnp.where(given[:, None], t, eye), offset[order], lower=True)
         center = self.mean[order] + jnp.where(latent, t @ w, 0.0)
         root = jnp.where(latent[:, None] & latent, t, eye)
