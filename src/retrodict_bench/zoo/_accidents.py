@@ -192,7 +192,7 @@ INPUTS = [
            spoil=_as_type("x", lambda x: x.astype(object))),
     Case("frozen_noise", "claims", "NumPy noise in an undecorated simulator: drawn once", _of_theta(0.5),
          lambda: rd.Problem({"theta": STANDARD}, lambda key, theta: {"x": _frozen(theta)}), bar="said",
-         ask=_asked([0.5, 0.3, 0.7])),
+         blame=("simulator",), ask=_asked([0.5, 0.3, 0.7])),
     Case("outside_support", "claims", "rows of a parameter declared in (0, 1) lie in (0, 2)", None,
          lambda: rd.Problem({"theta": dist.Uniform(0.0, 1.0)}, lambda key, theta: {"x": theta + jr.normal(key)}),
          spoil=_as_type("theta", lambda theta: 2 * theta), bar="said", blame=("theta",)),
