@@ -328,8 +328,11 @@ def test_arrays_that_do_not_fit_are_refused(case, argument):
 
 def test_rounding_at_the_ends_is_no_lie():
     model = rd.joint(LAYOUT, net=rd.nets.ResMLP(8, 1))
-    rd.fit(model, rows(a=np.linspace(0.0, np.nextafter(np.float32(1.0), 2), 60)), key=0, steps=2, progress=False)
-    model.sample(2, given={"a": 1.0}, key=0)
+    trained, _ = rd.fit(
+        model, rows(a=np.linspace(0.0, np.nextafter(np.float32(1.0), 2), 60)), key=0, steps=2, progress=False
+    )
+    assert trained.record.simulations == 60
+    assert set(trained.sample(2, given={"a": 1.0}, key=0)) == set(LAYOUT.names) - {"a"}
 
 
 def test_repeated_rows_are_said():

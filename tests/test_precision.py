@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import retrodict as rd
+from retrodict.models._doubts import _site_rows
+from retrodict.query import parse_sites
 
 
 OFFSET, NOISE = 1.7e9, 0.0125
@@ -60,6 +62,22 @@ def test_gradients_follow_the_density(model):
     differences = (log_prob(at + step) - log_prob(at - step)) / (2 * step)
     slope = model.grad_log_prob({"t": at}, given={"y": OBSERVED}).values["t"]
     np.testing.assert_allclose(slope * SD, differences * SD, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore::retrodict.CalibrationWarning")
+def test_a_check_keeps_the_digits(model):
+    """In single precision times of 1.7e9 are 128 apart, and every rank would be the first or the last."""
+    rng = np.random.default_rng(1)
+    t = OFFSET + rng.uniform(0.0, 1.0, 100)
+    held_out = {"t": t, "y": t[:, None] + rng.normal(0.0, NOISE, (100, 2))}
+    assert rd.check(model, held_out, given=["y"], draws=49, densities=0, key=0)[1].p_value > 1e-4
+
+
+def test_sites_keep_the_digits():
+    variables = (rd.Variable("t"), rd.Variable("y", kind="data", plate="site"))
+    (query,) = parse_sites(rd.Layout(variables), {"y": OBSERVED}).sites
+    _, values, _ = _site_rows(query)
+    np.testing.assert_array_equal(values[:, 1], OBSERVED)
 
 
 def test_a_model_answers_the_same_where_jax_is_in_double_precision():

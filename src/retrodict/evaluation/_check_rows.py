@@ -82,10 +82,7 @@ def reference_data(model: AbstractModel, tokens: Float[np.ndarray, "n d"]) -> Re
 def given_in_rows(layout: Layout, given: Given, rows: Rows) -> Batch:
     """Returns the simulations' values of given elements, NaN elsewhere, and the places of their functions."""
     masks = element_masks(given, {v.name: v.shape for v in layout.variables})
-    values = {
-        name: np.where(mask & _exists(layout, name, rows), rows[name], np.nan).astype(np.float32)
-        for name, mask in masks.items()
-    }
+    values = {name: np.where(mask & _exists(layout, name, rows), rows[name], np.nan) for name, mask in masks.items()}
     return Batch(values | {place: np.nan_to_num(rows[place]) for place in layout.places})
 
 

@@ -26,7 +26,7 @@ def compare_sites(model: AbstractModel, sims: Mapping[str, Any], settings: Check
     order = generator(keys[0]).permutation(len(rows[layout.shared[0]]))
     rows = {name: values[order[: settings.observations]] for name, values in rows.items()}
     masks = element_masks(settings.given, {name: values.shape[1:] for name, values in rows.items()})
-    observed = {name: np.where(mask, rows[name], np.nan).astype(np.float32) for name, mask in masks.items()}
+    observed = {name: np.where(mask, rows[name], np.nan) for name, mask in masks.items()}
     numbers = [name for name in layout.names if name not in (*layout.functions, *layout.places)]
     names = tuple(settings.of if settings.of is not None else (name for name in numbers if name not in observed))
     if functions := [name for name in names if name in layout.names and name not in numbers]:

@@ -254,7 +254,7 @@ def _residuals(
             of={name: unflatten(layout, mask, [name])[name]},
             key=jr.fold_in(key, int(i)),
         )[name].reshape(len(rows), draws, -1)[..., i - layout.slices[name].start]
-        tokens = np.zeros((len(rows), draws, layout.size), np.float32)
+        tokens = np.zeros((len(rows), draws, layout.size))
         tokens[..., i] = predictions
         z = np.asarray(model.coordinates.forward(tokens))[..., i]
         columns.append(np.abs(rows[:, i] - z.mean(axis=1)) / np.maximum(z.std(axis=1, ddof=1), 1e-6))

@@ -53,7 +53,7 @@ def compose(site: FlowModel, question: SiteQuery, n: int, *, key: PRNGKeyArray) 
     if not model.path.gaussian:
         raise QueryError("composition adds up scores, which need Gaussian noise")
     own_tokens, observed = layout.tokens_of(layout.own), (question.roles == GIVEN).any(axis=1)
-    values = np.zeros((int(observed.sum()), layout.size), np.float32)
+    values = np.zeros((int(observed.sum()), layout.size))
     values[:, own_tokens] = question.values[observed]
     roles = np.full(values.shape, ABSENT, np.int32)
     roles[:, own_tokens] = question.roles[observed]

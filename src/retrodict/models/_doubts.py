@@ -115,11 +115,13 @@ def _sentence(
     variable = layout.variables[layout.owner[token]]
     label = labels_of(variable.name, variable.shape)[token - layout.slices[variable.name].start]
     if unusual.outside:
-        z = np.zeros((2, layout.size), np.float32)
+        z = np.zeros((2, layout.size))
         z[:, token] = reference.range_of(token)
         low, high = np.asarray(coordinates.inverse(z))[:, token]
         more = f", as {unusual.outside - 1} more" if unusual.outside > 1 else ""
-        reason = f"'{label}' = {values[first, token]:.4g} lies outside all of them ({low:.4g} to {high:.4g}){more}"
+        digits = 4 if f"{low:.4g}" != f"{high:.4g}" else 12  # next to a large offset
+        value, low, high = (f"{number:.{digits}g}" for number in (values[first, token], low, high))
+        reason = f"'{label}' = {value} lies outside all of them ({low} to {high}){more}"
     else:
         reason = (
             f"its values never go together so, most of all '{label}', and the nearest of them is {unusual.ratio:.2g} "
@@ -135,7 +137,7 @@ def _sentence(
 def _site_rows(query: SiteQuery) -> tuple[Layout, Float[np.ndarray, "S d"], Int[np.ndarray, "S d"]]:
     """Returns layout, values and roles of a row for every site, with all that is given of it and of all sites."""
     layout, own = query.layout, query.layout.tokens_of(query.layout.own)
-    values = np.zeros((query.count, layout.size), np.float32)
+    values = np.zeros((query.count, layout.size))
     roles = np.full(values.shape, ABSENT, np.int32)
     values[:, own], roles[:, own] = query.values, query.roles
     for name, value in query.shared.items():

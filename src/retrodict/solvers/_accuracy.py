@@ -20,12 +20,8 @@ from jaxtyping import Array
 
 from retrodict._runtime.compile_cache import for_few_runs
 from retrodict.paths import Denoised, Flow, Path
-from retrodict.solvers._auto import stripped
 from retrodict.solvers._base import AbstractSolver, AbstractStepping
-from retrodict.solvers._fixed import AbstractOneStep, AdamsBashforth
-from retrodict.solvers._multistep import DPMSolver
-from retrodict.solvers._stochastic import AbstractStochastic
-from retrodict.solvers._straightened import Straightened
+from retrodict.solvers._straightened import Straightened, stripped
 
 
 SDS = (1.0, 0.3)  # of the data: as wide as the prior, and a third; narrower data are harder
@@ -34,8 +30,7 @@ MAX_ERROR = 0.1  # of a standard deviation, relative
 
 def straightened(solver: AbstractSolver, path: Path) -> AbstractSolver:
     """Returns the solver along straight lines, if it takes fixed steps without noise and the lines are bent."""
-    is_bent, schemes = path.straightened() is not path, AbstractOneStep | AdamsBashforth | DPMSolver
-    return Straightened(solver) if is_bent and isinstance(solver, schemes) else solver
+    return Straightened(solver) if solver.has_density and path.straightened() is not path else solver
 
 
 def gaussian_error(solver: AbstractSolver, path: Path) -> float:
@@ -44,8 +39,7 @@ def gaussian_error(solver: AbstractSolver, path: Path) -> float:
     It is below zero for draws that are too narrow. Only solvers in fixed steps without noise are measured.
     """
     scheme = stripped(solver)
-    is_random = isinstance(scheme, AbstractStochastic) or getattr(scheme, "churn", 0.0) > 0.0
-    if is_random or not isinstance(scheme, AbstractStepping):
+    if not isinstance(scheme, AbstractStepping) or scheme.draws_noise:
         return 0.0
     path = eqx.tree_at(lambda path: path.source, path, None, is_leaf=lambda x: x is None)
     try:

@@ -19,7 +19,7 @@ from retrodict.models._manifest import blank_baseline
 from retrodict.nets import AbstractNet
 from retrodict.roles import LATENT, VARIES
 from retrodict.simulation._failures import weights_of_failures
-from retrodict.training._learned import warn_if_not_learned
+from retrodict.training._learned import warn_if_not_learned, warn_of_few_rows
 from retrodict.training._loop import History, Trainer, TrainingBudget, rows_loss
 from retrodict.training._run import AbstractLoss, extended, train
 from retrodict.training._table import SimulationTable
@@ -127,6 +127,7 @@ def fit_rows(
         if untrained.validate(untrained.initial, key_validation) <= (1.0 + least_gain) * history.best:
             model = start
     if what == "training":
+        warn_of_few_rows(model.layout, len(train_rows))
         warn_if_not_learned(model, train_rows, held_out_rows)
     reference = ReferenceData.of(model.scaling, train_rows, held_out_rows, rng)
     return dataclasses.replace(model, record=extended(model.record, table.count, history, (), reference)), history

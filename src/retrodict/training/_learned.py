@@ -1,4 +1,4 @@
-"""Was anything learned? A regression on the data, and on their moments, against the posterior mean of the network.
+"""A look at what was learned: a regression on the data, and on their moments, against the network's posterior mean.
 
     network       E[z | data], the denoised data at the noise end of the path: one evaluation, for any path
     regression    z on [1, data, means, log sds along the first axis of each variable], least squares with a ridge
@@ -20,6 +20,7 @@ from retrodict.diagnostics.summary import labels_of
 from retrodict.models import FlowModel
 from retrodict.query import Query, unflatten
 from retrodict.roles import GIVEN, LATENT
+from retrodict.variables import Layout
 
 
 MAX_ROWS, MAX_HELD_OUT = 4_000, 500
@@ -35,21 +36,21 @@ class LearningWarning(UserWarning):
     """A warning that a trained network knows less than a regression on the data, or was shown few simulations."""
 
 
-def warn_if_not_learned(
-    model: FlowModel, trained: Float[np.ndarray, "n d"], held_out: Float[np.ndarray, "h d"]
-) -> None:
-    """Warns of few rows, and if a linear regression predicts held-out parameters far better than the model.
-
-    Rows are in the user's units.
-    """
-    if len(trained) < FEW_ROWS and model.layout.parameters:
+def warn_of_few_rows(layout: Layout, count: int) -> None:
+    """Warns of parameters that are learned from few simulations."""
+    if count < FEW_ROWS and layout.parameters:
         warnings.warn(
-            f"few simulations: {listed(model.layout.parameters)} {'are' if len(model.layout.parameters) > 1 else 'is'} "
-            f"learned from {len(trained)} rows alone, by which posteriors can be too narrow or too wide; simulate some "
-            "thousands, or see what rd.check says with others",
+            f"few simulations: {listed(layout.parameters)} learned from {count} rows alone, by which posteriors can be "
+            "too narrow or too wide; simulate some thousands, or see what rd.check says with others",
             LearningWarning,
             stacklevel=7,  # `fit`, by the dispatch of kinds and in single precision
         )
+
+
+def warn_if_not_learned(
+    model: FlowModel, trained: Float[np.ndarray, "n d"], held_out: Float[np.ndarray, "h d"]
+) -> None:
+    """Warns if a linear regression predicts held-out parameters far better than the model; rows in the user's units."""
     held_out = held_out[:MAX_HELD_OUT]
     ratios = _ratios(model, trained[:MAX_ROWS], held_out) if len(held_out) >= MIN_HELD_OUT else None
     if ratios is None or not np.any(ratios >= RATIO):

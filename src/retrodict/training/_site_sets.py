@@ -59,7 +59,7 @@ class SyntheticSets:
         else:
             index = np.asarray(jr.randint(key_shared, (n,), 0, len(self.rows[self.layout.names[0]])))
             shared = {name: self.rows[name][index] for name in self.layout.shared}
-        repeated = {name: np.repeat(np.asarray(v, np.float32), self.max_sites, axis=0) for name, v in shared.items()}
+        repeated = {name: np.repeat(np.asarray(v), self.max_sites, axis=0) for name, v in shared.items()}
         names = [name for name in self.layout.own if self.layout[name].kind == "parameter"]
         if not names:
             return repeated
@@ -68,7 +68,7 @@ class SyntheticSets:
         else:
             draws = self.model.site.without_warnings().sample(1, given=Batch(repeated), of=names, key=key_own)
             parameters = {name: values[:, 0] for name, values in draws.items()}
-        return repeated | {name: np.asarray(parameters[name], np.float32) for name in names}
+        return repeated | {name: np.asarray(parameters[name]) for name in names}
 
 
 def simulated_sets(model: HierarchicalModel, sims: Any) -> Sets:
